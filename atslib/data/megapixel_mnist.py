@@ -1,0 +1,189 @@
+"""Megapixel MNIST: find the five digits in a large, mostly empty image and say which class occurs most (§4.2).
+
+Images are drawn when they are asked for, from ``(seed, split, number)`` alone: a set of any size takes no memory, and every
+machine draws the same pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from atslib.data.digits import mnist_digits
+
+GLYPH = 28  # side of a digit, and of a piece of noise
+_BANK = 50  # scribbles per split
+_SPLITS = ("train", "test")
+_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies where in one image; for pictures, never for training.
+
+    Attributes:
+        label: class of the image.
+        digits: index of each digit in the split's digits; the first ``n_same`` are of the image's class.
+        digit_classes: class of each digit.
+        digit_corners: row and column of each digit's first pixel, ``(n_digits, 2)``.
+        noise_corners: the same of the noise, ``(n_noise, 2)``.
+    """
+
+    label: int
+    digits: np.ndarray
+    digit_classes: np.ndarray
+    digit_corners: np.ndarray
+    noise_corners: np.ndarray
+
+
+class MegapixelMNIST(Dataset):
+    """Images of ``size`` pixels with five digits, three of one class and two of others, among ``n_noise`` pieces of noise.
+
+    The label is the class of the three. Digits and noise are 28 × 28 pixels each and lie anywhere, without overlap.
+
+    Args:
+        split: ``"train"`` or ``"test"``; each has its own digits and its own scribbles.
+        n_images: how many images there are; 5,000 and 1,000 in the paper.
+        size: height and width, one number for a square.
+        n_digits, n_same: digits in an image, and how many of them are of its class.
+        n_noise: pieces of noise.
+        noise: ``"scribbles"``, two straight strokes each, from a bank of 50 per split, as in the released code; or
+            ``"random"``, uniform random pixels, as the paper words it.
+        seed: another seed, other images.
+        digits: images ``(M, 28, 28)`` uint8 and labels ``(M,)`` to draw from; the digits that ship with the package if
+            None.
+
+    Items are ``(image, label)``: uint8 of shape ``(1, H, W)`` and an int.
+
+    Raises:
+        ValueError: an unknown split or noise, an image too small for what is to lie in it.
+
+    >>> image, label = MegapixelMNIST("train", n_images=1, size=300, n_noise=8)[0]
+    >>> tuple(image.shape), image.dtype, 0 <= label < 10
+    ((1, 300, 300), torch.uint8, True)
+    """
+
+    classes = tuple(str(digit) for digit in range(10))
+
+    def __init__(
+        self,
+        split: str = "train",
+        n_images: int | None = None,
+        size: int | tuple[int, int] = 1500,
+        *,
+        n_digits: int = 5,
+        n_same: int = 3,
+        n_noise: int = 50,
+        noise: str = "scribbles",
+        seed: int = 0,
+        digits: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        if split not in _SPLITS:
+            raise ValueError(f"split={split!r}: expected 'train' or 'test'")
+        if noise not in ("scribbles", "random"):
+            raise ValueError(f"noise={noise!r}: expected 'scribbles' (the released code's) or 'random' (the paper's words)")
+        if not 1 <= n_same <= n_digits:
+            raise ValueError(f"n_same={n_same} of n_digits={n_digits} of one class: expected 1 <= n_same <= n_digits")
+        self.split = split
+        self.n_images = n_images if n_images is not None else {"train": 5000, "test": 1000}[split]
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.n_digits, self.n_same, self.n_noise, self.noise, self.seed = n_digits, n_same, n_noise, noise, seed
+        # A quarter of the area at most, so that placing without overlap stays quick.
+        if min(self.size) < GLYPH or (n_digits + n_noise) * (2 * GLYPH) ** 2 > 4 * self.size[0] * self.size[1]:
+            raise ValueError(
+                f"size={self.size}: {n_digits} digits and {n_noise} pieces of noise of {GLYPH} × {GLYPH} pixels do not fit "
+                "without crowding; take a larger image or less noise"
+            )
+        self.images, self.labels = mnist_digits(split) if digits is None else digits
+        self._of_class = [np.flatnonzero(self.labels == digit) for digit in range(10)]
+        self._of_other = [np.flatnonzero(self.labels != digit) for digit in range(10)]
+        self._scribbles = scribbles(_BANK, self._random(0, of="bank"))
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "1 H W"], int]:
+        layout, random = self._compose(number)
+        image = np.zeros(self.size, dtype=np.uint8)
+        if self.noise == "scribbles":
+            pieces = self._scribbles[random.randint(0, _BANK, self.n_noise)]
+        else:
+            pieces = random.randint(0, 256, (self.n_noise, GLYPH, GLYPH)).astype(np.uint8)
+        glyphs = np.concatenate([self.images[layout.digits], pieces])
+        for (row, column), glyph in zip(np.concatenate([layout.digit_corners, layout.noise_corners]), glyphs, strict=True):
+            image[row : row + GLYPH, column : column + GLYPH] = glyph
+        return torch.from_numpy(image)[None], layout.label
+
+    def layout(self, number: int) -> Layout:
+        """What lies where in image ``number``."""
+        return self._compose(number)[0]
+
+    def _compose(self, number: int) -> tuple[Layout, np.random.RandomState]:
+        """Choose label, digits and places; the generator goes on with the noise."""
+        number = range(self.n_images)[number]  # IndexError beyond the end, negative numbers from the end
+        random = self._random(number, of="image")
+        label = int(random.randint(0, 10))
+        same, other = self._of_class[label], self._of_other[label]
+        digits = np.concatenate(
+            [
+                same[random.randint(0, len(same), self.n_same)],
+                other[random.randint(0, len(other), self.n_digits - self.n_same)],
+            ]
+        )
+        corners = self._place(random)
+        layout = Layout(
+            label=label,
+            digits=digits,
+            digit_classes=self.labels[digits],
+            digit_corners=corners[: self.n_digits],
+            noise_corners=corners[self.n_digits :],
+        )
+        return layout, random
+
+    def _place(self, random: np.random.RandomState) -> np.ndarray:
+        """Corners of all glyphs, none overlapping another: (n_digits + n_noise, 2)."""
+        count = self.n_digits + self.n_noise
+        highest = np.array(self.size) - GLYPH + 1
+
+        def draw(n: int) -> np.ndarray:
+            return np.stack([random.randint(0, high, n) for high in highest], axis=1)
+
+        corners = draw(count)
+        for _ in range(_ATTEMPTS):
+            overlaps = (np.abs(corners[:, None] - corners[None]) < GLYPH).all(-1)  # (count, count)
+            late = np.tril(overlaps, -1).any(1)  # those that lie on one placed before
+            if not late.any():
+                return corners
+            corners[late] = draw(int(late.sum()))
+        raise ValueError(f"size={self.size}: no room found for {count} glyphs; take a larger image or less noise")
+
+    def _random(self, number: int, of: str) -> np.random.RandomState:
+        # RandomState's streams are frozen for good (NumPy NEP 19), those of default_rng are not.
+        key = [self.seed, _SPLITS.index(self.split), ("image", "bank").index(of), number]
+        return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def scribbles(count: int, random: np.random.RandomState) -> UInt8[np.ndarray, "count 28 28"]:
+    """Pieces of noise of two straight strokes each, one pixel wide, of intensity 0.8 to 1.
+
+    A stroke runs from a corner to a random point of the far sides. Whole numbers only, so that no machine rounds otherwise.
+    """
+    pieces = np.zeros((count, GLYPH, GLYPH), dtype=np.uint8)
+    far = GLYPH - 1
+    for piece in pieces:
+        for _ in range(2):
+            along = np.arange(GLYPH)
+            across = (2 * along * random.randint(0, GLYPH) + far) // (2 * far)  # to the nearest pixel
+            rows, columns = (along, across) if random.randint(0, 2) else (across, along)
+            if random.randint(0, 2):
+                rows = far - rows
+            if random.randint(0, 2):
+                columns = far - columns
+            piece[rows, columns] = 255
+    intensity = random.randint(204, 256, pieces.shape).astype(np.uint8)
+    return np.where(pieces > 0, intensity, 0).astype(np.uint8)

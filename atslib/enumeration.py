@@ -1,0 +1,89 @@
+"""Every draw that an estimator can make, with its probability: expectations without noise.
+
+For small K and n there are few draws. Summing over all of them in float64 gives means, biases and variances to rounding, so
+that "unbiased" can be checked instead of believed. Draws made from one continuous uniform number are handled by cutting its
+range where the draw changes.
+
+>>> import torch
+>>> from atslib import ESTIMATORS
+>>> log_attention = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
+>>> index, probability = every_draw(ESTIMATORS["des_raj"], log_attention, 2)
+>>> [f"{tuple(i)}: {p:.3f}" for i, p in zip(index.tolist(), probability.tolist())]
+['(0, 1): 0.300', '(0, 2): 0.200', '(1, 0): 0.214', '(1, 2): 0.086', '(2, 0): 0.125', '(2, 1): 0.075']
+"""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from atslib.estimators import Estimator, Systematic, WithReplacement, _Successive
+
+_MOST_DRAWS = 1_000_000
+
+
+def every_draw(
+    estimator: Estimator, log_attention: Float[Tensor, "*K"], n: int
+) -> tuple[Int[Tensor, "M n"], Float[Tensor, " M"]]:
+    """All M draws of ``n`` locations that have a chance, and their probabilities (which sum to one), in float64.
+
+    Args:
+        estimator: says how it draws.
+        log_attention: of one image, ``(K,)`` or the map ``(h, w)``.
+        n: locations per draw.
+
+    Raises:
+        ValueError: more than a million draws.
+        TypeError: an estimator whose way of drawing is not known here.
+    """
+    log_attention = log_attention.detach().double()
+    attention = log_attention.flatten().exp()
+    possible = attention.nonzero()[:, 0].tolist()
+    if isinstance(estimator, Systematic):
+        return _along_the_curve(estimator, log_attention, n)
+    if not isinstance(estimator, (WithReplacement, _Successive)):
+        raise TypeError(f"do not know how {estimator!r} draws: cannot enumerate it")
+    if len(possible) ** n > _MOST_DRAWS:
+        raise ValueError(f"{len(possible)} locations, n = {n}: over {_MOST_DRAWS:,} draws; enumerate a smaller case")
+    draws = permutations(possible, n) if estimator.distinct else product(possible, repeat=n)
+    index = torch.tensor(list(draws)).reshape(-1, n)
+    drawn = attention[index]
+    if estimator.distinct:
+        # eq. 13: each step draws from what is left. Summed from what is left, so that a peaked attention stays exact.
+        left = torch.stack([attention.index_fill(0, row, 0).sum() for row in index]) if len(index) else attention.sum()
+        left = left[:, None] + drawn.flip(1).cumsum(1).flip(1)
+        drawn = drawn / left
+    return index, drawn.prod(1)
+
+
+def exact_mean(
+    estimator: Estimator,
+    log_attention: Float[Tensor, "*K"],
+    features: Float[Tensor, "K D"],
+    n: int,
+    baseline: Tensor | str | None = None,
+) -> Float[Tensor, " D"]:
+    """The estimate averaged over every draw; its gradient is the gradient averaged over every draw.
+
+    The probabilities of the draws are constants here, as they are to an optimiser that only ever sees one draw.
+
+    Args:
+        log_attention: normalised, ``(K,)`` or ``(h, w)``; ``features``: those of every location.
+    """
+    index, probability = every_draw(estimator, log_attention, n)
+    everywhere = log_attention[None].expand(len(index), *log_attention.shape)
+    estimates = estimator(everywhere, index, features[index], baseline)  # (M, D)
+    return (probability[:, None] * estimates).sum(0)
+
+
+def _along_the_curve(estimator: Systematic, log_attention: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Systematic draws: as the uniform number u grows, the draw changes where a point passes a cumulative sum."""
+    batch = log_attention[None]
+    cumulative = estimator.cumulative(batch)[0]  # (K,), along the curve
+    cuts = torch.cat([cumulative.new_tensor([0.0, 1.0]), (cumulative / cumulative[-1] * n).frac()]).unique()
+    middle, length = (cuts[1:] + cuts[:-1]) / 2, cuts.diff()
+    index = estimator.place(batch.expand(len(middle), *log_attention.shape), middle[:, None], n)
+    return index, length

@@ -1,0 +1,538 @@
+"""Estimators of an attention-weighted sum from a handful of its terms.
+
+An attention model pools :math:`K` features :math:`f_i` with weights :math:`a_i` on the simplex,
+
+.. math::  \\mu = \\sum_{i=1}^{K} a_i f_i ,
+
+and attention sampling estimates :math:`\\mu` from ``n`` of them. Every unbiased estimator here is two things: how the
+indices :math:`i_1 … i_n` are drawn, and weights :math:`W_1 … W_n` such that
+
+.. math::  \\mathbb{E}\\Big[\\sum_m \\tfrac{W_m}{a_{i_m}}\\, h(i_m)\\Big] = \\sum_i h(i) \\quad\\text{for every } h. \\qquad (*)
+
+The value and the gradient then follow from one line, with sg the stop-gradient:
+
+.. math::  z = \\sum_m \\mathrm{sg}(W_m)\\,\\bigl(1 + \\log a_{i_m} - \\mathrm{sg}(\\log a_{i_m})\\bigr)\\, f_{i_m} .
+
+Its value is :math:`\\sum_m W_m f_{i_m}`, which is :math:`\\mu` on average by (*) with :math:`h = a f`. Its derivative is
+:math:`\\sum_m W_m\\,(\\partial f_{i_m} + f_{i_m}\\,\\partial \\log a_{i_m})`, which is :math:`\\partial\\mu` on average by
+(*) with :math:`h = \\partial(a f)`. So the draw itself needs no gradient and no estimator needs a custom backward.
+
+Attention enters as ``log_attention``, the output of a ``log_softmax``, either flat ``(B, K)`` or as the map
+``(B, h, w)`` whose locations are numbered row by row. Everything is computed in log space and in float32 at least.
+
+>>> import torch
+>>> log_attention = torch.tensor([[0.5, 0.3, 0.2]]).log()
+>>> estimator = ESTIMATORS["des_raj"]
+>>> index = estimator.sample(log_attention, 2, generator=torch.Generator().manual_seed(0))  # two different locations
+>>> features = torch.eye(3)[index]  # (1, 2, 3): compute features at those two locations only
+>>> estimator(log_attention, index, features).shape
+torch.Size([1, 3])
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Attention that sums to something else than one by more than this (in log space) was not normalised. The loose bound
+# lets a log_softmax computed in bfloat16 through.
+_NORMALISATION_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+class Estimator:
+    """How to draw ``n`` locations and how to weigh what is found there.
+
+    Subclasses say how (:meth:`sample`) and with which weights (:meth:`weights`); the value and the gradient follow.
+
+    Attributes:
+        name: the key in :data:`ESTIMATORS`.
+        biased: whether the value or a gradient is wrong on average. True for the two published gradients only.
+        distinct: whether the locations of one draw all differ.
+    """
+
+    name: str
+    biased: bool = False
+    distinct: bool = False
+
+    def sample(
+        self, log_attention: Float[Tensor, "B *K"], n: int, *, generator: torch.Generator | None = None
+    ) -> Int[Tensor, "B n"]:
+        """Draw ``n`` locations for each image.
+
+        Args:
+            log_attention: normalised log-attention, ``(B, K)`` or the map ``(B, h, w)``.
+            n: number of locations per image.
+            generator: source of randomness, on the device of ``log_attention``.
+
+        Returns:
+            Flat (row-major) indices, int64, in order of drawing.
+
+        Raises:
+            ValueError: attention with NaN, all zero or not normalised; ``n`` < 1; for draws of distinct locations,
+                ``n`` larger than the number of locations whose attention is not zero.
+        """
+        with torch.no_grad():
+            return self._sample(check_log_attention(log_attention, n, self.distinct), log_attention, n, generator)
+
+    def _sample(self, flat: Tensor, log_attention: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+        """The draw itself: ``flat`` is the checked ``(B, K)`` log-attention, float32 or float64."""
+        raise TypeError(f"{type(self).__name__} does not say how it draws; use one of {list(ESTIMATORS)}")
+
+    @torch.no_grad()
+    def weights(self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
+        """Weights :math:`W_m` of the drawn locations, without gradient: condition (*) of the module's docstring.
+
+        This one serves every draw whose members each follow the attention: :math:`W_m = 1/n` (eq. 4).
+        """
+        return torch.full_like(index, 1 / index.shape[1], dtype=_working_dtype(log_attention))
+
+    def __call__(
+        self,
+        log_attention: Float[Tensor, "B *K"],
+        index: Int[Tensor, "B n"],
+        features: Float[Tensor, "B n D"],
+        baseline: Float[Tensor, "..."] | str | None = None,
+    ) -> Float[Tensor, "B D"]:
+        """Estimate :math:`\\sum_i a_i f_i` from the drawn locations, differentiably in attention and features.
+
+        Args:
+            log_attention: what ``index`` was drawn from; gradients flow into it.
+            index: the draw, as :meth:`sample` returned it.
+            features: the features at those locations.
+            baseline: lowers the variance of the attention's gradient and changes no value and no expectation. A
+                tensor that broadcasts to ``(B, D)`` and does not depend on the draw (such as a running mean of the
+                features) is subtracted from the features in the score term; ``"built_in"`` asks for the estimator's
+                own baseline, made of the draw itself, where it has one.
+
+        Returns:
+            The estimate, in float32 (float64 if the inputs are).
+
+        Raises:
+            ValueError: shapes that do not fit, or a built-in baseline of an estimator that has none.
+        """
+        _check_draw(log_attention, index, features)
+        log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))  # (B, n)
+        score = log_a - log_a.detach()  # zero; its gradient is the score
+        weights = self.weights(log_attention, index)  # (B, n)
+        features = features.to(torch.promote_types(features.dtype, weights.dtype))
+        value = (weights[..., None] * features).sum(1)  # no matmul: autocast would round it to bfloat16
+        response = weights[..., None] * features.detach()  # what multiplies each score: (B, n, D)
+        if baseline is not None:
+            response = response - self._control(log_attention, index, features.detach(), baseline)
+        return value + (score[..., None] * response).sum(1)
+
+    def _control(self, log_attention: Tensor, index: Tensor, features: Tensor, baseline: Tensor | str) -> Tensor:
+        """The control variate: coefficients ``(B, n, D)`` of the scores whose sum is zero on average."""
+        if isinstance(baseline, str):
+            if baseline != "built_in":
+                raise ValueError(f"baseline={baseline!r}: expected a tensor (B, D), 'built_in' or None")
+            return self._built_in_control(log_attention, index, features)
+        return self.weights(log_attention, index)[..., None] * baseline.detach().expand(features[:, 0].shape)[:, None]
+
+    def _built_in_control(self, log_attention: Tensor, index: Tensor, features: Tensor) -> Tensor:
+        raise ValueError(
+            f"the estimator {self.name!r} has no built-in baseline (its draws are not independent in a way that would "
+            "leave it unbiased): pass a tensor that does not depend on the draw, or use with_replacement, des_raj or murthy"
+        )
+
+    def stderr(
+        self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"], features: Float[Tensor, "B n D"]
+    ) -> Float[Tensor, "B D"] | None:
+        """Standard error of the estimate, from the draw itself; None where one draw does not tell it."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class WithReplacement(Estimator):
+    """Independent draws from the attention, plain average: eqs. 4 and 12 of the paper.
+
+    .. math::  z = \\frac1n \\sum_m f_{i_m}, \\qquad i_m \\sim a \\text{ i.i.d.}, \\qquad W_m = 1/n
+
+    Its built-in baseline is leave-one-out: the mean of the *other* features of the draw, which are independent of
+    this one (Kool, van Hoof & Welling, *Buy 4 REINFORCE samples, get a baseline for free!*, 2019).
+    """
+
+    name = "with_replacement"
+
+    def _sample(self, flat, log_attention, n, generator):
+        uniform = torch.rand(len(flat), n, dtype=torch.float64, device=flat.device, generator=generator)
+        return _invert(_cumulative(flat), uniform)
+
+    def _built_in_control(self, log_attention, index, features):
+        n = index.shape[1]
+        if n < 2:
+            raise ValueError("baseline='built_in' averages the other features of a draw: it needs n >= 2, got n = 1")
+        return (features.sum(1, keepdim=True) - features) / (n - 1) / n  # (B, n, D)
+
+    def stderr(self, log_attention, index, features):
+        n = index.shape[1]
+        return features.detach().std(1) / math.sqrt(n) if n > 1 else None
+
+
+class _Successive(Estimator):
+    """Draws one location after the other from what is left (eq. 13), as the top n of Gumbel-perturbed log-attention."""
+
+    distinct = True
+
+    def _sample(self, flat, log_attention, n, generator):
+        # A standard Gumbel is -log E with E exponential; the largest keys belong to the smallest E, so E = -log(1 - u)
+        # must be finely resolved near u = 0. A float32 uniform is a multiple of 2^-24 there, and zero once in 500
+        # images of 180 x 180 locations, which would draw a location whatever its attention: draw in float64.
+        uniform = torch.rand(flat.shape, dtype=torch.float64, device=flat.device, generator=generator).to(flat.dtype)
+        gumbel = uniform.neg_().log1p_().neg_().clamp_(min=torch.finfo(flat.dtype).tiny).log_().neg_()
+        # A location of zero attention stays at -inf, below every other (uniform may round to 1: keep its key finite).
+        keys = gumbel.clamp_(min=-100).add_(flat)
+        return keys.topk(n, dim=1, sorted=True).indices
+
+
+class Eq14(_Successive):
+    """Sampling without replacement exactly as printed in eq. 14: only the last step of the sequence is used.
+
+    .. math::  z = \\sum_{m<n} a_{i_m} f_{i_m} + w_n f_{i_n}, \\qquad W_m = a_{i_m},\\; W_n = w_n = 1 - \\sum_{m<n} a_{i_m}
+
+    Unbiased, and exact for n = K, but of high variance unless attention is peaked: nearly all of the weight lies on
+    one feature.
+    """
+
+    name = "eq14"
+
+    @torch.no_grad()
+    def weights(self, log_attention, index):
+        log_a, log_w = _log_masses(log_attention, index)
+        return torch.cat([log_a[:, :-1], log_w[:, -1:]], dim=1).exp()
+
+
+class DesRaj(_Successive):
+    """Sampling without replacement, the mean of the n estimators that eq. 14 gives after 1, 2, …, n draws.
+
+    .. math::  z = \\frac1n \\sum_{m=1}^n t_m, \\qquad t_m = \\sum_{k<m} a_{i_k} f_{i_k} + w_m f_{i_m}, \\qquad
+               W_m = \\frac{w_m + (n - m)\\, a_{i_m}}{n}
+
+    with :math:`w_m` the mass left before draw m. Each :math:`t_m` has mean :math:`\\mu` whatever was drawn before, so
+    they are uncorrelated and their spread is a free, unbiased error bar (:meth:`stderr`). It is what the paper's
+    released code computes as its value; its gradient there is another matter (:class:`LegacyIdiap`).
+
+    The built-in baseline is predictable: before draw m, the mean of the features already seen (zero at first).
+
+    Source: Des Raj, *Some estimators in sampling with varying probabilities without replacement*, JASA 1956.
+    """
+
+    name = "des_raj"
+
+    @torch.no_grad()
+    def weights(self, log_attention, index):
+        log_a, log_w = _log_masses(log_attention, index)
+        n = index.shape[1]
+        later = torch.arange(n - 1, -1, -1, dtype=log_a.dtype, device=log_a.device)  # n - m
+        return (log_w.exp() + later * log_a.exp()) / n
+
+    @torch.no_grad()
+    def prefix_estimates(self, log_attention, index, features) -> Float[Tensor, "B n D"]:
+        """The n uncorrelated estimators :math:`t_1 … t_n` of which this one is the mean."""
+        log_a, log_w = _log_masses(log_attention, index)
+        seen = log_a.exp()[..., None] * features  # (B, n, D)
+        return seen.cumsum(1) - seen + log_w.exp()[..., None] * features
+
+    @torch.no_grad()
+    def stderr(self, log_attention, index, features):
+        n = index.shape[1]
+        if n < 2:
+            return None
+        return self.prefix_estimates(log_attention, index, features).std(1) / math.sqrt(n)
+
+    @torch.no_grad()
+    def _built_in_control(self, log_attention, index, features):
+        # With b_m known before draw m, (w_m s_m + sum_{k<m} a_k s_k) b_m has mean zero (s the scores): what is left
+        # of the attention changes by minus the change of what was drawn. Collect the coefficient of each s_m.
+        log_a, log_w = _log_masses(log_attention, index)
+        a, w = log_a.exp()[..., None], log_w.exp()[..., None]  # (B, n, 1)
+        n = index.shape[1]
+        count = torch.arange(n, dtype=a.dtype, device=a.device).clamp(min=1)[:, None]
+        baseline = (features.cumsum(1) - features) / count  # b_m: mean of the features before m; b_1 = 0
+        later = baseline.flip(1).cumsum(1).flip(1) - baseline  # sum of b_k over k > m
+        return (w * baseline + a * later) / n
+
+
+class Systematic(Estimator):
+    """One uniform number places n equally spaced points on the cumulative attention: systematic sampling.
+
+    .. math::  i_m = F^{-1}\\Big(\\frac{u + m - 1}{n}\\Big), \\qquad u \\sim \\mathcal U(0, 1), \\qquad W_m = 1/n
+
+    with :math:`F` the cumulative attention along ``order``. Each i_m follows the attention on average over m, so the plain
+    mean is unbiased; the draws are spread out, so that a region of mass s gets ns draws, rounded up or down. Along a
+    Hilbert curve, which stays inside an object before it leaves for the next, "region" means object.
+
+    Args:
+        order: ``"hilbert"`` (needs the attention as a map) or ``"raster"`` (row by row).
+
+    Source: Madow & Madow, *On the theory of systematic sampling*, Annals of Mathematical Statistics 1944.
+    """
+
+    name = "systematic"
+
+    def __init__(self, order: str = "hilbert"):
+        self.order = _check_order(order)
+
+    def _sample(self, flat, log_attention, n, generator):
+        uniform = torch.rand(len(flat), 1, dtype=torch.float64, device=flat.device, generator=generator)
+        return self.place(log_attention, uniform, n)
+
+    def place(self, log_attention: Float[Tensor, "B *K"], uniform: Float[Tensor, "B 1"], n: int) -> Int[Tensor, "B n"]:
+        """The draw that belongs to one number in [0, 1) per image."""
+        steps = torch.arange(n, dtype=torch.float64, device=uniform.device)
+        cumulative = self.cumulative(log_attention)
+        return _invert(cumulative, (uniform + steps) / n, curve_order(log_attention, self.order))
+
+    def cumulative(self, log_attention: Float[Tensor, "B *K"]) -> Float[Tensor, "B K"]:
+        """The cumulative attention F along the curve, in float64."""
+        flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
+        return _cumulative(flat, curve_order(log_attention, self.order))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(order={self.order!r})"
+
+
+class LegacyIdiap(DesRaj):
+    """The estimator of the paper's released code: Des Raj's value and feature gradient, a *wrong* attention gradient.
+
+    Kept to compare with, never to train with unknowingly (``biased`` is True). With :math:`t_m` the prefix estimators
+    of :class:`DesRaj`, the code returns as derivative with respect to :math:`a_{i_m}`
+
+    .. math::  \\frac1n\\Big(\\frac{w_m}{a_{i_m}}\\, t_m + \\sum_{k<m} f_{i_k} - (m - 1) f_{i_m}\\Big)
+
+    where the chain rule has later steps depend on earlier ones the wrong way round.
+
+    Source: github.com/idiap/attention-sampling, ``ats/core/expectation.py`` (2019); re-derived here in log space.
+    """
+
+    name = "legacy_idiap"
+    biased = True
+    _inclusive = False  # whether cumulative sums over the draw include the current one
+
+    def __call__(self, log_attention, index, features, baseline=None):
+        if baseline is not None:
+            raise ValueError(f"{self.name} reproduces published code, which has no baseline; got baseline={baseline!r}")
+        _check_draw(log_attention, index, features)
+        log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))
+        features = features.to(torch.promote_types(features.dtype, log_a.dtype))
+        with torch.no_grad():
+            a, mass = (m.exp()[..., None] for m in _log_masses(log_attention, index))  # (B, n, 1)
+            n = index.shape[1]
+            steps = torch.arange(n, dtype=a.dtype, device=a.device)[:, None]  # m - 1
+            prefix = self.prefix_estimates(log_attention, index, features)
+            seen = features.cumsum(1)
+            if self._inclusive:
+                mass = mass - a  # the port's "mass left before the draw" is the mass left after it
+            else:
+                seen = seen - features
+            to_features = (mass + (n - 1 - steps) * a) / n
+            to_score = (mass * prefix + a * (seen - steps * features)) / n
+            value = prefix.mean(1)
+        score = log_a - log_a.detach()
+        value = value + (to_features * (features - features.detach())).sum(1)
+        return value + (score[..., None] * to_score).sum(1)
+
+    def _built_in_control(self, log_attention, index, features):
+        raise ValueError(f"{self.name} reproduces published code, which has no baseline")
+
+
+class LegacyPort(LegacyIdiap):
+    """The estimator of the most used PyTorch port: the released code's error and one more (``biased`` is True).
+
+    Inclusive cumulative sums stand where exclusive ones belong. The value survives (the slips cancel), the feature
+    gradient does not.
+
+    Source: github.com/sara-nl/attention-sampling-pytorch, ``ats/core/expectation.py`` (2020).
+    """
+
+    name = "legacy_port"
+    _inclusive = True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checks
+
+
+def check_log_attention(
+    log_attention: Float[Tensor, "B *K"], n: int = 1, distinct: bool = False
+) -> Float[Tensor, "B K"]:
+    """The log-attention as ``(B, K)`` in float32 or float64, or a one-line error that says what is wrong with it.
+
+    Costs one pass and, on a GPU, one synchronisation.
+    """
+    if log_attention.ndim not in (2, 3) or not log_attention.is_floating_point():
+        raise ValueError(
+            f"log_attention of shape {tuple(log_attention.shape)} and type {log_attention.dtype}: "
+            "expected floating point (B, K) or the map (B, h, w)"
+        )
+    flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
+    locations = flat.shape[1]
+    if n < 1:
+        raise ValueError(f"n = {n} locations to draw: expected n >= 1")
+    if distinct and n > locations:
+        raise ValueError(
+            f"n = {n} distinct locations asked for, but attention has K = {locations}: draw n <= K, or with replacement"
+        )
+    possible = (flat > -math.inf).sum(1).min()
+    total = flat.logsumexp(1)
+    lowest, highest, fewest = torch.stack([total.min(), total.max(), possible.to(total.dtype)]).tolist()
+    if math.isnan(lowest) or math.isnan(highest) or highest == math.inf:
+        raise ValueError("log_attention holds NaN or +inf: look at the attention network's output before the log_softmax")
+    if lowest == -math.inf:
+        raise ValueError("attention is zero at every location (log_attention is all -inf): expected it to sum to 1")
+    worst = lowest if abs(lowest) > abs(highest) else highest
+    if abs(worst) > _NORMALISATION_TOLERANCE.get(log_attention.dtype, 1e-3):
+        raise ValueError(
+            f"attention sums to {math.exp(min(worst, 700)):.4g} over its {locations} locations, expected 1: "
+            "normalise with log_softmax over all of them"
+        )
+    if distinct and n > fewest:
+        raise ValueError(
+            f"n = {n} distinct locations asked for, but only {int(fewest)} of {locations} have attention above zero: "
+            "draw fewer, or smooth the attention"
+        )
+    return flat
+
+
+def _check_draw(log_attention: Tensor, index: Tensor, features: Tensor) -> None:
+    """Shapes only: nothing here looks at values, so that a GPU need not wait."""
+    if features.ndim != 3 or features.shape[:2] != index.shape:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} do not go with index of shape {tuple(index.shape)}: "
+            f"expected (B, n, D) = ({', '.join(map(str, index.shape))}, D)"
+        )
+    if len(log_attention) != len(index):
+        raise ValueError(
+            f"log_attention is a batch of {len(log_attention)}, index of {len(index)}: expected the batch it was drawn from"
+        )
+
+
+def _check_order(order: str) -> str:
+    if order not in ("hilbert", "raster"):
+        raise ValueError(f"order={order!r}: expected 'hilbert' or 'raster'")
+    return order
+
+
+def _working_dtype(log_attention: Tensor) -> torch.dtype:
+    """float64 stays, everything else is worked on in float32: half precision cannot hold a small attention's logarithm."""
+    return torch.float64 if log_attention.dtype == torch.float64 else torch.float32
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masses and draws
+
+
+def _log_masses(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of :math:`a_{i_m}` and of the mass left before each draw, :math:`w_m = 1 - \\sum_{k<m} a_{i_k}`: (B, n) each.
+
+    ``1 - cumsum`` cancels once attention is peaked: w_m is summed from what remains instead, the locations never drawn
+    and the draws from m on.
+    """
+    flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
+    log_a = flat.gather(1, index)  # (B, n)
+    never_drawn = flat.scatter(1, index, -math.inf).logsumexp(1, keepdim=True)  # (B, 1)
+    from_the_end = torch.cat([never_drawn, log_a.flip(1)], dim=1)  # (B, 1 + n)
+    return log_a, from_the_end.logcumsumexp(1)[:, 1:].flip(1)
+
+
+def _cumulative(flat: Float[Tensor, "B K"], order: Int[Tensor, " K"] | None = None) -> Float[Tensor, "B K"]:
+    """Cumulative attention, in ``order``. In float64: in float32 the tail of 32,400 locations would vanish in rounding."""
+    attention = flat.exp()
+    return (attention if order is None else attention.index_select(1, order)).cumsum(1, dtype=torch.float64)
+
+
+def _invert(
+    cumulative: Float[Tensor, "B K"], points: Float[Tensor, "B n"], order: Int[Tensor, " K"] | None = None
+) -> Int[Tensor, "B n"]:
+    """Locations whose step of the cumulative attention covers each point of [0, 1)."""
+    total = cumulative[:, -1:]
+    below_total = torch.nextafter(total, torch.zeros_like(total))  # a point rounded up to the total would fall off the end
+    position = torch.searchsorted(cumulative, torch.minimum(points * total, below_total), right=True)
+    return position if order is None else order[position]
+
+
+def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor, " K"] | None:
+    """The locations of the map in the order in which the curve visits them; None for raster order.
+
+    Raises:
+        ValueError: a Hilbert curve through attention that came flat: its map's shape is not known.
+    """
+    if order == "raster":
+        return None
+    if log_attention.ndim != 3:
+        raise ValueError(
+            f"log_attention of shape {tuple(log_attention.shape)} has no map to run a Hilbert curve through: "
+            "pass it as (B, h, w), or use order='raster'"
+        )
+    return hilbert_curve(*log_attention.shape[1:]).to(log_attention.device, non_blocking=True)
+
+
+@lru_cache(maxsize=32)
+def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
+    """Row-major indices of a ``height × width`` map along a Hilbert curve, generalised to any rectangle.
+
+    Successive locations touch (by a side; at odd sizes, a few by a corner), and a stretch of the curve fills a compact
+    region, so that equal steps along it are spread evenly over the map.
+
+    Source: the recursion of J. Červený, *Generalized Hilbert space-filling curve for rectangular domains*, 2018.
+
+    >>> hilbert_curve(2, 2).tolist()
+    [0, 2, 3, 1]
+    """
+    if width >= height:
+        x, y = _hilbert(width, height)
+    else:
+        y, x = _hilbert(height, width)
+    return y * width + x
+
+
+@lru_cache(maxsize=None)
+def _hilbert(width: int, height: int) -> tuple[Tensor, Tensor]:
+    """The curve through a width × height block from its corner (0, 0) to its corner (width - 1, 0): x and y."""
+    if height == 1 or width == 1:
+        step = torch.arange(max(width, height))
+        return (step, torch.zeros_like(step)) if height == 1 else (torch.zeros_like(step), step)
+    if 2 * width > 3 * height:  # long: two blocks side by side, of even width where possible
+        half = width // 2 + (width // 2 % 2 if width > 2 else 0)
+        (x1, y1), (x2, y2) = _hilbert(half, height), _hilbert(width - half, height)
+        return torch.cat([x1, x2 + half]), torch.cat([y1, y2])
+    # One step up on the left, all the way across above, one step down on the right.
+    up = height // 2 + (height // 2 % 2 if height > 2 else 0)
+    left = width // 2
+    (y1, x1), (x2, y2), (y3, x3) = _hilbert(up, left), _hilbert(width, height - up), _hilbert(up, width - left)
+    return torch.cat([x1, x2, width - 1 - x3]), torch.cat([y1, y2 + up, up - 1 - y3])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What users ask for by name
+
+ESTIMATORS: dict[str, Estimator] = {
+    estimator.name: estimator
+    for estimator in (WithReplacement(), Eq14(), DesRaj(), Systematic(), LegacyIdiap(), LegacyPort())
+}
+DEFAULT_ESTIMATOR = "des_raj"
+
+
+def get_estimator(estimator: str | Estimator) -> Estimator:
+    """The estimator of that name, or the one given: ``get_estimator("des_raj")``, ``get_estimator(Systematic("raster"))``."""
+    if isinstance(estimator, Estimator):
+        return estimator
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {estimator!r}: expected one of {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[estimator]
+
+
+def entropy(log_attention: Float[Tensor, "B *K"]) -> Float[Tensor, " B"]:
+    """Entropy of each attention distribution in nats, :math:`H(a) = -\\sum_i a_i \\log a_i` (eq. 21).
+
+    Ranges from 0 (one location) to log K (uniform). Locations of zero attention contribute nothing, to the gradient
+    neither.
+    """
+    flat = log_attention.flatten(1).to(_working_dtype(log_attention))
+    return -(flat.exp() * flat.clamp(min=torch.finfo(flat.dtype).min)).sum(1)

@@ -1,0 +1,211 @@
+"""Looking at parts of a large image: a small view of all of it, and full-resolution patches of a few places.
+
+:func:`downsample` makes the view :math:`V(x, s)` from which attention is computed (eq. 18), :class:`PatchGeometry` says
+where in the image a location of the attention map lies, and :func:`extract_patches` reads the patches
+:math:`P(x, i)` there (eq. 19).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+# Rows of the image are averaged in strips of about this many values, so that a view of a huge uint8 image needs no
+# floating-point copy of it.
+_STRIP = 1 << 22
+
+
+def extract_patches(
+    image: Shaped[Tensor, "B C H W"],
+    top_left: Int[Tensor, "B N 2"],
+    size: int | tuple[int, int],
+    *,
+    fill: float = 0,
+) -> Shaped[Tensor, "B N C h w"]:
+    """Read N patches of each image.
+
+    Coordinates beyond the border are clamped for reading and what they read is masked: the image is never padded or
+    copied, nothing loops over patches, and on a GPU nothing waits for the host. Differentiable in ``image``.
+
+    Args:
+        image: any dtype, which the patches keep.
+        top_left: row and column of each patch's first pixel; anywhere, also outside the image.
+        size: height and width of the patches in pixels, one number for a square.
+        fill: value of pixels outside the image.
+
+    Raises:
+        ValueError: ranks or batch sizes that do not fit, or a patch larger than the image.
+
+    >>> image = torch.arange(16).view(1, 1, 4, 4)
+    >>> extract_patches(image, torch.tensor([[[1, 2], [3, 3]]]), 2)[0, :, 0].tolist()
+    [[[6, 7], [10, 11]], [[15, 0], [0, 0]]]
+    """
+    height, width = _pair(size)
+    if image.ndim != 4:
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
+    if top_left.ndim != 3 or top_left.shape[2] != 2 or len(top_left) != len(image):
+        raise ValueError(
+            f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}"
+        )
+    _check_patch_fits((height, width), image.shape[2:])
+    rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
+    columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)
+    inside = (
+        ((rows >= 0) & (rows < image.shape[2]))[..., :, None] & ((columns >= 0) & (columns < image.shape[3]))[..., None, :]
+    )  # (B, N, h, w)
+    batch = torch.arange(len(image), device=image.device)[:, None, None, None]
+    patches = image.permute(0, 2, 3, 1)[
+        batch,
+        rows.clamp(0, image.shape[2] - 1)[..., :, None],
+        columns.clamp(0, image.shape[3] - 1)[..., None, :],
+    ]  # (B, N, h, w, C)
+    patches = torch.where(inside[..., None], patches, torch.as_tensor(fill, dtype=image.dtype, device=image.device))
+    return patches.permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
+
+
+@dataclass(frozen=True)
+class PatchGeometry:
+    """From a location of the attention map to a patch of the image.
+
+    The attention network sees the low-resolution view (``low_size``) through convolutions of overall ``stride``,
+    ``padding`` and ``receptive_field`` (view pixels), and returns a map (``map_size``). Cell r of the map looks at the view
+    around :math:`r \\cdot \\mathrm{stride} - \\mathrm{padding} + \\mathrm{receptive\\_field}/2`, measured in pixel edges: a
+    pixel covers [0, 1], its middle is 0.5. In the image that centre is :math:`H / h_\\mathrm{low}` times as far down, and
+    the patch is laid around it, to the nearest whole pixel.
+
+    Args:
+        image_size, low_size, map_size: (height, width) of image, view and attention map.
+        patch_size: of the patch, in image pixels; one number for a square.
+        stride, padding, receptive_field: of the attention network, in view pixels; the same in both directions.
+
+    Raises:
+        ValueError: a patch larger than the image; a view of another aspect; a map that this network cannot have made.
+
+    >>> PatchGeometry((100, 100), (10, 10), (10, 10), patch_size=20).top_left(torch.tensor([[0, 99]])).tolist()
+    [[[-5, -5], [85, 85]]]
+    """
+
+    image_size: tuple[int, int]
+    low_size: tuple[int, int]
+    map_size: tuple[int, int]
+    patch_size: int | tuple[int, int]
+    stride: int = 1
+    padding: int = 0
+    receptive_field: int = 1
+
+    def __post_init__(self):
+        _check_patch_fits(_pair(self.patch_size), self.image_size)
+        check_aspect(self.image_size, self.low_size)
+        for low, cells in zip(self.low_size, self.map_size, strict=True):
+            # The last cell's window has to begin inside the padded view.
+            if cells < 1 or (cells - 1) * self.stride + self.receptive_field > low + 2 * self.padding + self.stride - 1:
+                raise ValueError(
+                    f"attention map of size {tuple(self.map_size)} from a view of {tuple(self.low_size)}: stride "
+                    f"{self.stride}, padding {self.padding} and receptive field {self.receptive_field} cannot give it"
+                )
+
+    def centre(self, index: Int[Tensor, "B N"]) -> Float[Tensor, "B N 2"]:
+        """Row and column of the locations' centres in the image, in pixel edges (float64)."""
+        cells = self._cells(index).double()
+        scale = torch.tensor([h / low for h, low in zip(self.image_size, self.low_size, strict=True)], dtype=torch.float64)
+        return (cells * self.stride - self.padding + self.receptive_field / 2) * scale.to(index.device)
+
+    def top_left(self, index: Int[Tensor, "B N"]) -> Int[Tensor, "B N 2"]:
+        """Row and column of the first pixel of the patches around the locations; may lie outside the image."""
+        axes = []
+        for cell, image, low, patch in zip(
+            self._cells(index).unbind(-1), self.image_size, self.low_size, _pair(self.patch_size), strict=True
+        ):
+            # round(centre - patch/2) in whole numbers, halves up: exact for any size.
+            twice_centre = (2 * (cell * self.stride - self.padding) + self.receptive_field) * image  # in view pixels
+            axes.append((twice_centre - patch * low + low).div(2 * low, rounding_mode="floor"))
+        return torch.stack(axes, dim=-1)
+
+    def _cells(self, index: Tensor) -> Tensor:
+        """Flat index to (row, column) of the map."""
+        width = self.map_size[1]
+        return torch.stack([index.div(width, rounding_mode="floor"), index % width], dim=-1)  # (B, N, 2)
+
+
+def downsample(image: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+    """The image at a lower resolution, each pixel the exact mean of the area it covers.
+
+    Source pixels that lie across a border count with the part that lies inside, so nothing is dropped and nothing
+    counted twice, at any ratio: ``interpolate(mode="nearest")`` skips strokes, ``mode="area"`` lets windows overlap.
+    ``uint8`` is read as [0, 255] and returned as [0, 1]; other types keep their values.
+
+    Args:
+        image: the image; integer types other than ``uint8`` are not accepted, since their range is not known.
+        size: height and width of the view, each at most the image's.
+
+    Returns:
+        float32 (or the floating-point type of the image).
+
+    >>> downsample(torch.tensor([[[[0.0, 3.0, 6.0]]]]), (1, 2)).tolist()  # 1.5 pixels each
+    [[[[1.0, 5.0]]]]
+    """
+    if image.ndim != 4:
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
+    if not (image.is_floating_point() or image.dtype == torch.uint8):
+        raise ValueError(f"image of type {image.dtype}: expected uint8 or floating point, whose range is known")
+    if not (1 <= size[0] <= image.shape[2] and 1 <= size[1] <= image.shape[3]):
+        raise ValueError(f"view of size {tuple(size)} from an image of {tuple(image.shape[2:])}: expected 1 … the image's size")
+    batch, channels, height, width = image.shape
+    dtype = image.dtype if image.is_floating_point() else torch.float32
+    down, across = (_area_weights(*sides).to(image.device, dtype) for sides in zip((height, width), size, strict=True))
+    if image.dtype == torch.uint8:
+        across = across / 255
+
+    flat = image.reshape(batch * channels, -1, down.shape[1], width)  # (BC, groups, rows in a group, W)
+    strip = max(1, _STRIP // (batch * channels * down.shape[1] * width))
+    parts = []
+    with torch.autocast(image.device.type, enabled=False):  # a mean of hundreds of pixels, in full precision
+        for groups in flat.split(strip, dim=1):
+            rows = down @ groups.to(dtype)  # (q, p) @ (BC, strip, p, W) -> (BC, strip, q, W)
+            rows = rows.unflatten(3, (-1, across.shape[1]))  # (BC, strip, q, groups of columns, p)
+            parts.append((rows @ across.T).flatten(3))  # (BC, strip, q, w)
+    return torch.cat(parts, dim=1).reshape(batch, channels, *size)
+
+
+def low_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width of the view at ``scale``, to the nearest pixel."""
+    return tuple(max(1, math.floor(side * scale + 0.5)) for side in image_size)
+
+
+def check_aspect(image_size: tuple[int, int], view_size: tuple[int, int]) -> None:
+    """Raise a ValueError unless the view has the image's proportions, up to the rounding of its sides."""
+    (height, width), (low_height, low_width) = image_size, view_size
+    # Some one scale has to round to both sides of the view.
+    lowest = max((low_height - 1) / height, (low_width - 1) / width)
+    highest = min((low_height + 1) / height, (low_width + 1) / width)
+    if lowest >= highest:
+        raise ValueError(
+            f"low-resolution view of size {tuple(view_size)} of an image of {tuple(image_size)}: the aspects differ; "
+            f"expected {low_height} × {max(1, round(low_height * width / height))}, say"
+        )
+
+
+def _area_weights(fine: int, coarse: int) -> Float[Tensor, "q p"]:
+    """What share each of p fine pixels has in each of q coarse ones, for the smallest group that repeats, p : q = fine : coarse."""
+    groups = math.gcd(fine, coarse)
+    p, q = fine // groups, coarse // groups
+    # In units of 1/q fine pixels all borders are whole numbers: fine pixel j covers [jq, jq + q], coarse i [ip, ip + p].
+    fine_edge, coarse_edge = torch.arange(p)[None] * q, torch.arange(q)[:, None] * p
+    overlap = torch.minimum(fine_edge + q, coarse_edge + p) - torch.maximum(fine_edge, coarse_edge)
+    return overlap.clamp(min=0).double() / p
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _check_patch_fits(patch: tuple[int, int], image: tuple[int, int]) -> None:
+    if not (1 <= patch[0] <= image[0] and 1 <= patch[1] <= image[1]):
+        raise ValueError(
+            f"patch of {patch[0]} × {patch[1]} pixels from an image of {image[0]} × {image[1]}: "
+            "expected a patch no larger than the image"
+        )

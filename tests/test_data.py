@@ -1,0 +1,133 @@
+"""The digits that ship, and the images drawn from them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from atslib.data import MegapixelMNIST, mnist_digits
+from atslib.data.megapixel_mnist import GLYPH, scribbles
+
+
+@pytest.mark.parametrize("split, count", [("train", 10_000), ("test", 2_000)])
+def test_digits_that_ship(split, count):
+    images, labels = mnist_digits(split)
+    assert images.shape == (count, 28, 28) and images.dtype == labels.dtype == np.uint8
+    assert set(labels.tolist()) == set(range(10))
+    assert np.bincount(labels).min() > 0.08 * count
+    with pytest.raises(ValueError):
+        images[0] = 0  # shared between callers: read only
+
+
+def test_digits_are_small_and_carry_their_notice():
+    folder = Path(__import__("atslib").__file__).parent / "data" / "digits"
+    assert (folder / "mnist_subset.npz").stat().st_size < 3e6
+    assert "Attribution-Share Alike 3.0" in (folder / "NOTICE").read_text()
+
+
+def test_digits_are_those_of_mnist():
+    root = os.environ.get("ATSLIB_DATA")
+    if not root:
+        pytest.skip("ATSLIB_DATA is not set: no MNIST to compare with")
+    import gzip
+
+    subset = np.load(Path(__import__("atslib").__file__).parent / "data" / "digits" / "mnist_subset.npz")
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        raw = gzip.decompress((Path(root) / "mnist" / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
+        images = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
+        raw = gzip.decompress((Path(root) / "mnist" / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
+        labels = np.frombuffer(raw, np.uint8, offset=8)
+        index = subset[f"{split}_index"]
+        assert len(set(index.tolist())) == len(index)
+        assert np.array_equal(images[index], subset[f"{split}_images"])
+        assert np.array_equal(labels[index], subset[f"{split}_labels"])
+
+
+@pytest.mark.parametrize("noise", ["scribbles", "random"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_hold_what_their_layout_says(split, noise):
+    dataset = MegapixelMNIST(split, n_images=20, size=(400, 500), n_noise=10, noise=noise, seed=3)
+    digits, classes = mnist_digits(split)
+    for number in range(len(dataset)):
+        image, label = dataset[number]
+        layout = dataset.layout(number)
+        assert image.shape == (1, 400, 500) and image.dtype == torch.uint8
+        assert layout.label == label
+        assert layout.digit_classes.tolist() == classes[layout.digits].tolist()
+        assert (layout.digit_classes[:3] == label).all() and (layout.digit_classes[3:] != label).all()
+        rest = image[0].numpy().copy()
+        for digit, (row, column) in zip(layout.digits, layout.digit_corners, strict=True):
+            window = rest[row : row + GLYPH, column : column + GLYPH]
+            assert np.array_equal(window, digits[digit])  # nothing overlaps it
+            window[:] = 0
+        for row, column in layout.noise_corners:
+            window = rest[row : row + GLYPH, column : column + GLYPH]
+            assert window.any()
+            window[:] = 0
+        assert not rest.any()
+
+
+def test_labels_and_places_are_spread_evenly():
+    dataset = MegapixelMNIST(n_images=1000, size=600, n_noise=5)
+    layouts = [dataset.layout(i) for i in range(1000)]
+    counts = np.bincount([layout.label for layout in layouts], minlength=10)
+    assert counts.min() > 60 and counts.max() < 145
+    corners = np.concatenate([layout.digit_corners for layout in layouts])
+    assert corners.min() == 0 or corners.min() <= 2
+    assert corners.max() >= 600 - GLYPH - 2
+    assert np.abs(corners.mean(0) - (600 - GLYPH) / 2).max() < 8
+
+
+# The first image of each set, on every machine and with every version of NumPy. A change here changes every result in the
+# book: it needs a new seed, not a new number.
+DIGESTS = {
+    ("train", "scribbles", 0): "57abceb3ca295754",
+    ("test", "scribbles", 0): "b0426a9d84de4297",
+    ("train", "random", 7): "5745e84e298a619b",
+}
+
+
+@pytest.mark.parametrize("split, noise, seed", DIGESTS)
+def test_the_same_seed_gives_the_same_pixels_everywhere(split, noise, seed):
+    dataset = MegapixelMNIST(split, size=1500, noise=noise, seed=seed)
+    digest = hashlib.sha256()
+    for number in (0, 1, len(dataset) - 1):
+        image, label = dataset[number]
+        digest.update(image.numpy().tobytes() + bytes([label]))
+    assert digest.hexdigest()[:16] == DIGESTS[split, noise, seed]
+
+
+def test_items_do_not_depend_on_the_order_of_asking():
+    one, other = MegapixelMNIST(size=400, n_noise=4), MegapixelMNIST(size=400, n_noise=4)
+    [other[i] for i in (5, 3)]
+    assert torch.equal(one[3][0], other[3][0])
+    assert torch.equal(MegapixelMNIST(size=400, n_noise=4, n_images=7)[3][0], one[3][0])
+    assert not torch.equal(MegapixelMNIST(size=400, n_noise=4, seed=1)[3][0], one[3][0])
+    assert torch.equal(one[-1][0], one[len(one) - 1][0])
+    with pytest.raises(IndexError):
+        one[5000]
+
+
+def test_scribbles_are_two_strokes_from_corners():
+    pieces = scribbles(200, np.random.RandomState(0))
+    lit = pieces[pieces > 0]
+    assert lit.min() >= 204
+    assert ((pieces > 0).sum((1, 2)) <= 2 * GLYPH).all() and ((pieces > 0).sum((1, 2)) >= GLYPH).all()
+    assert (pieces[:, [0, 0, -1, -1], [0, -1, 0, -1]] > 0).any(1).all()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"split": "val"}, "split='val': expected 'train' or 'test'"),
+        ({"noise": "salt"}, "noise='salt'"),
+        ({"size": 200}, r"size=\(200, 200\): 5 digits and 50 pieces of noise .* do not fit"),
+        ({"n_same": 6}, "n_same=6 of n_digits=5"),
+    ],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        MegapixelMNIST(**options)

@@ -1,0 +1,395 @@
+"""The estimators against the truth: every draw enumerated in float64, no tolerance for noise."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atslib.enumeration import every_draw, exact_mean
+from atslib.estimators import (
+    DEFAULT_ESTIMATOR,
+    ESTIMATORS,
+    Estimator,
+    Systematic,
+    check_log_attention,
+    entropy,
+    get_estimator,
+    hilbert_curve,
+)
+
+UNBIASED = [e for e in ESTIMATORS.values() if not e.biased]
+BIASED = [e for e in ESTIMATORS.values() if e.biased]
+RASTER = [Systematic("raster")]
+
+
+def identify(value):
+    return repr(value) if isinstance(value, Estimator) else None
+
+
+def problem(shape=(2, 3), peak=1.0, seed=0, dim=4):
+    """Logits of a map and features of each location, float64, with gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = (peak * torch.randn(shape, dtype=torch.float64, generator=generator)).requires_grad_()
+    features = torch.randn(math.prod(shape), dim, dtype=torch.float64, generator=generator).requires_grad_()
+    direction = torch.randn(dim, dtype=torch.float64, generator=generator)
+    return logits, features, direction
+
+
+def log_softmax(logits):
+    return logits.flatten().log_softmax(0).view_as(logits)
+
+
+def biases(estimator, n, logits, features, direction, baseline=None):
+    """Relative bias of the value, of the gradient by the logits and by the features."""
+    log_attention = log_softmax(logits)
+    mean = exact_mean(estimator, log_attention, features, n, baseline)
+    truth = (log_attention.flatten().exp()[:, None] * features).sum(0)
+    measured = [mean.detach(), *torch.autograd.grad(mean @ direction, [logits, features], retain_graph=True)]
+    expected = [truth.detach(), *torch.autograd.grad(truth @ direction, [logits, features])]
+    return [((m - e).norm() / e.norm()).item() for m, e in zip(measured, expected, strict=True)]
+
+
+@pytest.mark.parametrize("estimator", UNBIASED + RASTER, ids=identify)
+@pytest.mark.parametrize("shape, n", [((1, 3), 1), ((1, 3), 3), ((2, 2), 2), ((1, 5), 4), ((2, 3), 3), ((1, 7), 4)])
+@pytest.mark.parametrize("peak", [0.0, 1.0, 4.0])
+def test_unbiased(estimator, shape, n, peak):
+    assert max(biases(estimator, n, *problem(shape, peak))) <= 1e-12
+
+
+@pytest.mark.parametrize("estimator", UNBIASED + RASTER, ids=identify)
+def test_a_constant_baseline_keeps_every_estimator_unbiased(estimator):
+    logits, features, direction = problem()
+    constant = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    assert max(biases(estimator, 3, logits, features, direction, baseline=constant)) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_built_in_baseline_is_unbiased(name, n):
+    assert max(biases(ESTIMATORS[name], n, *problem((1, 6)), baseline="built_in")) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+def test_built_in_baseline_lowers_the_gradient_variance_where_features_share_a_mean(name):
+    logits, features, direction = problem()
+    features = (features + 3).detach()
+
+    def gradient_variance(baseline):
+        log_attention = log_softmax(logits)
+        index, probability = every_draw(ESTIMATORS[name], log_attention, 3)
+        estimates = ESTIMATORS[name](log_attention.expand(len(index), *logits.shape), index, features[index], baseline)
+        gradients = torch.stack(
+            [torch.autograd.grad(e @ direction, logits, retain_graph=True)[0].flatten() for e in estimates]
+        )
+        mean = (probability[:, None] * gradients).sum(0)
+        return (probability * (gradients - mean).square().sum(1)).sum()
+
+    assert gradient_variance("built_in") < 0.8 * gradient_variance(None)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("estimator", BIASED, ids=identify)
+def test_the_published_gradients_are_wrong(estimator, n):
+    value, by_logits, by_features = biases(estimator, n, *problem())
+    assert value <= 1e-12  # their value is right, and so is the released code's feature gradient
+    assert by_logits > 0.1
+    assert by_features > 0.1 if estimator.name == "legacy_port" else by_features <= 1e-12
+
+
+def published_gradients(attention, features, cotangent, inclusive):
+    """The backward passes of the two published implementations, term by term in terms of the attention's values."""
+    a, f = attention[..., None], features
+    n = a.shape[1]
+    steps = torch.arange(n, dtype=f.dtype)[:, None]
+    shift = (lambda x: x.cumsum(1)) if inclusive else (lambda x: x.cumsum(1) - x)
+    mass = 1 - shift(a)
+    estimates = shift(a * f) + mass * f
+    by_attention = (cotangent * (estimates / (a / mass) + shift(f) - steps * f)).sum(-1) / n
+    by_features = cotangent * (mass + (n - 1 - steps) * a) / n
+    return estimates.mean(1), by_attention, by_features
+
+
+@pytest.mark.parametrize("name, inclusive", [("legacy_idiap", False), ("legacy_port", True)])
+def test_legacy_estimators_reproduce_the_published_backward_pass(name, inclusive):
+    logits, features, direction = problem()
+    attention = log_softmax(logits).detach().exp().flatten()[None].requires_grad_()
+    index = torch.tensor([[4, 1, 2]])
+    seen = features.detach()[index].requires_grad_()
+    z = ESTIMATORS[name](attention.log(), index, seen)
+    by_attention, by_features = torch.autograd.grad((z * direction).sum(), [attention, seen])
+    value, expected_a, expected_f = published_gradients(
+        attention.detach().gather(1, index), seen.detach(), direction, inclusive
+    )
+    torch.testing.assert_close(z, value)
+    torch.testing.assert_close(by_attention.gather(1, index), expected_a)
+    torch.testing.assert_close(by_features, expected_f)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_released_gradient_points_the_wrong_way_where_attention_is_concentrated(seed):
+    """99.9 % of the mass lies evenly on three of seven locations, and three are drawn."""
+    logits, features, direction = problem((1, 7), peak=0, seed=seed)
+    with torch.no_grad():
+        logits[0, 3:] -= 9
+    log_attention = log_softmax(logits)
+    assert log_attention.exp()[0, :3].sum() > 0.999
+    truth = (log_attention.flatten().exp()[:, None] * features).sum(0) @ direction
+    mean = exact_mean(ESTIMATORS["legacy_idiap"], log_attention, features, 3) @ direction
+    right, wrong = (torch.autograd.grad(x, logits, retain_graph=True)[0].flatten() for x in (truth, mean))
+    assert torch.cosine_similarity(right, wrong, dim=0) < -0.98
+
+
+def test_eq14_is_exact_when_every_location_is_drawn():
+    logits, features, _ = problem((1, 6))
+    log_attention = log_softmax(logits)[None].flatten(1)
+    index = ESTIMATORS["eq14"].sample(log_attention, 6)
+    estimate = ESTIMATORS["eq14"](log_attention, index, features[index[0]][None])
+    torch.testing.assert_close(estimate[0], (log_attention[0].exp()[:, None] * features).sum(0), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+def test_stderr_is_an_unbiased_error_bar(name):
+    """Its square, averaged over every draw, is the variance over every draw."""
+    logits, features, _ = problem((1, 6))
+    estimator, log_attention, features = ESTIMATORS[name], log_softmax(logits).detach(), features.detach()
+    index, probability = every_draw(estimator, log_attention, 3)
+    everywhere = log_attention.expand(len(index), *log_attention.shape)
+    estimates = estimator(everywhere, index, features[index])
+    mean = (probability[:, None] * estimates).sum(0)
+    variance = (probability[:, None] * (estimates - mean).square()).sum(0)
+    claimed = (probability[:, None] * estimator.stderr(everywhere, index, features[index]).square()).sum(0)
+    torch.testing.assert_close(claimed, variance, rtol=1e-12, atol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Draws
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_draws_have_the_enumerated_frequencies(name):
+    """A chi-square test of the sampler against the enumeration, at fixed seed."""
+    logits, _, _ = problem((2, 2), peak=1.0, seed=3)
+    log_attention = log_softmax(logits).detach()
+    index, probability = every_draw(ESTIMATORS[name], log_attention, 2)
+    assert probability.sum().item() == pytest.approx(1, abs=1e-12)
+    trials = 40_000
+    batch = log_attention.expand(trials, 2, 2).float()
+    drawn = ESTIMATORS[name].sample(batch, 2, generator=torch.Generator().manual_seed(0))
+    observed = torch.stack([(drawn == draw).all(1).sum() for draw in index.unique(dim=0)])
+    expected = torch.stack([probability[(index == draw).all(1)].sum() for draw in index.unique(dim=0)]) * trials
+    assert observed.sum() == trials
+    chi_square = ((observed - expected).square() / expected).sum().item()
+    freedom = len(observed) - 1
+    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_location_of_zero_attention_is_never_drawn(name):
+    log_attention = torch.full((200, 2, 8), -math.inf)
+    log_attention[:, 0, :3] = math.log(1 / 3)
+    drawn = ESTIMATORS[name].sample(log_attention, 3, generator=torch.Generator().manual_seed(0))
+    assert drawn.max() < 3
+    if ESTIMATORS[name].distinct:
+        assert drawn.sort(1).values.tolist() == [[0, 1, 2]] * 200
+        with pytest.raises(ValueError, match="only 3 of 16 have attention above zero"):
+            ESTIMATORS[name].sample(log_attention, 4)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_same_generator_gives_the_same_draw(name):
+    log_attention = torch.randn(3, 6, 6).flatten(1).log_softmax(1).view(3, 6, 6)
+    draw = lambda seed: ESTIMATORS[name].sample(log_attention, 4, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    assert draw(1).tolist() == draw(1).tolist()
+    assert draw(1).tolist() != draw(2).tolist()
+
+
+def test_rare_locations_are_drawn_as_often_as_they_should():
+    """Two locations in a thousand million share what is left: the noise must resolve the far tail."""
+    log_attention = torch.tensor([1 - 3e-9, 1e-9, 2e-9], dtype=torch.float64).log().float().expand(100_000, 3)
+    drawn = ESTIMATORS["des_raj"].sample(log_attention, 2, generator=torch.Generator().manual_seed(0))
+    second = drawn[:, 1][drawn[:, 0] == 0]
+    assert len(second) > 99_990
+    assert (second == 2).double().mean().item() == pytest.approx(2 / 3, abs=4 * math.sqrt(2 / 9 / 100_000))
+
+
+def test_systematic_draws_spread_over_a_region():
+    """A block of a fifth of the mass, along the Hilbert curve, gets two of ten draws, whatever the uniform number."""
+    attention = torch.full((1, 32, 32), 0.8 / (32 * 32 - 64), dtype=torch.float64)
+    attention[0, 8:16, 8:16] = 0.2 / 64
+    for seed in range(200):
+        index = ESTIMATORS["systematic"].sample(attention.log(), 10, generator=torch.Generator().manual_seed(seed))
+        row, column = index // 32, index % 32
+        assert ((row >= 8) & (row < 16) & (column >= 8) & (column < 16)).sum() == 2
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_hilbert_curve_visits_every_location_and_never_jumps(height, width):
+    curve = hilbert_curve(height, width)
+    assert curve.sort().values.tolist() == list(range(height * width))
+    row, column = curve // width, curve % width
+    steps = torch.maximum(row.diff().abs(), column.diff().abs())
+    assert (steps == 1).all()
+    sideways = row.diff().abs() + column.diff().abs()
+    assert (sideways == 2).sum() <= 1 or (height % 2 or width % 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numerics
+
+
+@pytest.mark.parametrize("name", [e.name for e in UNBIASED])
+@pytest.mark.parametrize("gap", [0, 1, 10, 100, 1e4])
+def test_float32_agrees_with_float64_from_uniform_to_one_hot(name, gap):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.rand(2, 180, 180, generator=generator) * 1.0
+    logits[:, 90, 90] += gap  # one location ahead of all others
+    features = torch.rand(2, 10, 8, generator=generator)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = logits.to(dtype).requires_grad_()
+        log_attention = leaf.flatten(1).log_softmax(1).view_as(leaf)
+        if not results:
+            index = ESTIMATORS[name].sample(log_attention, 10, generator=torch.Generator().manual_seed(1))
+        seen = features.to(dtype).requires_grad_()
+        z = ESTIMATORS[name](log_attention, index, seen)
+        results.append([z.detach(), *torch.autograd.grad(z.square().sum(), [leaf, seen])])
+    for single, double in zip(*results, strict=True):
+        assert single.isfinite().all()
+        assert (single.double() - double).norm() <= 1e-4 * double.norm() + 1e-30
+
+
+@pytest.mark.parametrize("name", [e.name for e in UNBIASED])
+@given(
+    logits=st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=12),
+    n=st.integers(1, 12),
+    ties=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=100, deadline=None)
+def test_finite_whatever_the_logits(name, logits, n, ties, seed):
+    if ties:
+        logits = [logits[0]] * len(logits)
+    estimator = ESTIMATORS[name]
+    n = min(n, len(logits))
+    leaf = torch.tensor([[logits]], requires_grad=True)  # a map of one row
+    log_attention = leaf.flatten(1).log_softmax(1).view(1, 1, -1)
+    index = estimator.sample(log_attention, n, generator=torch.Generator().manual_seed(seed))
+    assert index.shape == (1, n) and 0 <= index.min() and index.max() < len(logits)
+    if estimator.distinct:
+        assert len(set(index[0].tolist())) == n
+    weights = estimator.weights(log_attention, index)
+    assert weights.isfinite().all() and (weights >= 0).all()
+    features = torch.randn(1, n, 3, requires_grad=True)
+    z = estimator(log_attention, index, features)
+    z.sum().backward()
+    assert z.isfinite().all() and leaf.grad.isfinite().all() and features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_finite_and_in_float32_under_bfloat16_autocast(name):
+    logits = (30 * torch.randn(4, 20, 20)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        log_attention = logits.bfloat16().flatten(1).log_softmax(1).view_as(logits)
+        index = ESTIMATORS[name].sample(log_attention, 10)
+        features = torch.randn(4, 10, 8).bfloat16()
+        z = ESTIMATORS[name](log_attention, index, features)
+        assert ESTIMATORS[name].weights(log_attention, index).dtype == z.dtype == torch.float32
+    z.sum().backward()
+    assert z.isfinite().all() and logits.grad.isfinite().all()
+
+
+def test_autocast_does_not_round_the_estimate():
+    log_attention = torch.randn(2, 50).log_softmax(1)
+    index = ESTIMATORS["des_raj"].sample(log_attention, 5)
+    features = torch.randn(2, 5, 8)
+    plain = ESTIMATORS["des_raj"](log_attention, index, features)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ESTIMATORS["des_raj"](log_attention, index, features), plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (3, 5, 8)])
+def test_entropy(shape):
+    logits = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    log_attention = logits.flatten(1).log_softmax(1).view(shape)
+    expected = torch.distributions.Categorical(logits=logits.flatten(1)).entropy()
+    torch.testing.assert_close(entropy(log_attention), expected)
+    assert entropy(torch.full((1, 40), -math.log(40)))[0].item() == pytest.approx(math.log(40))
+
+
+def test_entropy_of_a_one_hot_attention_is_zero_and_so_is_its_gradient():
+    log_attention = torch.tensor([[0.0, -math.inf, -math.inf]], requires_grad=True)
+    value = entropy(log_attention)
+    value.sum().backward()
+    assert value.item() == 0
+    assert log_attention.grad.isfinite().all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes of a user
+
+UNIFORM = torch.full((1, 4), math.log(0.25))
+
+
+@pytest.mark.parametrize(
+    "log_attention, n, message",
+    [
+        (UNIFORM, 0, r"n = 0 .*expected n >= 1"),
+        (UNIFORM, 5, r"n = 5 distinct .*K = 4"),
+        (UNIFORM * math.nan, 1, r"NaN"),
+        (UNIFORM.new_full((1, 4), -math.inf), 1, r"zero at every location"),
+        (UNIFORM + 1, 1, r"attention sums to 2\.718 .*log_softmax"),
+        (UNIFORM.exp(), 1, r"attention sums to 5\.136 .*log_softmax"),
+        (torch.full((4,), 0.25).log(), 1, r"shape \(4,\).*expected floating point \(B, K\)"),
+        (torch.zeros(1, 4, dtype=torch.long), 1, r"int64"),
+    ],
+)
+def test_bad_attention_is_refused_in_one_line(log_attention, n, message):
+    with pytest.raises(ValueError, match=message) as error:
+        ESTIMATORS["des_raj"].sample(log_attention, n)
+    assert "\n" not in str(error.value)
+
+
+def test_more_draws_than_locations_are_fine_with_replacement():
+    assert ESTIMATORS["with_replacement"].sample(UNIFORM, 9).shape == (1, 9)
+
+
+def test_half_precision_attention_is_not_mistaken_for_unnormalised():
+    for dtype in (torch.bfloat16, torch.float16):
+        check_log_attention(torch.randn(4, 1000).log_softmax(1).to(dtype), 10)
+
+
+@pytest.mark.parametrize(
+    "index, features, message",
+    [
+        (torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 3, 8), r"features of shape \(1, 3, 8\).*\(1, 2, D\)"),
+        (torch.zeros(1, 2, dtype=torch.long), torch.zeros(1, 2), r"features of shape \(1, 2\)"),
+        (torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, 8), r"log_attention is a batch of 1, index of 2"),
+    ],
+)
+@pytest.mark.parametrize("name", ["des_raj", "legacy_idiap"])
+def test_what_does_not_fit_together_is_refused(name, index, features, message):
+    with pytest.raises(ValueError, match=message):
+        ESTIMATORS[name](UNIFORM, index, features)
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="unknown estimator 'dez_raj': expected one of with_replacement, eq14, des_raj"):
+        get_estimator("dez_raj")
+    with pytest.raises(ValueError, match="order='spiral': expected 'hilbert' or 'raster'"):
+        Systematic("spiral")
+    with pytest.raises(ValueError, match=r"no map to run a Hilbert curve through.*\(B, h, w\)"):
+        ESTIMATORS["systematic"].sample(UNIFORM, 2)
+    assert get_estimator(DEFAULT_ESTIMATOR) is ESTIMATORS["des_raj"]
+
+
+@pytest.mark.parametrize("name", ["systematic", "eq14", "legacy_idiap"])
+def test_a_baseline_that_does_not_exist_is_refused(name):
+    log_attention = UNIFORM.view(1, 2, 2)
+    index = ESTIMATORS[name].sample(log_attention, 2)
+    with pytest.raises(ValueError, match="no .*baseline"):
+        ESTIMATORS[name](log_attention, index, torch.zeros(1, 2, 3), baseline="built_in")
+    with pytest.raises(ValueError, match="baseline='mean'"):
+        ESTIMATORS[name](log_attention, index, torch.zeros(1, 2, 3), baseline="mean")

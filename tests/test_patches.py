@@ -1,0 +1,217 @@
+"""Patches and views against plain references."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
+
+DTYPES = [torch.uint8, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
+
+
+def by_padding_and_slicing(image, top_left, size, fill):
+    """What extract_patches must equal: pad a copy so far that every patch is inside, then cut them out one by one."""
+    height, width = size
+    reach = int(top_left.abs().max()) + max(height, width)
+    batch, channels, rows, columns = image.shape
+    padded = torch.full((batch, channels, rows + 2 * reach, columns + 2 * reach), fill, dtype=image.dtype)
+    padded[:, :, reach : reach + rows, reach : reach + columns] = image
+    return torch.stack(
+        [
+            torch.stack(
+                [padded[b, :, y + reach : y + reach + height, x + reach : x + reach + width] for y, x in corners.tolist()]
+            )
+            for b, corners in enumerate(top_left)
+        ]
+    )
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
+    n=st.integers(1, 5),
+    fraction=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    dtype=st.sampled_from(DTYPES),
+    fill=st.sampled_from([0, 1]),
+    reach=st.sampled_from([0, 3, 1000]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=300, deadline=None)
+def test_extract_patches_equals_padding_and_slicing(shape, n, fraction, dtype, fill, reach, seed):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 200, shape, generator=generator).to(dtype)
+    size = tuple(max(1, round(f * side)) for f, side in zip(fraction, shape[2:], strict=True))
+    corners = torch.stack(
+        [torch.randint(-reach - 1, side + reach, (shape[0], n), generator=generator) for side in shape[2:]], dim=-1
+    )
+    patches = extract_patches(image, corners, size, fill=fill)
+    assert patches.dtype == dtype
+    assert torch.equal(patches, by_padding_and_slicing(image, corners, size, fill))
+
+
+def test_extract_patches_works_on_views_of_a_larger_tensor():
+    base = torch.arange(2 * 3 * 8 * 10).view(2, 8, 10, 3)
+    image = base.permute(0, 3, 1, 2)[..., ::2]  # neither contiguous nor channels first
+    corners = torch.tensor([[[-1, -1], [5, 2]], [[0, 0], [7, 4]]])
+    assert torch.equal(
+        extract_patches(image, corners, (3, 2)), by_padding_and_slicing(image.contiguous(), corners, (3, 2), 0)
+    )
+
+
+def test_extract_patches_takes_no_copy_of_the_image():
+    """Reading from an image that is one repeated pixel: a copy of its 4 × 10^12 pixels would not fit anywhere."""
+    image = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1, 1, 2_000_000, 2_000_000)
+    patches = extract_patches(image, torch.tensor([[[-25, 1_999_975], [7, 7]]]), 50, fill=3)
+    assert patches[0, 0, 0].bool().sum() == 50 * 50 - 25 * 25
+    assert not patches[0, 1].any()
+
+
+def test_extract_patches_is_differentiable_in_the_image():
+    image = torch.rand(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    corners = torch.tensor([[[-1, 0], [2, 3]]])
+    assert torch.autograd.gradcheck(lambda x: extract_patches(x, corners, 3), image)
+
+
+@pytest.mark.parametrize(
+    "image, corners, size, message",
+    [
+        (torch.zeros(3, 8, 8), torch.zeros(1, 1, 2).long(), 2, r"image of shape \(3, 8, 8\): expected rank 4"),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(2, 1, 2).long(), 2, r"top_left of shape \(2, 1, 2\).*B = 1"),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 2).long(), 2, r"top_left of shape \(1, 2\)"),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 2).long(), 9, r"patch of 9 × 9 pixels from an image of 8 × 8"),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 2).long(), (2, 0), r"patch of 2 × 0"),
+    ],
+)
+def test_extract_patches_refuses(image, corners, size, message):
+    with pytest.raises(ValueError, match=message):
+        extract_patches(image, corners, size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Geometry
+
+
+def test_patches_are_centred_on_the_locations_pixel():
+    """Stride 1, no padding, one view pixel a cell: the patch's middle is the middle of what that pixel shows."""
+    geometry = PatchGeometry((1500, 1500), (180, 180), (180, 180), 50)
+    corners = geometry.top_left(torch.tensor([[0, 179, 180 * 90 + 45]]))[0]
+    pixel = 1500 / 180
+    for (top, left), (row, column) in zip(corners.tolist(), [(0, 0), (0, 179), (90, 45)], strict=True):
+        assert abs(top + 25 - (row + 0.5) * pixel) <= 0.5
+        assert abs(left + 25 - (column + 0.5) * pixel) <= 0.5
+
+
+@given(
+    image=st.integers(40, 400),
+    ratio=st.floats(1, 9),
+    patch=st.integers(1, 40),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 3),
+    field=st.integers(1, 9),
+)
+@settings(max_examples=200, deadline=None)
+def test_geometry_rounds_the_formula(image, ratio, patch, stride, padding, field):
+    low = max(10, round(image / ratio))
+    cells = (low + 2 * padding - field) // stride + 1
+    geometry = PatchGeometry((image, image), (low, low), (cells, cells), patch, stride, padding, field)
+    index = torch.arange(cells * cells)[None]
+    exact = geometry.centre(index) - patch / 2
+    assert ((geometry.top_left(index) - exact).abs() <= 0.5 + 1e-9).all()
+    expected = (torch.arange(cells).double() * stride - padding + field / 2) * image / low
+    torch.testing.assert_close(geometry.centre(index)[0, :cells, 1], expected)
+
+
+def test_geometry_of_a_map_that_is_not_square():
+    geometry = PatchGeometry((960, 1280), (288, 384), (35, 47), 100, stride=8, padding=0, receptive_field=16)
+    index = torch.tensor([[0, 46, 34 * 47]])
+    # cell (r, c) is centred on view pixel edge (8r + 8, 8c + 8), 10/3 image pixels each
+    expected = torch.tensor([[8, 8], [8, 46 * 8 + 8], [34 * 8 + 8, 8]], dtype=torch.float64) * 10 / 3
+    torch.testing.assert_close(geometry.centre(index)[0], expected)
+    assert geometry.top_left(index)[0].tolist() == [[-23, -23], [-23, 1203], [883, -23]]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (((100, 100), (10, 10), (10, 10), 101), "patch of 101 × 101 pixels from an image of 100 × 100"),
+        (((100, 200), (10, 10), (10, 10), 5), r"view of size \(10, 10\) of an image of \(100, 200\): the aspects differ"),
+        (((100, 100), (10, 10), (12, 12), 5), r"attention map of size \(12, 12\).*cannot give it"),
+    ],
+)
+def test_geometry_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PatchGeometry(*arguments)
+
+
+@given(st.integers(20, 3000), st.integers(20, 3000), st.floats(0.05, 1))
+@settings(max_examples=200, deadline=None)
+def test_a_view_made_at_any_scale_has_the_images_aspect(height, width, scale):
+    check_aspect((height, width), low_size((height, width), scale))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Views
+
+
+def by_overlaps(image, size):
+    """What downsample must equal: every output pixel as the mean over the area it covers, one overlap at a time."""
+
+    def overlaps(fine, coarse):
+        edge = fine / coarse
+        return torch.tensor(
+            [[max(0, min(j + 1, (i + 1) * edge) - max(j, i * edge)) / edge for j in range(fine)] for i in range(coarse)],
+            dtype=torch.float64,
+        )
+
+    down, across = (overlaps(fine, coarse) for fine, coarse in zip(image.shape[2:], size, strict=True))
+    return down @ image.double() @ across.T
+
+
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
+    fraction=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    kind=st.sampled_from([torch.uint8, torch.float32, torch.float64]),
+)
+@settings(max_examples=150, deadline=None)
+def test_downsample_is_the_mean_over_the_area(shape, fraction, kind):
+    size = tuple(max(1, round(f * side)) for f, side in zip(fraction, shape[2:], strict=True))
+    image = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255).to(kind)
+    expected = by_overlaps(image, size) / (255 if kind == torch.uint8 else 1)
+    view = downsample(image, size)
+    assert view.dtype == (torch.float32 if kind == torch.uint8 else kind)
+    torch.testing.assert_close(view.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_downsample_keeps_every_stroke():
+    """A line one pixel wide keeps its mass wherever it lies; picking the nearest pixel would drop most such lines."""
+    for column in range(60):
+        image = torch.zeros(1, 1, 60, 60)
+        image[..., column] = 1
+        assert downsample(image, (7, 7)).mean().item() == pytest.approx(1 / 60)
+
+
+def test_downsample_in_strips_is_the_same(monkeypatch):
+    image = torch.randint(0, 256, (2, 3, 70, 50), dtype=torch.uint8)
+    whole = downsample(image, (21, 15))
+    monkeypatch.setattr("atslib.patches._STRIP", 1)
+    torch.testing.assert_close(downsample(image, (21, 15)), whole, rtol=0, atol=1e-7)
+
+
+def test_downsample_is_not_rounded_by_autocast():
+    image = torch.randint(0, 256, (1, 1, 60, 60), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        view = downsample(image, (7, 7))
+    torch.testing.assert_close(view, downsample(image, (7, 7)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "image, size, message",
+    [
+        (torch.zeros(8, 8), (2, 2), r"image of shape \(8, 8\): expected rank 4"),
+        (torch.zeros(1, 1, 8, 8), (9, 9), r"view of size \(9, 9\) from an image of \(8, 8\)"),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.int32), (2, 2), r"image of type torch.int32: expected uint8 or floating"),
+    ],
+)
+def test_downsample_refuses(image, size, message):
+    with pytest.raises(ValueError, match=message):
+        downsample(image, size)
