@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from atslib.estimators import Estimator, Systematic, WithReplacement, _Successive
+from atslib.estimators import PPS, Estimator, Stratified, Systematic, WithReplacement, _Successive
 
 _MOST_DRAWS = 1_000_000
 
@@ -42,8 +42,10 @@ def every_draw(
     log_attention = log_attention.detach().double()
     attention = log_attention.flatten().exp()
     possible = attention.nonzero()[:, 0].tolist()
-    if isinstance(estimator, Systematic):
-        return _along_the_curve(estimator, log_attention, n)
+    if isinstance(estimator, (Systematic, PPS)):
+        return _one_uniform(estimator, log_attention, n)
+    if isinstance(estimator, Stratified):
+        return _one_uniform_per_stratum(estimator, log_attention, n)
     if not isinstance(estimator, (WithReplacement, _Successive)):
         raise TypeError(f"do not know how {estimator!r} draws: cannot enumerate it")
     if len(possible) ** n > _MOST_DRAWS:
@@ -79,11 +81,27 @@ def exact_mean(
     return (probability[:, None] * estimates).sum(0)
 
 
-def _along_the_curve(estimator: Systematic, log_attention: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Systematic draws: as the uniform number u grows, the draw changes where a point passes a cumulative sum."""
+def _one_uniform(estimator: Systematic | PPS, log_attention: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """As the uniform number u grows, the draw changes where one of its points passes a cumulative sum."""
     batch = log_attention[None]
-    cumulative = estimator.cumulative(batch)[0]  # (K,), along the curve
+    cumulative = estimator.cumulative(batch, n)[0]  # (K,), along the curve
     cuts = torch.cat([cumulative.new_tensor([0.0, 1.0]), (cumulative / cumulative[-1] * n).frac()]).unique()
     middle, length = (cuts[1:] + cuts[:-1]) / 2, cuts.diff()
     index = estimator.place(batch.expand(len(middle), *log_attention.shape), middle[:, None], n)
     return index, length
+
+
+def _one_uniform_per_stratum(estimator: Stratified, log_attention: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The strata are independent: cut each where its location changes, then combine them in every way."""
+    batch = log_attention[None]
+    cumulative = estimator.cumulative(batch, n)[0]
+    borders = torch.arange(n + 1, dtype=torch.float64)
+    cuts = torch.cat([borders, cumulative / cumulative[-1] * n]).unique()  # in units of a stratum
+    middle, length = (cuts[1:] + cuts[:-1]) / 2, cuts.diff()
+    # Put a piece's middle into every stratum: only the one it lies in is read off.
+    placed = estimator.place(batch.expand(len(middle), *log_attention.shape), middle.frac()[:, None].expand(-1, n), n)
+    stratum = middle.floor().long()
+    location = placed.gather(1, stratum[:, None])[:, 0]
+    pieces = [(stratum == m).nonzero()[:, 0].tolist() for m in range(n)]
+    chosen = torch.tensor(list(product(*pieces)))  # (M, n)
+    return location[chosen], length[chosen].prod(1)

@@ -259,43 +259,172 @@ class DesRaj(_Successive):
         return (w * baseline + a * later) / n
 
 
-class Systematic(Estimator):
+class Murthy(_Successive):
+    """Sampling without replacement, averaged over the order of drawing: Murthy's estimator, the unordered set estimator.
+
+    .. math::  z = \\sum_{m} a_{i_m} R_m\\, f_{i_m}, \\qquad
+               R_m = \\frac{P(S \\mid i_m \\text{ drawn first})}{P(S)}
+                   = \\frac{\\int_0^1 \\prod_{j \\in S \\setminus m} (1 - v^{c_j})\\, dv}
+                          {\\int_0^1 \\prod_{j \\in S} (1 - v^{c_j})\\, dv},
+               \\qquad c_j = \\frac{a_j}{1 - \\sum_{i \\in S} a_i}
+
+    with S the set of the n locations drawn; :math:`W_m = a_{i_m} R_m`, and the weights sum to one. The mean of any unbiased
+    estimator over all orders in which S can have been drawn (eq. 14's, :class:`DesRaj`'s) is this one, so its variance is the
+    lowest of them (Rao–Blackwell).
+
+    The built-in baseline is, for each location, this estimator of the mean made from the others (n >= 2).
+
+    Source: Murthy, *Ordered and unordered estimators in sampling without replacement*, Sankhyā 1957; Kool, van Hoof &
+    Welling, *Estimating gradients for discrete random variables by sampling without replacement*, ICLR 2020.
+    """
+
+    name = "murthy"
+
+    @torch.no_grad()
+    def weights(self, log_attention, index):
+        log_a, log_density, log_factors = self._integrand(log_attention, index)
+        log_set = log_density + log_factors.sum(1, keepdim=True)  # (B, 1, T)
+        log_first = (log_set - log_factors).logsumexp(-1)  # log P(S | i_m first), up to the step: (B, n)
+        return (log_a + log_first - log_set.logsumexp(-1)).exp().to(_working_dtype(log_attention))
+
+    @torch.no_grad()
+    def _built_in_control(self, log_attention, index, features):
+        n = index.shape[1]
+        if n < 2:
+            raise ValueError("baseline='built_in' averages the other features of a draw: it needs n >= 2, got n = 1")
+        log_a, log_density, log_factors = self._integrand(log_attention, index)
+        log_set = log_density + log_factors.sum(1, keepdim=True)
+        log_first = (log_set - log_factors).logsumexp(-1)  # (B, n)
+        baseline = []
+        for m in range(n):  # over the drawn locations: all pairs at once would take n times the memory
+            log_second = (log_set - log_factors - log_factors[:, m, None]).logsumexp(-1)  # P(S | m, then j)
+            share = (log_a + log_second - log_first[:, m, None]).exp()  # (B, n)
+            share[:, m] = log_a[:, m].exp()
+            baseline.append((share.to(features.dtype)[..., None] * features).sum(1))
+        return self.weights(log_attention, index)[..., None] * torch.stack(baseline, dim=1)
+
+    @staticmethod
+    def _integrand(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log a (B, n); the log density of the integration variable (T,); the log factors of the product (B, n, T).
+
+        With :math:`v = e^{-e^s}` the integrals run over the real line and their integrand is
+        :math:`e^{s - e^s} \\prod_j (1 - \\exp(-c_j e^s))`: analytic for :math:`|\\mathrm{Im}\\, s| < \\pi/2`, falling off like
+        :math:`e^s` on the left and doubly exponentially on the right. There the plain trapezoid rule with step h is off by
+        about :math:`e^{-\\pi^2/h}`, beyond double precision for h = 1/6, whatever the c_j: tiny, or beyond all bounds when S holds all the mass.
+        """
+        flat = log_attention.detach().flatten(1).double()
+        log_a = flat.gather(1, index)
+        never_drawn = flat.scatter(1, index, -math.inf).logsumexp(1, keepdim=True)
+        s = torch.arange(-240, 26, dtype=torch.float64, device=flat.device) / 6  # -40 … 4.2: (T,)
+        exponent = (log_a - never_drawn)[..., None] + s  # log(c_j e^s), +inf once nothing is left: (B, n, T)
+        # log(1 - exp(-e^x)), which is x itself to rounding for x far below zero, where e^x would vanish.
+        log_factors = torch.where(exponent < -40, exponent, (-(-exponent.clamp(min=-40).exp()).expm1()).log())
+        return log_a, s - s.exp(), log_factors
+
+
+class _AlongCurve(Estimator):
+    """Points spread over the cumulative attention, taken along a curve through the map.
+
+    Args:
+        order: ``"hilbert"`` (needs the attention as a map) or ``"raster"`` (row by row).
+    """
+
+    _uniforms_per_draw = 1  # 1, or n for one of each stratum
+
+    def __init__(self, order: str = "hilbert"):
+        if order not in ("hilbert", "raster"):
+            raise ValueError(f"order={order!r}: expected 'hilbert' or 'raster'")
+        self.order = order
+
+    def _sample(self, flat, log_attention, n, generator):
+        columns = n if self._uniforms_per_draw == "n" else 1
+        uniform = torch.rand(len(flat), columns, dtype=torch.float64, device=flat.device, generator=generator)
+        return self.place(log_attention, uniform, n)
+
+    def place(self, log_attention: Float[Tensor, "B *K"], uniform: Float[Tensor, "B u"], n: int) -> Int[Tensor, "B n"]:
+        """The draw that belongs to given numbers in [0, 1): one per image, or for strata one per draw."""
+        steps = torch.arange(n, dtype=torch.float64, device=uniform.device)
+        cumulative = self.cumulative(log_attention, n)
+        return _invert(cumulative, (uniform + steps) / n, curve_order(log_attention, self.order))
+
+    def cumulative(self, log_attention: Float[Tensor, "B *K"], n: int) -> Float[Tensor, "B K"]:
+        """What the points are spread over, along the curve and in float64: here the cumulative attention."""
+        flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
+        return _cumulative(flat, curve_order(log_attention, self.order))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(order={self.order!r})"
+
+
+class Systematic(_AlongCurve):
     """One uniform number places n equally spaced points on the cumulative attention: systematic sampling.
 
     .. math::  i_m = F^{-1}\\Big(\\frac{u + m - 1}{n}\\Big), \\qquad u \\sim \\mathcal U(0, 1), \\qquad W_m = 1/n
 
-    with :math:`F` the cumulative attention along ``order``. Each i_m follows the attention on average over m, so the plain
-    mean is unbiased; the draws are spread out, so that a region of mass s gets ns draws, rounded up or down. Along a
-    Hilbert curve, which stays inside an object before it leaves for the next, "region" means object.
-
-    Args:
-        order: ``"hilbert"`` (needs the attention as a map) or ``"raster"`` (row by row).
+    with :math:`F` the cumulative attention along ``order``. The n points together cover [0, 1) evenly, so the plain mean is
+    unbiased; and they are spread out, so that a stretch of mass s gets ns draws, rounded up or down. Along a Hilbert curve,
+    which stays inside a region before it leaves for the next, a stretch is an object.
 
     Source: Madow & Madow, *On the theory of systematic sampling*, Annals of Mathematical Statistics 1944.
     """
 
     name = "systematic"
 
-    def __init__(self, order: str = "hilbert"):
-        self.order = _check_order(order)
 
-    def _sample(self, flat, log_attention, n, generator):
-        uniform = torch.rand(len(flat), 1, dtype=torch.float64, device=flat.device, generator=generator)
-        return self.place(log_attention, uniform, n)
+class Stratified(_AlongCurve):
+    """One independent point in each of n equal parts of the cumulative attention: stratified sampling.
 
-    def place(self, log_attention: Float[Tensor, "B *K"], uniform: Float[Tensor, "B 1"], n: int) -> Int[Tensor, "B n"]:
-        """The draw that belongs to one number in [0, 1) per image."""
-        steps = torch.arange(n, dtype=torch.float64, device=uniform.device)
-        cumulative = self.cumulative(log_attention)
-        return _invert(cumulative, (uniform + steps) / n, curve_order(log_attention, self.order))
+    .. math::  i_m = F^{-1}\\Big(\\frac{u_m + m - 1}{n}\\Big), \\qquad u_m \\sim \\mathcal U(0, 1) \\text{ i.i.d.}, \\qquad
+               W_m = 1/n
 
-    def cumulative(self, log_attention: Float[Tensor, "B *K"]) -> Float[Tensor, "B K"]:
-        """The cumulative attention F along the curve, in float64."""
-        flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
-        return _cumulative(flat, curve_order(log_attention, self.order))
+    Never of higher variance than independent draws (:class:`WithReplacement`): the variance between the parts is gone.
+    """
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(order={self.order!r})"
+    name = "stratified"
+    _uniforms_per_draw = "n"
+
+
+class PPS(_AlongCurve):
+    """n different locations, each included with probability proportional to its attention: systematic π-ps sampling.
+
+    .. math::  z = \\sum_m \\frac{a_{i_m}}{\\pi_{i_m}} f_{i_m}, \\qquad \\pi_i = \\min(1, c\\, a_i), \\quad
+               \\sum_i \\pi_i = n, \\qquad W_m = a_{i_m} / \\pi_{i_m}
+
+    A location that would be expected more than once is taken for certain and counts with its attention itself; the others
+    share what remains. The draw is systematic on the cumulative π along ``order``.
+
+    Source: Madow, *On the theory of systematic sampling, II*, 1949; Horvitz & Thompson, JASA 1952.
+    """
+
+    name = "pps"
+    distinct = True
+
+    @torch.no_grad()
+    def weights(self, log_attention, index):
+        log_a = log_attention.detach().flatten(1).double().gather(1, index)
+        log_pi = (log_a + self._log_rate(log_attention, index.shape[1])).clamp(max=0)
+        return (log_a - log_pi).exp().to(_working_dtype(log_attention))
+
+    def cumulative(self, log_attention, n):
+        flat = log_attention.detach().flatten(1).double()
+        log_pi = (flat + self._log_rate(log_attention, n)).clamp(max=0)
+        return _cumulative(log_pi, curve_order(log_attention, self.order))
+
+    @staticmethod
+    def _log_rate(log_attention: Tensor, n: int) -> Float[Tensor, "B 1"]:
+        """log c, such that the inclusion probabilities min(1, c a) sum to n.
+
+        With the k largest taken for certain, c = (n - k) / (mass of the others); k is the smallest for which the largest of
+        the others then needs no more than certainty.
+        """
+        flat = log_attention.detach().flatten(1).double()
+        largest = flat.topk(n, dim=1).indices
+        log_a, log_left = _log_masses(flat, largest)  # (B, n): of the (k + 1)-th largest, and without the k largest
+        certain = torch.arange(n, dtype=flat.dtype, device=flat.device)
+        log_rate = (n - certain).log() - log_left
+        enough = log_rate + log_a <= 1e-12
+        enough[:, -1] = True  # one draw from what is left never needs more than certainty
+        return log_rate.gather(1, enough.int().argmax(1, keepdim=True))
 
 
 class LegacyIdiap(DesRaj):
@@ -413,12 +542,6 @@ def _check_draw(log_attention: Tensor, index: Tensor, features: Tensor) -> None:
         )
 
 
-def _check_order(order: str) -> str:
-    if order not in ("hilbert", "raster"):
-        raise ValueError(f"order={order!r}: expected 'hilbert' or 'raster'")
-    return order
-
-
 def _working_dtype(log_attention: Tensor) -> torch.dtype:
     """float64 stays, everything else is worked on in float32: half precision cannot hold a small attention's logarithm."""
     return torch.float64 if log_attention.dtype == torch.float64 else torch.float32
@@ -514,7 +637,9 @@ def _hilbert(width: int, height: int) -> tuple[Tensor, Tensor]:
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
-    for estimator in (WithReplacement(), Eq14(), DesRaj(), Systematic(), LegacyIdiap(), LegacyPort())
+    for estimator in (
+        WithReplacement(), Eq14(), DesRaj(), Murthy(), Systematic(), Stratified(), PPS(), LegacyIdiap(), LegacyPort()
+    )
 }
 DEFAULT_ESTIMATOR = "des_raj"
 

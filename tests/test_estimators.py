@@ -1,6 +1,7 @@
 """The estimators against the truth: every draw enumerated in float64, no tolerance for noise."""
 
 import math
+from functools import lru_cache
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from atslib.enumeration import every_draw, exact_mean
 from atslib.estimators import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
+    PPS,
     Estimator,
+    Stratified,
     Systematic,
     check_log_attention,
     entropy,
@@ -21,7 +24,8 @@ from atslib.estimators import (
 
 UNBIASED = [e for e in ESTIMATORS.values() if not e.biased]
 BIASED = [e for e in ESTIMATORS.values() if e.biased]
-RASTER = [Systematic("raster")]
+RASTER = [Systematic("raster"), Stratified("raster"), PPS("raster")]
+WITH_BASELINE = ["with_replacement", "des_raj", "murthy"]
 
 
 def identify(value):
@@ -65,13 +69,13 @@ def test_a_constant_baseline_keeps_every_estimator_unbiased(estimator):
     assert max(biases(estimator, 3, logits, features, direction, baseline=constant)) <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+@pytest.mark.parametrize("name", WITH_BASELINE)
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_built_in_baseline_is_unbiased(name, n):
     assert max(biases(ESTIMATORS[name], n, *problem((1, 6)), baseline="built_in")) <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+@pytest.mark.parametrize("name", WITH_BASELINE)
 def test_built_in_baseline_lowers_the_gradient_variance_where_features_share_a_mean(name):
     logits, features, direction = problem()
     features = (features + 3).detach()
@@ -147,6 +151,104 @@ def test_eq14_is_exact_when_every_location_is_drawn():
     index = ESTIMATORS["eq14"].sample(log_attention, 6)
     estimate = ESTIMATORS["eq14"](log_attention, index, features[index[0]][None])
     torch.testing.assert_close(estimate[0], (log_attention[0].exp()[:, None] * features).sum(0), rtol=0, atol=1e-14)
+
+
+def murthy_by_recursion(attention, drawn):
+    """Weights of Murthy's estimator from the probabilities of all orders, by recursion over subsets: O(n 2^n)."""
+    mass = {0: 0.0}
+    for subset in range(1, 1 << len(drawn)):
+        mass[subset] = sum(attention[i] for m, i in enumerate(drawn) if subset >> m & 1)
+
+    @lru_cache(maxsize=None)
+    def chance(left, gone):  # of drawing exactly `left` next, in any order, once `gone` is out
+        if not left:
+            return 1.0
+        remaining = 1 - mass[gone]
+        return sum(
+            attention[i] / remaining * chance(left & ~(1 << m), gone | 1 << m)
+            for m, i in enumerate(drawn)
+            if left >> m & 1
+        )
+
+    everything = (1 << len(drawn)) - 1
+    total = chance(everything, 0)
+    return [attention[i] * chance(everything & ~(1 << m), 1 << m) / total for m, i in enumerate(drawn)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 10])
+@pytest.mark.parametrize("peak", [0.0, 1.0, 4.0])
+def test_murthy_equals_the_recursion_over_subsets(n, peak):
+    logits, _, _ = problem((1, 12), peak, seed=n)
+    log_attention = log_softmax(logits).detach()
+    index = ESTIMATORS["murthy"].sample(log_attention.expand(8, 1, 12), n, generator=torch.Generator().manual_seed(0))
+    weights = ESTIMATORS["murthy"].weights(log_attention.expand(8, 1, 12), index)
+    attention = log_attention.flatten().exp().tolist()
+    for row, drawn in zip(weights, index.tolist(), strict=True):
+        assert row.tolist() == pytest.approx(murthy_by_recursion(attention, drawn), rel=1e-12)
+
+
+@pytest.mark.parametrize("left", [1e-2, 1e-4, 1e-8, 1e-12, 1e-300])
+def test_murthy_stays_accurate_when_the_draw_covers_almost_all_the_mass(left):
+    """Exact by rational arithmetic: three locations share all but `left`, which lies on two more."""
+    from fractions import Fraction
+
+    parts = [Fraction(5, 10), Fraction(3, 10), Fraction(2, 10)]
+    rest = Fraction(left)
+    attention = [p * (1 - rest) for p in parts] + [rest / 3, rest * 2 / 3]
+    log_attention = torch.tensor(
+        [math.log(p) + math.log1p(-left) for p in parts] + [math.log(left / 3), math.log(left) + math.log(2 / 3)],
+        dtype=torch.float64,
+    )[None]
+
+    def chance(members, gone):  # as above, in fractions
+        if not members:
+            return Fraction(1)
+        remaining = sum(a for i, a in enumerate(attention) if i not in gone)
+        return sum(attention[i] / remaining * chance(members - {i}, gone | {i}) for i in members)
+
+    everything = frozenset({0, 1, 2})
+    exact = [float(attention[m] * chance(everything - {m}, frozenset({m})) / chance(everything, frozenset())) for m in range(3)]
+    weights = ESTIMATORS["murthy"].weights(log_attention, torch.tensor([[0, 1, 2]]))
+    assert weights[0].tolist() == pytest.approx(exact, rel=1e-12)
+
+
+@given(st.lists(st.floats(-300, 300), min_size=5, max_size=10), st.integers(1, 5), st.integers(0, 1000))
+@settings(max_examples=100, deadline=None)
+def test_murthys_weights_sum_to_one(logits, n, seed):
+    log_attention = torch.tensor([logits], dtype=torch.float64).log_softmax(1)
+    index = ESTIMATORS["murthy"].sample(log_attention, n, generator=torch.Generator().manual_seed(seed))
+    assert ESTIMATORS["murthy"].weights(log_attention, index).sum().item() == pytest.approx(1, abs=1e-11)
+
+
+@pytest.mark.parametrize("ordered", ["eq14", "des_raj"])
+def test_murthy_is_the_mean_over_the_orders(ordered):
+    """Rao–Blackwell: averaging an ordered estimator over the orders of one set gives Murthy's."""
+    logits, features, _ = problem((1, 6))
+    log_attention, features = log_softmax(logits).detach(), features.detach()
+    index, probability = every_draw(ESTIMATORS[ordered], log_attention, 3)
+    everywhere = log_attention.expand(len(index), *log_attention.shape)
+    estimates, murthy = (ESTIMATORS[e](everywhere, index, features[index]) for e in (ordered, "murthy"))
+    same_set = (index.sort(1).values[:, None] == index.sort(1).values[None]).all(-1).double()
+    mean = (same_set * probability) @ estimates / (same_set @ probability)[:, None]
+    torch.testing.assert_close(murthy, mean, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("peak", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("n", [1, 2, 4, 6])
+def test_inclusion_probabilities_of_pps(n, peak):
+    """Every location is drawn as often as min(1, c a) says, whose sum is n; the certain ones always."""
+    logits, _, _ = problem((2, 3), peak)
+    log_attention = log_softmax(logits).detach()
+    index, probability = every_draw(PPS("raster"), log_attention, n)
+    included = torch.zeros(6, dtype=torch.float64).index_add(0, index.flatten(), probability.repeat_interleave(n))
+    everywhere = log_attention[None].expand(6, 2, 3)
+    weights = PPS("raster").weights(everywhere, torch.arange(6)[:, None].expand(6, n))[:, 0]
+    expected = log_attention.flatten().exp() / weights
+    torch.testing.assert_close(included, expected, rtol=0, atol=1e-12)
+    assert expected.max() <= 1 + 1e-12
+    proportional = expected < 1 - 1e-9
+    ratio = (expected / log_attention.flatten().exp())[proportional]
+    assert (ratio.max() - ratio.min() < 1e-9) if len(ratio) else n == 6
 
 
 @pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
@@ -385,7 +487,7 @@ def test_unknown_names():
     assert get_estimator(DEFAULT_ESTIMATOR) is ESTIMATORS["des_raj"]
 
 
-@pytest.mark.parametrize("name", ["systematic", "eq14", "legacy_idiap"])
+@pytest.mark.parametrize("name", ["systematic", "stratified", "pps", "eq14", "legacy_idiap"])
 def test_a_baseline_that_does_not_exist_is_refused(name):
     log_attention = UNIFORM.view(1, 2, 2)
     index = ESTIMATORS[name].sample(log_attention, 2)
