@@ -1,0 +1,137 @@
+"""Figures of the book: one style, one colour for each estimator in every chapter, and pictures of what a model sees.
+
+Imported by notebooks only; needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from atslib.patches import PatchGeometry
+
+# Okabe & Ito's palette: told apart by everybody, also in grey.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#7f7f7f"
+
+# Lines differ in colour, marker and dash, so that none rests on colour alone.
+ESTIMATOR_STYLES: dict[str, dict] = {
+    "with_replacement": dict(color=BLACK, marker="o", linestyle="-"),
+    "eq14": dict(color=RED, marker="v", linestyle="--"),
+    "des_raj": dict(color=BLUE, marker="s", linestyle="-"),
+    "murthy": dict(color=GREEN, marker="D", linestyle="-"),
+    "systematic": dict(color=ORANGE, marker="^", linestyle="-"),
+    "stratified": dict(color=SKY, marker="<", linestyle="--"),
+    "pps": dict(color=PURPLE, marker=">", linestyle="-"),
+    "legacy_idiap": dict(color=RED, marker="x", linestyle=":"),
+    "legacy_port": dict(color=GREY, marker="+", linestyle=":"),
+}
+ESTIMATOR_NAMES: dict[str, str] = {
+    "with_replacement": "with replacement",
+    "eq14": "eq. 14",
+    "des_raj": "Des Raj",
+    "murthy": "Murthy",
+    "systematic": "systematic",
+    "stratified": "stratified",
+    "pps": "π-ps",
+    "legacy_idiap": "released code",
+    "legacy_port": "PyTorch port",
+}
+
+ATTENTION_COLOURS = "cividis"  # even in lightness, and the same to the colour-blind
+
+
+def use_style() -> None:
+    """The book's figure style: legible in a column 700 pixels wide and on a phone, on light and dark pages."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7, 3.6),
+            "figure.dpi": 100,
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "savefig.dpi": 130,
+            "savefig.facecolor": "white",
+            "font.size": 11,
+            "axes.titlesize": 11,
+            "axes.labelsize": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "legend.fontsize": 10,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5,
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def estimator_line(name: str) -> dict:
+    """Keyword arguments for ``ax.plot`` that draw and label an estimator as everywhere in the book."""
+    return dict(ESTIMATOR_STYLES[name], label=ESTIMATOR_NAMES[name])
+
+
+def show_image(ax: Axes, image: Shaped[Tensor, "C H W"] | Shaped[Tensor, "H W"], title: str | None = None, **options):
+    """An image without axes: grey with one channel, in colour with three; uint8 or [0, 1]."""
+    pixels = np.asarray(image.detach().cpu())
+    if pixels.ndim == 3:
+        pixels = pixels[0] if pixels.shape[0] == 1 else np.moveaxis(pixels, 0, -1)
+    if pixels.ndim == 2:
+        options = {"cmap": "gray", "vmin": 0, "vmax": 255 if pixels.dtype == np.uint8 else 1} | options
+    ax.grid(False)
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+        spine.set(color="#999999", linewidth=0.6)
+    if title is not None:
+        ax.set_title(title)
+    return ax.imshow(pixels, **options)
+
+
+def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | None = None, **options):
+    """An attention map, black to yellow, on a square-root scale: small attention stays visible."""
+    attention = log_attention.detach().float().exp().cpu()
+    options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
+    return show_image(ax, attention.sqrt(), title, **options)
+
+
+def outline_patches(
+    ax: Axes, geometry: PatchGeometry, index: Int[Tensor, " N"], *, color: str = ORANGE, linewidth: float = 1.5
+) -> None:
+    """The outlines of the patches at these locations, over an image drawn at full resolution."""
+    size = geometry.patch_size if isinstance(geometry.patch_size, tuple) else (geometry.patch_size,) * 2
+    for top, left in geometry.top_left(index[None])[0].tolist():
+        ax.add_patch(Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, color=color, linewidth=linewidth))
+
+
+def show_patches(
+    patches: Shaped[Tensor, "N C h w"],
+    captions: list[str] | None = None,
+    columns: int = 5,
+    title: str | None = None,
+    cell: float = 1.35,
+):
+    """Patches side by side, in order; returns the figure."""
+    rows = -(-len(patches) // columns)
+    captions = captions or [None] * len(patches)
+    figure, axes = plt.subplots(rows, columns, figsize=(cell * columns, (cell + (0.25 if captions[0] else 0)) * rows))
+    for ax in np.ravel(axes):
+        ax.set_axis_off()
+    for ax, patch, caption in zip(np.ravel(axes), patches, captions, strict=False):
+        ax.set_axis_on()
+        show_image(ax, patch)
+        if caption:
+            ax.set_title(caption, fontsize=9)
+    if title:
+        figure.suptitle(title)
+    return figure

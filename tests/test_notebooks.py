@@ -1,0 +1,136 @@
+"""The committed notebooks: in step with their sources, executed, and built as a chapter of this book is built.
+
+What the notebooks compute is checked elsewhere, by nbval (`make validate`).
+"""
+
+import re
+
+import pytest
+import sources
+
+NAMES = sources.notebook_names()
+SIZE_LIMIT = 1_500_000  # bytes; a page with more is slow to load and its diffs cannot be read
+
+pytestmark = pytest.mark.skipif(not NAMES, reason="no notebook in _toc.yml")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def source(name):
+    return sources.read_source(name)
+
+
+@pytest.fixture(scope="module")
+def executed(name):
+    path = sources.NOTEBOOKS / f"{name}.ipynb"
+    assert path.exists(), f"notebooks/{name}.ipynb is missing: run `make notebooks` and commit it"
+    return sources.read_executed(name)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_contents_and_folder_agree():
+    on_disk = {path.stem for path in sources.NOTEBOOKS.glob("*.py")}
+    assert on_disk == set(NAMES), "every notebooks/*.py is a line of book/_toc.yml and the other way round"
+    assert {path.stem for path in sources.NOTEBOOKS.glob("*.ipynb")} == on_disk, "each .py has its .ipynb"
+
+
+def test_names_and_order():
+    assert [n for n in sources.CHAPTERS if n in NAMES] == NAMES, "chapters keep the names and the order of CHAPTERS"
+
+
+def test_executed_agrees_with_source(name, source, executed):
+    for position, (want, have) in enumerate(zip(source.cells, executed.cells, strict=False)):
+        where = f"{name}, {sources.describe_cell(source, position)}"
+        assert (have.cell_type, have.source) == (want.cell_type, want.source), (
+            f"{where} differs between .py and .ipynb: run `make notebooks`"
+        )
+        assert have.metadata == want.metadata, f"{where} has other tags in .py and .ipynb: run `make notebooks`"
+        assert have.id == want.id, f"{where} has another id: run `make notebooks`"
+    assert len(executed.cells) == len(source.cells), f"{name}: .py and .ipynb have different numbers of cells"
+
+
+def test_every_cell_was_run_and_none_failed(name, executed):
+    for position, cell in enumerate(executed.cells):
+        if cell.cell_type != "code":
+            continue
+        where = f"{name}, {sources.describe_cell(executed, position)}"
+        assert cell.execution_count, f"{where} was not run"
+        for output in cell.outputs:
+            assert output.output_type != "error", f"{where} failed: {output.get('evalue')}"
+            assert output.get("name") != "stderr", f"{where} warns on the page: {output.get('text', '')[:200]}"
+    assert any(cell.outputs for cell in code_cells(executed)), f"{name} has no outputs"
+
+
+def test_nothing_that_changes_by_itself_is_committed(name, executed):
+    assert set(executed.metadata) <= {"kernelspec", "language_info", "widgets"}
+    for cell in executed.cells:
+        assert set(cell.metadata) <= {"tags", "mystnb"}, f"{name}: {cell.metadata}"
+
+
+def test_size(name):
+    size = (sources.NOTEBOOKS / f"{name}.ipynb").stat().st_size
+    assert size < SIZE_LIMIT, f"notebooks/{name}.ipynb has {size} bytes, at most {SIZE_LIMIT} are allowed"
+
+
+def test_parameters(name, source):
+    marked = [cell for cell in source.cells if sources.is_parameters(cell)]
+    assert len(marked) == 1, f"{name} has {len(marked)} cells tagged `parameters`, expected one"
+    assert sources.default_profile(source) == "smoke", f'{name}: the parameters cell says profile = "smoke"'
+
+
+def test_sections(name, source):
+    """Title, goals, time and hardware; at the end a summary and exercises."""
+    prose = sources.markdown(source)
+    assert source.cells[0].cell_type == "markdown", f"{name} opens with its title"
+    assert source.cells[0].source.lstrip().startswith("# "), f"{name} opens with its title"
+    assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1, f"{name} has one title"
+    assert "$" not in sources.title(prose), f"{name}: the side bar cannot show an equation on every page"
+    sections = re.findall(r"^## +(.+?)\s*$", prose, re.MULTILINE)
+    assert sections[:1] == ["What you will learn"], f"{name}: the first section is `## What you will learn`"
+    assert sections[-2:] == ["Summary", "Exercises"], f"{name} ends with `## Summary` and `## Exercises`"
+    assert re.search(r"^\*\*Time and hardware:\*\* \S", prose, re.MULTILINE), (
+        f"{name} has no line that begins with `**Time and hardware:**`"
+    )
+
+
+def test_exercises_have_hidden_solutions(name, source):
+    prose = sources.markdown(source)
+    exercises = re.findall(r"\{exercise\}[^\n]*\n:label: ([\w-]+)", prose)
+    solutions = re.findall(r"\{solution(?:-start)?\} ([\w-]+)\n:class: dropdown", prose)
+    assert len(exercises) >= 2, f"{name} has {len(exercises)} labelled exercises, expected at least two"
+    number = name[:2]
+    assert all(label.startswith(f"ex-{number}-") for label in exercises), f"{name}: labels begin with ex-{number}-"
+    assert solutions == exercises, f"{name}: each exercise is followed by its hidden solution"
+
+
+def test_cell_labels(name, source):
+    prose = sources.markdown(source)
+    labels = sources.cell_labels(source)
+    marked = [label for label in sources.LABEL.findall(prose) if label.startswith("cell-")]
+    assert len(marked) == len(set(marked)), f"{name} has a cell label twice"
+    assert set(marked) <= set(labels), f"{name}: no code cell follows {sorted(set(marked) - set(labels))}"
+
+
+def test_cell_labels_are_unique_in_the_book():
+    seen = {}
+    for name in NAMES:
+        for label in sources.LABEL.findall(sources.markdown(sources.read_source(name))):
+            assert label not in seen, f"{label} is in {name} and in {seen[label]}"
+            seen[label] = name
+
+
+def test_figures_are_described(name, executed):
+    for position, cell in enumerate(executed.cells):
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                description = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+                assert len(description) > 20, (
+                    f'{name}, {sources.describe_cell(executed, position)}: no mystnb={{"image": {{"alt": …}}}}'
+                )

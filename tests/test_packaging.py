@@ -1,0 +1,165 @@
+"""The files that say what the package is and what it needs agree with each other."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+# Packages that conda-forge has under another name than the package index.
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+def requirements(*extras):
+    """Run-time requirements and those of the extras, without the package itself: name -> specifier."""
+    texts = PROJECT["dependencies"] + [t for e in extras for t in PROJECT["optional-dependencies"][e]]
+    found = {}
+    for requirement in map(Requirement, texts):
+        if requirement.name != "atslib":
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def pins(python):
+    """constraints.txt as a Python of this version reads it: name -> version."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        if not line:
+            continue
+        requirement = Requirement(line)
+        environment = default_environment() | {"python_version": python, "python_full_version": f"{python}.0"}
+        if requirement.marker and not requirement.marker.evaluate(environment):
+            continue
+        name = canonicalize_name(requirement.name)
+        assert name not in found, f"constraints.txt pins {name} twice for Python {python}"
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", f"constraints.txt: {line} is no pin"
+        found[name] = specifier.version
+    return found
+
+
+def conda_requirements():
+    return [Requirement(entry) for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_pins_lie_in_the_ranges(python):
+    pinned = pins(python)
+    for name, wanted in requirements("data", "book", "test", "dev").items():
+        for requirement in wanted:
+            environment = default_environment() | {"python_version": python}
+            if requirement.marker and not requirement.marker.evaluate(environment):
+                continue
+            assert name in pinned, f"constraints.txt has no {name} for Python {python}"
+            assert requirement.specifier.contains(pinned[name]), (
+                f"constraints.txt pins {name} {pinned[name]}, pyproject.toml wants {requirement}"
+            )
+
+
+def test_environment_is_well_formed():
+    assert ENVIRONMENT["name"] == PROJECT["name"]
+    assert ENVIRONMENT["channels"] == ["conda-forge"]
+    names = [requirement.name for requirement in conda_requirements()]
+    assert len(names) == len(set(names)), "an entry stands twice in environment.yml"
+    pip = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict)]
+    assert pip == [{"pip": ["-e ."]}], "pip installs this folder only; everything else comes from conda-forge"
+
+
+def test_environment_agrees_with_pyproject():
+    have = {requirement.name: requirement.specifier for requirement in conda_requirements()}
+    assert str(have.pop("python")) == PROJECT["requires-python"]
+    assert str(have.pop("pip")) == ""
+    want = {
+        CONDA_NAMES.get(name, name): found[0].specifier
+        for name, found in requirements("data", "book", "test").items()
+        if not found[0].marker  # back-ports for an old Python; conda takes a new one
+    }
+    assert have == want
+
+
+def test_environment_agrees_with_constraints():
+    index_names = {conda: index for index, conda in CONDA_NAMES.items()}
+    pinned = pins("3.11")
+    for requirement in conda_requirements():
+        if requirement.name in ("python", "pip"):
+            continue
+        name = canonicalize_name(index_names.get(requirement.name, requirement.name))
+        assert requirement.specifier.contains(pinned[name]), f"{requirement} excludes the tested {pinned[name]}"
+
+
+def test_environment_says_that_the_solve_is_untested():
+    assert "UNTESTED" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
+def test_one_version():
+    import atslib
+
+    assert PROJECT["version"] == atslib.__version__ == CITATION["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d[\w.]*)\]", changelog, re.MULTILINE)
+    assert not released or released[0] == PROJECT["version"], "the newest release in CHANGELOG.md is another one"
+
+
+def test_run_time_needs_little():
+    """A GPU machine without a network has these and no more."""
+    assert set(requirements()) == {"torch", "numpy", "tqdm", "safetensors", "jaxtyping"}
+
+
+def test_import_is_light():
+    """`import atslib` loads nothing that only pictures, tables or downloads need."""
+    heavy = "matplotlib pandas seaborn ipywidgets IPython scipy PIL pooch platformdirs sympy"
+    code = f"""
+import sys
+import torch
+with_torch = set(sys.modules)
+import atslib
+print(*sorted(set({heavy.split()!r}) & (set(sys.modules) - with_torch)))
+"""
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == []
+
+
+def test_wheel_holds_the_library_and_its_digits(tmp_path):
+    pytest.importorskip("hatchling")
+    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
+    outcome = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    wheel = tmp_path / outcome.stdout.split()[-1]
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(["git", "ls-files", "atslib"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    wanted = set(tracked) or {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "atslib").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert wanted <= packed, f"not in the wheel: {sorted(wanted - packed)}"
+    assert any(name.startswith("atslib/data/digits/") for name in packed), "the digits are not in the wheel"
+    assert all(name.startswith(("atslib/", "atslib-")) for name in packed), "the wheel holds more than the library"
+    assert wheel.stat().st_size < 4_000_000
+
+
+def test_readme_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    outcome = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    shapes = re.findall(r"\[([\d, ]+)\]", outcome.stdout)
+    assert re.findall(r"\(([\d, ]+)\)", example.splitlines()[-1]) == shapes, "the comment says what is printed"
