@@ -20,7 +20,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from atslib.estimators import PPS, Estimator, Stratified, Systematic, WithReplacement, _Successive
+from atslib.estimators import (
+    PPS,
+    Estimator,
+    Stratified,
+    Systematic,
+    WithReplacement,
+    _Successive,
+    check_log_attention,
+)
 
 _MOST_DRAWS = 1_000_000
 
@@ -36,10 +44,11 @@ def every_draw(
         n: locations per draw.
 
     Raises:
-        ValueError: more than a million draws.
+        ValueError: attention that is not normalised, n out of range, or more than a million draws.
         TypeError: an estimator whose way of drawing is not known here.
     """
     log_attention = log_attention.detach().double()
+    check_log_attention(log_attention[None], n, estimator.distinct)
     attention = log_attention.flatten().exp()
     possible = attention.nonzero()[:, 0].tolist()
     if isinstance(estimator, (Systematic, PPS)):

@@ -32,7 +32,7 @@ torch.Size([1, 3])
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -176,7 +176,10 @@ class WithReplacement(Estimator):
 
 
 class _Successive(Estimator):
-    """Draws one location after the other from what is left (eq. 13), as the top n of Gumbel-perturbed log-attention."""
+    """Draws one location after the other from what is left (eq. 13), as the top n of Gumbel-perturbed log-attention.
+
+    Source: Kool, van Hoof & Welling, *Stochastic beams and where to find them*, ICML 2019.
+    """
 
     distinct = True
 
@@ -310,7 +313,8 @@ class Murthy(_Successive):
         With :math:`v = e^{-e^s}` the integrals run over the real line and their integrand is
         :math:`e^{s - e^s} \\prod_j (1 - \\exp(-c_j e^s))`: analytic for :math:`|\\mathrm{Im}\\, s| < \\pi/2`, falling off like
         :math:`e^s` on the left and doubly exponentially on the right. There the plain trapezoid rule with step h is off by
-        about :math:`e^{-\\pi^2/h}`, beyond double precision for h = 1/6, whatever the c_j: tiny, or beyond all bounds when S holds all the mass.
+        about :math:`e^{-\\pi^2/h}`, beyond double precision for h = 1/6, whatever the c_j: tiny, or beyond all
+        bounds when S holds all the mass.
         """
         flat = log_attention.detach().flatten(1).double()
         log_a = flat.gather(1, index)
@@ -593,7 +597,13 @@ def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor,
             f"log_attention of shape {tuple(log_attention.shape)} has no map to run a Hilbert curve through: "
             "pass it as (B, h, w), or use order='raster'"
         )
-    return hilbert_curve(*log_attention.shape[1:]).to(log_attention.device, non_blocking=True)
+    return _hilbert_curve_on(log_attention.device, *log_attention.shape[1:])
+
+
+@lru_cache(maxsize=32)
+def _hilbert_curve_on(device: torch.device, height: int, width: int) -> Int[Tensor, " height*width"]:
+    """The curve, copied to a GPU once."""
+    return hilbert_curve(height, width).to(device)
 
 
 @lru_cache(maxsize=32)
@@ -615,7 +625,7 @@ def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
     return y * width + x
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hilbert(width: int, height: int) -> tuple[Tensor, Tensor]:
     """The curve through a width × height block from its corner (0, 0) to its corner (width - 1, 0): x and y."""
     if height == 1 or width == 1:

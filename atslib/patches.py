@@ -63,7 +63,7 @@ def extract_patches(
         rows.clamp(0, image.shape[2] - 1)[..., :, None],
         columns.clamp(0, image.shape[3] - 1)[..., None, :],
     ]  # (B, N, h, w, C)
-    patches = torch.where(inside[..., None], patches, torch.as_tensor(fill, dtype=image.dtype, device=image.device))
+    patches = patches.masked_fill_(~inside[..., None], fill)  # in place: indexing has made a copy
     return patches.permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
 
 
@@ -190,7 +190,7 @@ def check_aspect(image_size: tuple[int, int], view_size: tuple[int, int]) -> Non
 
 
 def _area_weights(fine: int, coarse: int) -> Float[Tensor, "q p"]:
-    """What share each of p fine pixels has in each of q coarse ones, for the smallest group that repeats, p : q = fine : coarse."""
+    """Share of each of p fine pixels in each of q coarse ones, for the smallest group that repeats, p : q = fine : coarse."""
     groups = math.gcd(fine, coarse)
     p, q = fine // groups, coarse // groups
     # In units of 1/q fine pixels all borders are whole numbers: fine pixel j covers [jq, jq + q], coarse i [ip, ip + p].

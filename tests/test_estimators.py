@@ -1,7 +1,7 @@
 """The estimators against the truth: every draw enumerated in float64, no tolerance for noise."""
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ def murthy_by_recursion(attention, drawn):
     for subset in range(1, 1 << len(drawn)):
         mass[subset] = sum(attention[i] for m, i in enumerate(drawn) if subset >> m & 1)
 
-    @lru_cache(maxsize=None)
+    @cache
     def chance(left, gone):  # of drawing exactly `left` next, in any order, once `gone` is out
         if not left:
             return 1.0
@@ -302,7 +302,7 @@ def test_a_location_of_zero_attention_is_never_drawn(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_same_generator_gives_the_same_draw(name):
     log_attention = torch.randn(3, 6, 6).flatten(1).log_softmax(1).view(3, 6, 6)
-    draw = lambda seed: ESTIMATORS[name].sample(log_attention, 4, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    draw = lambda seed: ESTIMATORS[name].sample(log_attention, 4, generator=torch.Generator().manual_seed(seed))
     assert draw(1).tolist() == draw(1).tolist()
     assert draw(1).tolist() != draw(2).tolist()
 
@@ -314,6 +314,21 @@ def test_rare_locations_are_drawn_as_often_as_they_should():
     second = drawn[:, 1][drawn[:, 0] == 0]
     assert len(second) > 99_990
     assert (second == 2).double().mean().item() == pytest.approx(2 / 3, abs=4 * math.sqrt(2 / 9 / 100_000))
+
+
+def test_ordered_draws_from_a_peaked_attention_have_the_enumerated_frequencies():
+    """Three locations hold nearly everything, four different ones are drawn."""
+    log_attention = torch.tensor([0.6, 0.3, 0.07, 0.02, 0.007, 0.003], dtype=torch.float64).log()
+    index, probability = every_draw(ESTIMATORS["des_raj"], log_attention, 4)
+    trials = 200_000
+    drawn = ESTIMATORS["des_raj"].sample(log_attention.expand(trials, 6), 4, generator=torch.Generator().manual_seed(0))
+    digits = 6 ** torch.arange(4)
+    observed = torch.bincount((drawn * digits).sum(1), minlength=6**4)[(index * digits).sum(1)]
+    assert observed.sum() == trials
+    expected = probability * trials
+    often = expected > 5
+    chi_square = ((observed - expected).square() / expected)[often].sum().item()
+    assert chi_square < often.sum() + 4 * math.sqrt(2 * often.sum())
 
 
 def test_systematic_draws_spread_over_a_region():
@@ -495,3 +510,12 @@ def test_a_baseline_that_does_not_exist_is_refused(name):
         ESTIMATORS[name](log_attention, index, torch.zeros(1, 2, 3), baseline="built_in")
     with pytest.raises(ValueError, match="baseline='mean'"):
         ESTIMATORS[name](log_attention, index, torch.zeros(1, 2, 3), baseline="mean")
+
+
+def test_enumeration_refuses_what_it_cannot_enumerate():
+    with pytest.raises(ValueError, match="attention sums to 2.718"):
+        every_draw(ESTIMATORS["des_raj"], UNIFORM[0] + 1, 2)
+    with pytest.raises(ValueError, match="over 1,000,000 draws"):
+        every_draw(ESTIMATORS["with_replacement"], torch.full((100,), -math.log(100)), 4)
+    with pytest.raises(TypeError, match="do not know how"):
+        every_draw(Estimator(), UNIFORM[0], 2)

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.utils.data import Subset
 
 from atslib.estimators import ESTIMATORS
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(write_record(args.out / "runs" / f"{name}.json", record))
     weights = args.out / "weights" / f"{name}.safetensors"
     weights.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, weights)
+    weights.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
     print(f"{weights}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images, {args.n_patches} patches")
     return 0
 

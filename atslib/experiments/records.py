@@ -24,7 +24,10 @@ def software() -> dict:
     import atslib
 
     return dict(
-        python=platform.python_version(), torch=torch.__version__, atslib=atslib.__version__, commit=_commit(Path(atslib.__file__))
+        python=platform.python_version(),
+        torch=torch.__version__,
+        atslib=atslib.__version__,
+        commit=_commit(Path(atslib.__file__)),
     )
 
 
