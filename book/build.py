@@ -23,6 +23,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ledger
 import nbformat
 from sources import (
     BOOK,
@@ -283,6 +284,7 @@ def assemble(notebooks: dict[str, nbformat.NotebookNode], runs: list[Run]) -> No
     for name, notebook in notebooks.items():
         write(notebook, SRC / "notebooks" / f"{name}.ipynb")
     write_text(SRC / "execution.md", statistics(runs))
+    write_text(SRC / "ledger.md", ledger.page(ledger.read()))
 
 
 def render() -> None:
