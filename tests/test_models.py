@@ -1,5 +1,7 @@
 """Attention sampling as a whole: against the full model it estimates, and against mistakes."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -90,7 +92,7 @@ def test_patches_are_those_around_the_drawn_locations():
     for batch, patch in ((0, 0), (1, 7)):
         row, column = divmod(out.index[batch, patch].item(), 180)
         # a view pixel is 25/3 image pixels; the patch's middle goes to the middle of the pixel it was drawn for
-        top, left = (round((cell + 0.5) * 25 / 3 - 25) + 50 for cell in (row, column))
+        top, left = (math.floor((cell + 0.5) * 25 / 3 - 25 + 0.5) + 50 for cell in (row, column))
         assert torch.equal(out.patches[batch, patch, 0], padded[batch, 0, top : top + 50, left : left + 50])
 
 
