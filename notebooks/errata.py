@@ -18,14 +18,16 @@ profile = "smoke"  # smoke, laptop or paper
 # %%
 from itertools import product
 
+import matplotlib.pyplot as plt
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from atslib import ESTIMATORS, PatchGeometry, downsample, extract_patches
+from atslib import ESTIMATORS, PatchGeometry, downsample, extract_patches, plots
 from atslib.enumeration import every_draw, exact_mean
 
 torch.set_default_dtype(torch.float64)
+plots.use_style()
 
 
 def gradient(function, at):
@@ -213,6 +215,30 @@ for count in (2, 3):
 #
 # has the right value, the right feature gradient and the right attention gradient on average. Where the slip lies, and how it turns the gradient round, is in
 # [chapter 4](04_without_replacement.ipynb).
+#
+# The picture has seven locations, of which three share 99.9 % of the attention evenly, and three draws: the derivative of one
+# component of the pooled feature by each logit, averaged over every draw.
+
+# %% mystnb={"image": {"alt": "Bars of the mean derivative by the logits of the three locations that hold the attention. Truth and Des Raj agree; the released code's bars point the other way."}}
+generator = torch.Generator().manual_seed(2)
+seen, start = torch.randn(7, 1, generator=generator), torch.tensor([0.0] * 3 + [-7.2] * 4)
+bars = {"truth": gradient(lambda logits: logits.softmax(0) @ seen[:, 0], start)}
+for name in ("des_raj", "legacy_idiap", "legacy_port"):
+    mean = lambda logits, e=ESTIMATORS[name]: exact_mean(e, logits.log_softmax(0), seen, 3)[0]
+    bars[plots.ESTIMATOR_NAMES[name]] = gradient(mean, start)
+
+figure, ax = plt.subplots(figsize=(7, 2.8))
+looks = [(plots.BLACK, ""), (plots.BLUE, ""), (plots.RED, "//"), (plots.GREY, "..")]
+for k, ((label, values), (colour, hatch)) in enumerate(zip(bars.items(), looks, strict=True)):
+    ax.bar(torch.arange(3) + 0.2 * k, values[:3], 0.18, label=label, color=colour, hatch=hatch, edgecolor="white")
+ax.axhline(0, color=plots.BLACK, linewidth=0.8)
+ax.set(xticks=torch.arange(3) + 0.3, xticklabels=["location 1", "location 2", "location 3"], ylabel="mean derivative by the logit")
+figure.legend(loc="outside right upper")
+plt.show()
+
+# %% [markdown]
+# Truth and Des Raj coincide. The released code's mean is a small fraction of it and points the other way at all three locations: a
+# step along it changes the pooled feature in the wrong direction. The port's is small, and here it has the right sign.
 #
 # (cell-err-test)=
 # ### Its test does not notice
