@@ -184,14 +184,15 @@ class _Successive(Estimator):
     distinct = True
 
     def _sample(self, flat, log_attention, n, generator):
-        # A standard Gumbel is -log E with E exponential; the largest keys belong to the smallest E, so E = -log(1 - u)
-        # must be finely resolved near u = 0. A float32 uniform is a multiple of 2^-24 there, and zero once in 500
-        # images of 180 x 180 locations, which would draw a location whatever its attention: draw in float64.
-        uniform = torch.rand(flat.shape, dtype=torch.float64, device=flat.device, generator=generator).to(flat.dtype)
-        gumbel = uniform.neg_().log1p_().neg_().clamp_(min=torch.finfo(flat.dtype).tiny).log_().neg_()
-        # A location of zero attention stays at -inf, below every other (uniform may round to 1: keep its key finite).
-        keys = gumbel.clamp_(min=-100).add_(flat)
-        return keys.topk(n, dim=1, sorted=True).indices
+        # A standard Gumbel is -log E, with E = -log(1 - u) exponential. The largest keys belong to the smallest E, so u must
+        # be finely resolved near zero and never be zero, or that location would be drawn whatever its attention: a
+        # float32 uniform, a multiple of 2^-24, is zero once in 500 images of 180 x 180 locations. Take the middles
+        # of 2^31 cells of (0, 1), scaled by 1 - 2^-24 so that the last ones do not round to one.
+        bits = torch.empty(flat.shape, dtype=torch.int32, device=flat.device).random_(generator=generator)
+        noise = bits.float().mul_(-(2.0**-31) * (1 - 2.0**-24)).sub_(2.0**-32)  # -u
+        noise.log1p_().neg_().log_()  # log E, between -22.2 and 2.9; in place: memory traffic is what takes the time
+        # A location of zero attention stays at -inf, below every other.
+        return (flat - noise).topk(n, dim=1, sorted=True).indices
 
 
 class Eq14(_Successive):
@@ -559,11 +560,18 @@ def _log_masses(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of :math:`a_{i_m}` and of the mass left before each draw, :math:`w_m = 1 - \\sum_{k<m} a_{i_k}`: (B, n) each.
 
     ``1 - cumsum`` cancels once attention is peaked: w_m is summed from what remains instead, the locations never drawn
-    and the draws from m on.
+    and the draws from m on. Where those drawn hold at most half of the mass nothing cancels, and on the CPU the pass over all
+    locations is saved.
     """
     flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
     log_a = flat.gather(1, index)  # (B, n)
-    never_drawn = flat.scatter(1, index, -math.inf).logsumexp(1, keepdim=True)  # (B, 1)
+    drawn = log_a.exp().sum(1)
+    never_drawn = drawn.neg().log1p_()[:, None]  # (B, 1)
+    # Half precision is normalised too loosely to tell what is left without looking; on a GPU, looking is cheaper than asking.
+    safe = flat.is_cpu and flat.dtype == log_attention.dtype
+    rows = (drawn > 0.5).nonzero()[:, 0] if safe else torch.arange(len(flat), device=flat.device)
+    if len(rows):
+        never_drawn[rows] = flat[rows].scatter_(1, index[rows], -math.inf).logsumexp(1, keepdim=True)
     from_the_end = torch.cat([never_drawn, log_a.flip(1)], dim=1)  # (B, 1 + n)
     return log_a, from_the_end.logcumsumexp(1)[:, 1:].flip(1)
 

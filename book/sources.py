@@ -37,6 +37,10 @@ CHAPTERS = (
     "13_cost",
     "14_gigapixel",
     "15_your_own_images",
+    "data_megapixel_mnist",
+    "data_colon_cancer",
+    "data_speed_limits",
+    "errata",
 )
 
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}

@@ -34,7 +34,7 @@ from atslib.training import evaluate
 
 plots.use_style()
 torch.manual_seed(0)
-n_live = {"smoke": 80, "laptop": 400, "paper": 1000}[profile]  # test images classified on this page
+n_live = {"smoke": 50, "laptop": 400, "paper": 1000}[profile]  # test images classified on this page
 
 # %% [markdown]
 # ## The image

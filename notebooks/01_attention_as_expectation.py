@@ -35,10 +35,10 @@ repeats = {"smoke": 2000, "laptop": 20_000, "paper": 100_000}[profile]  # draws 
 # %% [markdown]
 # ## Three locations
 #
+# (cell-eq1)=
 # Let there be $K = 3$ locations, each with a feature $f_i$ of two numbers and an attention $a_i$. A network with attention at this
 # layer computes
 #
-# (cell-eq1)=
 # $$\Psi(x; \Theta) = g\Bigl(\sum_{i=1}^K a(x; \Theta)_i\, f(x; \Theta)_i\Bigr) \tag{paper 1}$$
 #
 # where $g$ is the rest of the network. Here $g$ is linear, a score for each of two classes.
@@ -59,11 +59,11 @@ print("pooled feature:", pooled.tolist(), " by hand:", by_hand)
 print("output:", g(pooled).tolist())
 
 # %% [markdown]
+# (cell-eq2)=
+# (cell-eq3)=
 # Since $a_i \ge 0$ and $\sum_i a_i = 1$, attention is a probability distribution over locations. Draw a location $I$ from it; then
 # $f_I$ is a random vector, and its expectation is, by the definition of an expectation, the sum above:
 #
-# (cell-eq2)=
-# (cell-eq3)=
 # $$\Psi(x; \Theta) = g\Bigl(\sum_{i=1}^K a(x; \Theta)_i\, f(x; \Theta)_i\Bigr) \tag{paper 2}$$
 #
 # $$\phantom{\Psi(x; \Theta)} = g\bigl(\mathbb E_{I \sim a(x; \Theta)}[f(x; \Theta)_I]\bigr) \tag{paper 3}$$
@@ -86,9 +86,9 @@ print(f"|eq. 2 - eq. 3| = {(g(pooled) - g(expectation)).abs().max().item():.12f}
 #
 # ## A sample instead of the sum
 #
+# (cell-eq4)=
 # Draw $N$ indices independently from the attention, $Q = \{q_1, …, q_N\}$, compute the features *there only*, and average:
 #
-# (cell-eq4)=
 # $$\Psi(x; \Theta) \approx g\Bigl(\frac1N \sum_{q \in Q} f(x; \Theta)_q\Bigr) \tag{paper 4}$$
 #
 # The "≈" can be made precise. With three locations and $N = 4$ there are $3^4 = 81$ possible samples, few enough to list all of

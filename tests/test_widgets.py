@@ -1,0 +1,113 @@
+"""The figures to play with: they draw, redraw when a control moves, and need no kernel where they must not."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ipywidgets")
+pytest.importorskip("matplotlib").use("agg")
+
+from atslib import widgets  # noqa: E402
+from atslib.models import AttentionSampling  # noqa: E402
+from atslib.networks import AttentionNetwork, Classifier, UnitNorm  # noqa: E402
+
+PNG = b"\x89PNG"
+
+
+def small_model():
+    torch.manual_seed(0)
+    return AttentionSampling(
+        attention=AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1)),
+        features=nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm()),
+        classifier=Classifier(5, 3),
+        patch_size=8,
+        n_patches=3,
+        scale=0.125,
+    )
+
+
+def find(widget, kind):
+    """The first widget of this class name, depth first."""
+    if type(widget).__name__ == kind:
+        return widget
+    return next((found for child in getattr(widget, "children", ()) if (found := find(child, kind))), None)
+
+
+def test_nobody_sits_here():
+    assert widgets.is_live() is False
+
+
+@pytest.mark.parametrize("show", ["component", "error"])
+def test_estimators_are_drawn(show):
+    figure = widgets.draw_estimators(1.0, 2, draws=50, show=show)
+    words = {text.get_text().strip() for ax in figure.axes for text in ax.texts}
+    assert {"with replacement", "Des Raj", "Murthy"} <= words
+    assert widgets._png(figure).startswith(PNG)
+
+
+def test_what_cannot_be_shown_is_refused():
+    with pytest.raises(ValueError, match="show='mean': expected 'component' or 'error'"):
+        widgets.draw_estimators(1.0, 2, show="mean")
+
+
+def test_estimates_are_centred_on_the_truth():
+    log_attention = widgets.example_attention(1.0)
+    features = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = log_attention.exp() @ features
+    for name in widgets.COMPARED:
+        z = widgets.estimates(name, log_attention, features, 3, 4000)
+        assert ((z.mean(0) - truth).abs() < 5 * z.std(0) / 4000**0.5).all(), name
+
+
+def test_the_estimator_explorer_redraws_when_a_slider_moves():
+    explorer = widgets.estimator_explorer(draws=50)
+    picture = find(explorer, "Image")
+    seen = {bytes(picture.value)}
+    for kind, value in (("FloatSlider", 4.0), ("IntSlider", 7), ("ToggleButtons", "error")):
+        find(explorer, kind).value = value
+        seen.add(bytes(picture.value))
+    assert len(seen) == 4
+    assert all(png.startswith(PNG) for png in seen)
+
+
+def test_slides_are_plain_html_with_descriptions():
+    page = widgets.estimator_slides(peakedness=(0.0, 2.0), draws=(1, 3)).data
+    assert page.count("<img ") == len(re.findall(r'alt="Histograms[^"]{40,}"', page)) == 4
+    assert page.count('type="range"') == 2
+    assert page.count("display:block") == 1, "one picture shows, without any script"
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_slides_need_a_picture_for_each_position():
+    with pytest.raises(ValueError, match="3 pictures for sliders of 4 positions"):
+        widgets.slides([(PNG, "a picture")] * 3, {"a": ["1", "2"], "b": ["1", "2"]})
+
+
+def test_names_and_descriptions_are_escaped():
+    page = widgets.slides([(PNG, 'a "quoted" <b>')], {"<i>": ["<0>"]}).data
+    assert "<b>" not in page
+    assert "<i>" not in page
+    assert 'alt="a &quot;quoted&quot; &lt;b&gt;"' in page
+
+
+def test_the_patch_explorer_draws_again_and_follows_the_slider():
+    model = small_model().train()
+    explorer = widgets.patch_explorer(model, torch.rand(1, 64, 64), classes=("a", "b", "c"))
+    slider, button, picture = (find(explorer, kind) for kind in ("IntSlider", "Button", "Image"))
+    assert (slider.value, slider.max) == (3, 50)
+    seen = {bytes(picture.value)}
+    button.click()
+    seen.add(bytes(picture.value))
+    slider.value = 6
+    seen.add(bytes(picture.value))
+    assert len(seen) == 3
+    assert model.training, "looking at a model leaves its mode alone"
+    assert model.n_patches == 3
+
+
+def test_the_slider_ends_where_the_locations_do():
+    explorer = widgets.patch_explorer(small_model(), torch.randint(0, 256, (1, 1, 24, 24), dtype=torch.uint8))
+    assert find(explorer, "IntSlider").max == 9
