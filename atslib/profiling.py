@@ -105,8 +105,8 @@ def peak_memory(function: Callable[[], object], device: str | torch.device = "cp
 
     On a GPU it is the allocator's peak over its state at the beginning, plus what was there and is used. On the CPU it is the
     sum over live storages, followed from their making to their release. That leaves out scratch space which the kernels take
-    for themselves (a convolution's reordered weights and inputs, say): the resident set of a fresh process grew by 1 % more for
-    Deep MIL and by 27 % more for a CNN on a large image, and a test holds it between 5 % less and 40 % more.
+    for themselves (a convolution's reordered weights and inputs, say): the resident set of a fresh process grew by up to 4 % more
+    for Deep MIL and by up to 30 % more for a CNN on a large image; a test holds it between 5 % less and 40 % more.
 
     Args:
         function: called once; should free what an earlier call left, or count it twice.

@@ -111,12 +111,13 @@ def test_patches_are_those_around_the_drawn_locations():
         assert torch.equal(out.patches[batch, patch, 0], padded[batch, 0, top : top + 50, left : left + 50])
 
 
-def small_features():
-    return nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
+def small_features(width=5):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
 
 
 def small_uniform():
-    return UniformSampling(small_features(), Classifier(5, 3, scale=4), patch_size=8, n_patches=4, scale=0.125)
+    # Few of its patches hold anything: the pooled features of two classes differ little, hence the width and the scale.
+    return UniformSampling(small_features(16), Classifier(16, 3, scale=16), patch_size=8, n_patches=5, scale=0.125)
 
 
 def small_mil(gated=False, chunk=None, patch_size=8, grid=(2, 3)):
@@ -150,7 +151,7 @@ def test_every_method_overfits_eight_images(name):
         if label:
             image[i, 0, 3:5, 3 + 8 * (i % 3) : 5 + 8 * (i % 3)] = 0.0  # a ring, not a square
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(250):
+    for _ in range(150):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(image).logits, labels).backward()
         optimiser.step()
@@ -257,7 +258,7 @@ def test_grids_of_the_paper():
         assert (corners[0, grid[1]] - corners[0, 0]).tolist() == [step, 0]
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 12, 24])
+@pytest.mark.parametrize("chunk", [1, 7, 24])
 def test_chunks_change_neither_output_nor_gradient(chunk):
     torch.manual_seed(0)
     whole = small_mil(gated=True, grid=(4, 6)).double()

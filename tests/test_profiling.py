@@ -82,7 +82,7 @@ def build(cells, scale):
         return DownsampledCNN(ResNet8(), Classifier(32, 2), scale)
     return DeepMIL(MILAttention(512), IlseFeatures(), Classifier(512, 2), 27, (cells, cells))
 
-model, image = build(25, 1), torch.randint(0, 256, (1, 3, 400, 400), dtype=torch.uint8)
+model, image = build(16, 1), torch.randint(0, 256, (1, 3, 320, 320), dtype=torch.uint8)
 training_step(build(2, 0.1), image, label)()  # libraries load, nothing of size happens
 
 def status(key):
@@ -107,7 +107,7 @@ def test_peak_agrees_with_the_resident_set_of_a_fresh_process(method):
         [sys.executable, "-c", RESIDENT, method], env=environment, capture_output=True, text=True, check=True
     )
     resident, tracked = map(int, outcome.stdout.split())
-    assert tracked > 80e6, "too small to compare"
+    assert tracked > 60e6, "too small to compare"
     assert 0.95 * tracked < resident < 1.4 * tracked
 
 
