@@ -2,8 +2,6 @@
 
 import math
 
-import math
-
 import pytest
 import torch
 from torch import nn
