@@ -2,18 +2,22 @@
 
 The parts, from the ground up: :mod:`atslib.estimators` (which locations to draw and how to weigh them),
 :mod:`atslib.patches` (the view and the patches), :mod:`atslib.networks`, :mod:`atslib.models`, :mod:`atslib.data`,
-:mod:`atslib.training`. :mod:`atslib.plots` and :mod:`atslib.widgets` are for notebooks and imported there.
+:mod:`atslib.training`, :mod:`atslib.profiling` (what a method costs). :mod:`atslib.plots` and :mod:`atslib.widgets` are
+for notebooks and imported there.
 """
 
 from atslib.estimators import ESTIMATORS, entropy, get_estimator
-from atslib.models import AttentionSampling
+from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, UniformSampling
 from atslib.patches import PatchGeometry, downsample, extract_patches
 
 __version__ = "0.1.0"
 __all__ = [
     "ESTIMATORS",
     "AttentionSampling",
+    "DeepMIL",
+    "DownsampledCNN",
     "PatchGeometry",
+    "UniformSampling",
     "downsample",
     "entropy",
     "extract_patches",

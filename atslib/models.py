@@ -1,5 +1,9 @@
 """The model of the paper: attention on a small view, features of a few full-resolution patches, one classifier.
 
+And what the paper compares it with: :class:`UniformSampling` (patches from anywhere), :class:`DeepMIL` (all patches of a grid),
+:class:`DownsampledCNN` (one network for the image as a whole). All are called alike, ``model(image, generator=None)``, with
+uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, so that an experiment swaps them by name.
+
 >>> import torch
 >>> from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention
 >>> model = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 10), patch_size=50, n_patches=10)
@@ -11,13 +15,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, get_estimator
+from atslib.networks import UniformAttention
 from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
 
 
@@ -27,7 +35,8 @@ class Output:
 
     Attributes:
         logits: class scores, ``(B, classes)``.
-        log_attention: normalised log-attention over the map, ``(B, h, w)``.
+        log_attention: normalised log-attention over the map, or over the grid of patches, ``(B, h, w)``; None where a model has
+            none (:class:`DownsampledCNN`): no entropy is to be added to its loss.
         index: the locations looked at, row-major in the map, ``(B, N)``; None where all were.
         pooled: the (estimated) attention-weighted feature that was classified, ``(B, D)``.
         stderr: standard error of ``pooled`` due to the sampling, ``(B, D)``, where the estimator can tell.
@@ -35,7 +44,7 @@ class Output:
     """
 
     logits: Float[Tensor, "B classes"]
-    log_attention: Float[Tensor, "B h w"]
+    log_attention: Float[Tensor, "B h w"] | None
     index: Int[Tensor, "B N"] | None
     pooled: Float[Tensor, "B D"]
     stderr: Float[Tensor, "B D"] | None = None
@@ -177,19 +186,212 @@ class AttentionSampling(nn.Module):
                 "expected the same batch and channels, (B, C, h, w)"
             )
         check_aspect(tuple(image.shape[2:]), tuple(low.shape[2:]))
-        logits = self.attention(low)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return low, logits.flatten(1).log_softmax(1).view_as(logits)
+        return low, _log_softmax(self.attention(low))
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
-        flat = patches.flatten(0, 1)
-        if flat.dtype == torch.uint8:
-            flat = flat.to(torch.get_default_dtype()) / 255
-        features = self.features(flat)
-        return features.view(*patches.shape[:2], -1)
+        return _features(self.features, patches)
 
     def extra_repr(self) -> str:
         return f"patch_size={self.patch_size}, n_patches={self.n_patches}, scale={self.scale}, estimator={self.estimator}"
+
+
+class UniformSampling(AttentionSampling):
+    """Patches from anywhere: :class:`AttentionSampling` whose attention is fixed and uniform (§4.1.1; U-10, U-50 in table 1).
+
+    .. math::  \\Psi(x) = g\\Big(\\frac1K \\sum_i f(P(x, i))\\Big) \\approx g(z)
+
+    Draws and weights are the same estimators'. It has no view to compute (:meth:`view` says how large it would be) and nothing
+    to learn about where to look, so ``log_attention`` is a constant, and its entropy, log K, adds no gradient to a loss.
+
+    Args:
+        features, classifier, patch_size, n_patches, scale, estimator, fill: as for :class:`AttentionSampling`.
+        like: an attention network whose locations are kept, so that the two methods draw from the same K; None for one location
+            at each pixel of the view.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        classifier: nn.Module,
+        patch_size: int | tuple[int, int] = 50,
+        n_patches: int = 10,
+        scale: float = 0.12,
+        estimator: str | Estimator = DEFAULT_ESTIMATOR,
+        fill: float = 0,
+        *,
+        like: nn.Module | None = None,
+    ):
+        attention = UniformAttention() if like is None else UniformAttention.like(like)
+        super().__init__(attention, features, classifier, patch_size, n_patches, scale, estimator, fill)
+
+    def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """Zeros of the view's size that take no memory: nobody looks at them."""
+        _check_image(image)
+        return torch.zeros(1, device=image.device).expand(*image.shape[:2], *low_size(image.shape[2:], self.scale))
+
+
+class DeepMIL(nn.Module):
+    """Classify an image from all patches of a regular grid, weighed by attention computed from their features (§4.1.1).
+
+    .. math::  \\Psi(x) = g\\Big(\\sum_{k=1}^{K} a_k h_k\\Big), \\qquad h_k = f(P(x, k)), \\qquad
+               a = \\mathrm{softmax}\\bigl(\\alpha(h_1), …, \\alpha(h_K)\\bigr)
+
+    with :math:`\\alpha` a :class:`atslib.networks.MILAttention`. Nothing is drawn. The grid's cells tile the image and each patch
+    lies around the middle of its cell, as those of attention sampling do, so that both attention maps cover the image alike;
+    what lies outside the image is ``fill``. The paper's grids are 50 × 50 of 27² pixels on 500² (2,500 patches, 10 pixels apart:
+    a little closer than half a patch, which §4.1.2 gives as the least) and 12 × 16 of 100² on 960 × 1280 (80 apart); it does
+    not say where the grid begins.
+
+    Args:
+        attention: network from features ``(B, K, D)`` to logits ``(B, K)``.
+        features, classifier, patch_size, fill: as for :class:`AttentionSampling`.
+        grid: rows and columns of patches; K is their product.
+        chunk: patches whose activations are held at a time. None holds all, as the paper's cost is measured. A number computes
+            each chunk once more during the backward pass (:mod:`torch.utils.checkpoint`), a third more arithmetic for a peak
+            that depends on the chunk and hardly on the grid; outputs and gradients are the same up to rounding.
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        features: nn.Module,
+        classifier: nn.Module,
+        patch_size: int | tuple[int, int],
+        grid: tuple[int, int],
+        chunk: int | None = None,
+        fill: float = 0,
+    ):
+        super().__init__()
+        if min(grid) < 1:
+            raise ValueError(f"grid={tuple(grid)}: expected at least one row and one column of patches")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk}: expected at least 1 patch, or None for all at once")
+        self.attention, self.features, self.classifier = attention, features, classifier
+        self.patch_size, self.grid, self.chunk, self.fill = patch_size, tuple(grid), chunk, fill
+
+    def forward(self, image: Shaped[Tensor, "B C H W"], *, generator: torch.Generator | None = None) -> Output:
+        """Look everywhere and answer.
+
+        Args:
+            image: the full-resolution images.
+            generator: taken so that every model is called alike; nothing here is random.
+
+        Returns:
+            ``log_attention`` is that of the grid, ``(B, rows, columns)``; ``index`` is None: all patches were looked at.
+
+        Raises:
+            ValueError: an image of the wrong rank or type, a patch larger than the image, attention logits of another shape;
+                batch normalisation in training mode in chunks, each of which would have statistics of its own.
+        """
+        _check_image(image)
+        corners = self.top_left(image).split(self._per_image(len(image)), dim=1)
+        look: Callable[..., Tensor] = self._look
+        if len(corners) > 1:
+            self._refuse_batch_norm()
+            if torch.is_grad_enabled():
+                look = partial(checkpoint, self._look, use_reentrant=False)
+        features = torch.cat([look(image, some) for some in corners], dim=1)  # (B, K, D)
+        logits = self.attention(features)
+        if logits.shape != features.shape[:2]:
+            raise ValueError(
+                f"the attention network returned shape {tuple(logits.shape)} for features {tuple(features.shape)}: "
+                "expected one logit a patch, (B, K), as atslib.networks.MILAttention gives"
+            )
+        log_attention = _log_softmax(logits)
+        pooled = (log_attention.exp()[..., None] * features).sum(1)  # no matmul: autocast would round it to bfloat16
+        return Output(
+            logits=self.classifier(pooled),
+            log_attention=log_attention.unflatten(1, self.grid),
+            index=None,
+            pooled=pooled,
+        )
+
+    def top_left(self, image: Shaped[Tensor, "B C H W"]) -> Int[Tensor, "B K 2"]:
+        """Row and column of the first pixel of each patch of the grid, row by row; may lie outside the image."""
+        axes = []
+        patch = (self.patch_size, self.patch_size) if isinstance(self.patch_size, int) else self.patch_size
+        for cells, side, length in zip(self.grid, image.shape[2:], patch, strict=True):
+            # round((cell + 1/2) side/cells - length/2) in whole numbers, halves up, as PatchGeometry does.
+            cell = torch.arange(cells, device=image.device)
+            axes.append(((2 * cell + 1) * side - length * cells + cells).div(2 * cells, rounding_mode="floor"))
+        return torch.cartesian_prod(*axes).expand(len(image), -1, -1)
+
+    def _look(self, image: Tensor, top_left: Tensor) -> Float[Tensor, "B N D"]:
+        return _features(self.features, extract_patches(image, top_left, self.patch_size, fill=self.fill))
+
+    def _per_image(self, batch: int) -> int:
+        everything = self.grid[0] * self.grid[1]
+        return everything if self.chunk is None else max(1, self.chunk // batch)
+
+    def _refuse_batch_norm(self) -> None:
+        for name, module in self.features.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise ValueError(
+                    f"chunk={self.chunk} with {type(module).__name__} ({name!r} of the features) in training mode: each chunk "
+                    "would have statistics of its own; use chunk=None or a network with norm='group'"
+                )
+
+    def extra_repr(self) -> str:
+        return f"patch_size={self.patch_size}, grid={self.grid}, chunk={self.chunk}"
+
+
+class DownsampledCNN(nn.Module):
+    """Classify an image as a whole, at a lower resolution: the paper's CNN baselines (§4.1.1).
+
+    .. math::  \\Psi(x) = g\\bigl(f(V(x, s))\\bigr)
+
+    Args:
+        features: network from images ``(B, C, h, w)`` of any size to vectors ``(B, D)``, such as
+            :class:`atslib.networks.ResNet16`.
+        classifier: network from these to logits ``(B, classes)``.
+        scale: s, size of what the network sees relative to the image; 1 for the image itself.
+    """
+
+    def __init__(self, features: nn.Module, classifier: nn.Module, scale: float = 1.0):
+        super().__init__()
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale={scale}: expected a number in (0, 1], the view's size relative to the image")
+        self.features, self.classifier, self.scale = features, classifier, scale
+
+    def forward(self, image: Shaped[Tensor, "B C H W"], *, generator: torch.Generator | None = None) -> Output:
+        """Look at the whole and answer.
+
+        Args:
+            image: the full-resolution images.
+            generator: taken so that every model is called alike; nothing here is random.
+
+        Returns:
+            ``log_attention`` and ``index`` are None.
+
+        Raises:
+            ValueError: an image of the wrong rank or type.
+        """
+        pooled = self.features(self.view(image))
+        return Output(logits=self.classifier(pooled), log_attention=None, index=None, pooled=pooled)
+
+    def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+        """What the network sees: the image at ``scale``, :math:`V(x, s)`."""
+        _check_image(image)
+        size = low_size(image.shape[2:], self.scale)
+        return _as_unit(image) if size == tuple(image.shape[2:]) else downsample(image, size)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+
+def _as_unit(pixels: Shaped[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """uint8 as [0, 1]; floating point as it is."""
+    return pixels.to(torch.get_default_dtype()).div_(255) if pixels.dtype == torch.uint8 else pixels
+
+
+def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
+    return network(_as_unit(patches.flatten(0, 1))).view(*patches.shape[:2], -1)
+
+
+def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
+    """Log-attention over all locations of an image, in float32 at least, whatever the autocast."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
 def _check_image(image: Tensor) -> None:

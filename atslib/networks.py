@@ -1,14 +1,24 @@
-"""The networks of the paper: attention, features, classifier.
+"""The networks of the paper: attention, features, classifier, and those of the methods it compares with.
 
 An attention network maps the low-resolution view to one logit per location and *knows its geometry* (``stride``, ``padding``,
 ``receptive_field``), so that nobody has to tell where in the image a location lies. A feature network maps a patch to a
 vector of unit length.
+
+==================  ================================  ===========================  ==========================
+experiment          attention                         features                     CNN baseline
+==================  ================================  ===========================  ==========================
+Megapixel MNIST     :class:`MegapixelMNISTAttention`  :class:`LeNetFeatures`       :class:`ResNet16`
+colon cancer        :class:`ColonCancerAttention`     :class:`IlseFeatures`        :class:`ResNet8`
+speed limits        :class:`SpeedLimitsAttention`     :class:`ResNet8Features`     :class:`ResNet16`
+==================  ================================  ===========================  ==========================
+
+Where paper and released code (https://github.com/idiap/attention-sampling) differ, ``variant`` says which one is meant.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,8 +95,7 @@ class MegapixelMNISTAttention(AttentionNetwork):
     """
 
     def __init__(self, variant: str = "paper", channels: int = 1):
-        if variant not in ("paper", "released"):
-            raise ValueError(f"variant={variant!r}: expected 'paper' or 'released'")
+        _check_variant(variant)
         activation = nn.ReLU if variant == "paper" else nn.Tanh
         super().__init__(
             nn.Conv2d(channels, 8, 3, padding=1),
@@ -95,6 +104,84 @@ class MegapixelMNISTAttention(AttentionNetwork):
             activation(),
             nn.Conv2d(8, 1, 3, padding=1),
         )
+
+
+class ColonCancerAttention(MegapixelMNISTAttention):
+    """Attention for the colon cancer images: that of Megapixel MNIST with ReLU, on three channels (§4.3, §H.2).
+
+    The paper leaves open that the last of the "8 channels" must be a single one, and the padding, which here keeps the size:
+    a view of 100 × 100 has K = 10,000 locations. There is no released code for this experiment.
+
+    Args:
+        channels: of the view, 3 for colour.
+    """
+
+    def __init__(self, channels: int = 3):
+        super().__init__("paper", channels)
+
+
+class SpeedLimitsAttention(AttentionNetwork):
+    """Attention for the speed limits: four 3×3 convolutions, 8–16–32–1 channels, then the maximum over 8 × 8 (§4.4, §H.3).
+
+    The paper says "four convolutions followed by ReLU non-linearities starting with 8 channels and doubling them after each
+    layer", which would end in 64 channels; attention needs one, so the fourth has one and, as a logit may be negative, no
+    ReLU: the released code's reading. The released code tells its sampler a receptive field of 9, that
+    of the convolutions, which the maximum widens to 16; here it is worked out from the layers.
+
+    Args:
+        variant: ``"paper"`` pads the convolutions to keep the size, as for the other experiments (the paper does not say):
+            a view of 288 × 384 has 36 × 48 locations; ``"released"`` leaves them unpadded: 35 × 47.
+        channels: of the view, 3 for colour.
+
+    The released code also penalises the squared weights of the first three (1e-5) and mixes the softmax with 1e-4 of the
+    uniform distribution; neither is part of the network here.
+    """
+
+    def __init__(self, variant: str = "paper", channels: int = 3):
+        _check_variant(variant)
+        padding = 1 if variant == "paper" else 0
+        super().__init__(
+            nn.Conv2d(channels, 8, 3, padding=padding),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 16, 3, padding=padding),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, 32, 3, padding=padding),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 1, 3, padding=padding),
+            nn.MaxPool2d(8),
+        )
+
+
+class UniformAttention(nn.Module):
+    """The same logit everywhere: "a fixed network that predicts the uniform distribution" (§4.1.1, U-XX).
+
+    It has no weights and does not look at the view, only at its size.
+
+    Args:
+        stride, padding, receptive_field: in pixels of the view; those of the attention network it stands in for give the same
+            locations (:meth:`like`).
+    """
+
+    def __init__(self, stride: int = 1, padding: int = 0, receptive_field: int = 1):
+        super().__init__()
+        self.stride, self.padding, self.receptive_field = stride, padding, receptive_field
+
+    @classmethod
+    def like(cls, network: nn.Module) -> UniformAttention:
+        """With the locations of ``network``."""
+        return cls(network.stride, network.padding, network.receptive_field)
+
+    def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
+        cells = [(side + 2 * self.padding - self.receptive_field) // self.stride + 1 for side in view.shape[2:]]
+        if min(cells) < 1:
+            raise ValueError(
+                f"view of {tuple(view.shape[2:])} pixels: smaller than the receptive field of {self.receptive_field}, "
+                "so there is no location; use a larger scale"
+            )
+        return torch.zeros(len(view), *cells, device=view.device)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, padding={self.padding}, receptive_field={self.receptive_field}"
 
 
 class SaliencyPrior(nn.Module):
@@ -159,6 +246,205 @@ class LeNetFeatures(nn.Sequential):
         )
 
 
+class IlseFeatures(nn.Sequential):
+    """Features for the colon cancer images, those of Ilse et al. 2018, of unit norm (§4.3, §H.2).
+
+    Convolution 4×4, 36 channels – maximum over 2×2 – convolution 3×3, 48 channels – maximum over 2×2 – 512 – 512, ReLU after
+    each, nothing padded: 27 → 24 → 12 → 10 → 5. The paper adds the unit norm (§3.4). It does not mention dropout; there is none
+    here.
+
+    Args:
+        channels: of the patches, 3 for colour.
+        patch_size: side of the (square) patches, 27 in both papers; the fully connected layers fit this size only.
+
+    Source: Ilse, Tomczak & Welling, *Attention-based deep multiple instance learning*, ICML 2018.
+    """
+
+    def __init__(self, channels: int = 3, patch_size: int = 27):
+        side = ((patch_size - 3) // 2 - 2) // 2
+        if side < 1:
+            raise ValueError(f"patch_size={patch_size}: the two convolutions and poolings leave nothing; expected at least 11")
+        super().__init__(
+            nn.Conv2d(channels, 36, 4),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(36, 48, 3),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(48 * side * side, 512),
+            nn.ReLU(inplace=True),
+            nn.Linear(512, 512),
+            nn.ReLU(inplace=True),
+            UnitNorm(),
+        )
+        self.patch_size = patch_size
+
+    def forward(self, patches: Float[Tensor, "M C h w"]) -> Float[Tensor, "M 512"]:
+        if tuple(patches.shape[2:]) != (self.patch_size, self.patch_size):
+            raise ValueError(
+                f"patches of {tuple(patches.shape[2:])} pixels for IlseFeatures(patch_size={self.patch_size}): "
+                "its fully connected layers fit that size only; build it with the model's patch_size"
+            )
+        return super().forward(patches)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a way around them (He et al. 2016).
+
+    .. math::  \\begin{aligned}
+               \\text{paper:} \\quad & \\rho(S x + N C\\, \\rho N C x) \\\\
+               \\text{released:} \\quad & S u + C\\, \\rho N C u, \\quad u = \\rho N x
+               \\end{aligned}
+
+    with C a convolution without bias, N a normalisation, ρ the ReLU, and S the identity, or a 1×1 convolution where stride or
+    width change (normalised in the paper's reference, bare in the released code).
+
+    Args:
+        inputs, width: channels in and out.
+        stride: of the first convolution and of the way around.
+        variant: ``"paper"`` or ``"released"``, as above.
+        norm: ``"group"`` or ``"batch"``, see :class:`ResNet`.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, variant: str = "paper", norm: str = "group"):
+        super().__init__()
+        _check_variant(variant)
+        self.released = variant == "released"
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = _norm(norm, inputs if self.released else width)
+        self.norm2 = _norm(norm, width)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != width:
+            project = nn.Conv2d(inputs, width, 1, stride, bias=False)
+            self.shortcut = project if self.released else nn.Sequential(project, _norm(norm, width))
+
+    # What is written over is needed by no backward pass: convolutions keep their inputs, normalisations theirs, a ReLU what it
+    # gives.
+    def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M D h2 w2"]:
+        if self.released:
+            x = F.relu_(self.norm1(x))
+            return self.conv2(F.relu_(self.norm2(self.conv1(x)))).add_(self.shortcut(x))
+        inner = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(inner)).add_(self.shortcut(x)))
+
+
+class ResNet(nn.Sequential):
+    """A residual network up to its global average: images or patches to vectors ``(M, widths[-1])``.
+
+    A 3×3 convolution of stride 1, then one :class:`ResidualBlock` for each of ``widths``. Counted as usual, by layers with
+    weights along the longest path and with the linear layer that follows, it has 2 len(widths) + 2 of them.
+
+    The paper says no more than "a ResNet with 8 layers and 32 channels" and "a ResNet-16 that starts with 32 channels and doubles
+    them after every two residual blocks". It leaves open:
+
+    - the strides: 2 wherever the width changes and at the first block, the released code's 2–2–2 in the case of three blocks;
+    - the order within a block: ``variant="paper"`` is that of the reference it cites (ReLU last), ``"released"`` the released
+      code's (normalisation and ReLU first, so that one more of each follows the last block);
+    - the normalisation: the reference and the released code use batch statistics. These make the feature of a patch depend on
+      which other patches were drawn, so that :math:`f(P(x, i))` of eq. 19 is no function of i, and give every chunk of patches
+      statistics of its own. ``variant="paper"`` therefore normalises each patch by itself, in groups of four channels
+      (``norm="group"``); ``"released"`` normalises over the batch. Either can be asked for.
+
+    Args:
+        channels: of the input.
+        widths: channels of each block; the first is also that of the convolution before.
+        strides: of each block.
+        variant: ``"paper"`` or ``"released"``.
+        norm: ``"group"``, ``"batch"`` or None for the variant's own.
+
+    Source: He, Zhang, Ren & Sun, *Deep residual learning for image recognition*, CVPR 2016; Wu & He, *Group normalization*,
+    ECCV 2018.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        widths: Sequence[int] = (32, 32, 32),
+        strides: Sequence[int] = (2, 2, 2),
+        variant: str = "paper",
+        norm: str | None = None,
+    ):
+        _check_variant(variant)
+        if len(widths) != len(strides) or not widths:
+            raise ValueError(f"{len(widths)} widths and {len(strides)} strides: expected one of each for each block")
+        norm = norm or ("group" if variant == "paper" else "batch")
+        around = [_norm(norm, widths[0] if variant == "paper" else widths[-1]), nn.ReLU(inplace=True)]
+        blocks = [
+            ResidualBlock(inputs, width, stride, variant, norm)
+            for inputs, width, stride in zip([widths[0], *widths], widths, strides)
+        ]
+        super().__init__(
+            nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+            *([*around, *blocks] if variant == "paper" else [*blocks, *around]),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+
+
+class ResNet8(ResNet):
+    """ResNet-8 of 32 channels, the CNN baseline for the colon cancer images (§H.2): one convolution, three blocks, (linear).
+
+    Half the resolution at each block: the global average of a 500² image is over 63 × 63. Variants as in :class:`ResNet`. The
+    paper adds no unit norm to its CNNs.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 32, variant: str = "paper", norm: str | None = None):
+        super().__init__(channels, [width] * 3, [2, 2, 2], variant, norm)
+
+
+class ResNet16(ResNet):
+    """ResNet-16, the CNN baseline for Megapixel MNIST and the speed limits (§H.1, §H.3): one convolution, seven blocks, (linear).
+
+    32 channels, doubled after every two blocks: 32, 32, 64, 64, 128, 128, 256; the resolution is halved at blocks 1, 3, 5, 7.
+    Variants as in :class:`ResNet`; there is no released code for this one.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 32, variant: str = "paper", norm: str | None = None):
+        widths = [width * 2 ** (block // 2) for block in range(7)]
+        super().__init__(channels, widths, [2, 1, 2, 1, 2, 1, 2], variant, norm)
+
+
+class ResNet8Features(nn.Sequential):
+    """Features for the speed limits: :class:`ResNet8` of 32 channels, of unit norm (§3.4, §H.3). Variants as in its base."""
+
+    def __init__(self, channels: int = 3, width: int = 32, variant: str = "paper", norm: str | None = None):
+        super().__init__(ResNet8(channels, width, variant, norm), UnitNorm())
+
+
+class MILAttention(nn.Module):
+    """Attention from the features of all patches (Ilse et al. 2018, eqs. 8 and 9), as logits.
+
+    .. math::  \\begin{aligned}
+               \\text{plain:} \\quad & w^\\top \\tanh(V h_k) \\\\
+               \\text{gated:} \\quad & w^\\top \\bigl(\\tanh(V h_k) \\odot \\sigma(U h_k)\\bigr)
+               \\end{aligned}
+
+    where :math:`h_k` is the feature of patch k, V and U are ``hidden`` × ``features`` and w has ``hidden`` entries. The softmax
+    over k is the model's. The paper says only that Deep MIL "implements the attention as a function of the features of each
+    patch"; 128 is Ilse et al.'s, and plain the simpler of their two.
+
+    Args:
+        features, hidden: sizes.
+        gated: eq. 9 rather than eq. 8.
+        bias: biases in V and U, which Ilse et al.'s equations lack and their released code has (one after w, which it has
+            too, would cancel in the softmax).
+    """
+
+    def __init__(self, features: int, hidden: int = 128, gated: bool = False, bias: bool = False):
+        super().__init__()
+        self.value = nn.Linear(features, hidden, bias=bias)
+        self.gate = nn.Linear(features, hidden, bias=bias) if gated else None
+        self.weight = nn.Linear(hidden, 1, bias=False)
+
+    def forward(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        hidden = self.value(features).tanh()
+        if self.gate is not None:
+            hidden = hidden * self.gate(features).sigmoid()
+        return self.weight(hidden)[..., 0]
+
+
 class Classifier(nn.Module):
     """The linear classification layer g of the paper (§3.4), with an optional scale on its input.
 
@@ -184,3 +470,18 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
+
+
+def _check_variant(variant: str) -> None:
+    if variant not in ("paper", "released"):
+        raise ValueError(f"variant={variant!r}: expected 'paper' or 'released'")
+
+
+def _norm(norm: str, width: int) -> nn.Module:
+    if norm == "batch":
+        return nn.BatchNorm2d(width)
+    if norm != "group":
+        raise ValueError(f"norm={norm!r}: expected 'group' or 'batch'")
+    if width % 4:
+        raise ValueError(f"{width} channels cannot be normalised in groups of four: use a multiple, or norm='batch'")
+    return nn.GroupNorm(width // 4, width)

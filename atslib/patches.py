@@ -15,8 +15,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 # Rows of the image are averaged in strips of about this many values, so that a view of a huge uint8 image needs no
-# floating-point copy of it.
-_STRIP = 1 << 22
+# floating-point copy of it, and no more memory than the networks that follow.
+_STRIP = 1 << 20
 
 
 def extract_patches(

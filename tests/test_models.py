@@ -1,4 +1,4 @@
-"""Attention sampling as a whole: against the full model it estimates, and against mistakes."""
+"""The models as a whole: against the sums they compute or estimate, and against mistakes."""
 
 import math
 
@@ -8,8 +8,21 @@ from torch import nn
 
 from atslib.enumeration import every_draw
 from atslib.estimators import ESTIMATORS
-from atslib.models import AttentionSampling
-from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, UnitNorm
+from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, UniformSampling
+from atslib.networks import (
+    AttentionNetwork,
+    Classifier,
+    IlseFeatures,
+    LeNetFeatures,
+    MegapixelMNISTAttention,
+    MILAttention,
+    ResNet,
+    ResNet8Features,
+    ResNet16,
+    SpeedLimitsAttention,
+    UnitNorm,
+)
+from atslib.patches import PatchGeometry
 
 
 def small_model(estimator="des_raj", n_patches=3):
@@ -96,9 +109,39 @@ def test_patches_are_those_around_the_drawn_locations():
         assert torch.equal(out.patches[batch, patch, 0], padded[batch, 0, top : top + 50, left : left + 50])
 
 
-def test_it_learns_from_one_batch():
+def small_features(width=5):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
+
+
+def small_uniform():
+    # Few of its patches hold anything: the pooled features of two classes differ little, hence the width and the scale.
+    return UniformSampling(small_features(16), Classifier(16, 3, scale=16), patch_size=8, n_patches=5, scale=0.125)
+
+
+def small_mil(gated=False, chunk=None, patch_size=8, grid=(2, 3)):
+    return DeepMIL(
+        MILAttention(5, 4, gated), small_features(), Classifier(5, 3, scale=4), patch_size=patch_size, grid=grid, chunk=chunk
+    )
+
+
+def small_cnn(scale=1.0):
+    return DownsampledCNN(ResNet(1, (8, 8), (1, 2)), Classifier(8, 3, scale=4), scale)
+
+
+METHODS = {
+    "ats": lambda: small_model("des_raj", 2).float(),
+    "uniform": small_uniform,
+    "deep_mil": small_mil,
+    "deep_mil, gated": lambda: small_mil(gated=True),
+    "deep_mil, chunks": lambda: small_mil(chunk=20),
+    "cnn": small_cnn,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_overfits_eight_images(name):
     torch.manual_seed(0)
-    model = small_model("des_raj", 2).float()
+    model = METHODS[name]()
     image = torch.zeros(8, 1, 16, 24)
     labels = torch.arange(8) % 2
     for i, label in enumerate(labels):
@@ -106,11 +149,165 @@ def test_it_learns_from_one_batch():
         if label:
             image[i, 0, 3:5, 3 + 8 * (i % 3) : 5 + 8 * (i % 3)] = 0.0  # a ring, not a square
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(250):
+    for _ in range(150):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(image).logits, labels).backward()
         optimiser.step()
-    assert (model.exact(image).logits.argmax(1) == labels).all()
+    with torch.no_grad():
+        out = model.exact(image) if hasattr(model, "exact") else model(image)
+    assert (out.logits.argmax(1) == labels).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_called_alike(name):
+    torch.manual_seed(0)
+    model = METHODS[name]()
+    image = torch.randint(0, 256, (2, 1, 16, 24), dtype=torch.uint8)
+    out = model(image, generator=torch.Generator().manual_seed(0))
+    assert out.logits.shape == (2, 3) and len(out.pooled) == 2
+    torch.testing.assert_close(out.logits, model(image / 255, generator=torch.Generator().manual_seed(0)).logits)
+    if out.log_attention is not None:
+        assert out.log_attention.shape == (2, 2, 3)
+        torch.testing.assert_close(out.log_attention.flatten(1).logsumexp(1), torch.zeros(2), rtol=0, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(image, generator=torch.Generator().manual_seed(0))
+    assert rough.log_attention is None or rough.log_attention.dtype == torch.float32
+    torch.testing.assert_close(rough.logits.float(), out.logits, rtol=0, atol=0.1)
+    for bad, message in [(image[0], "expected rank 4"), (image.long(), "image of type torch.int64")]:
+        with pytest.raises(ValueError, match=message):
+            model(bad)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Uniform sampling
+
+
+def test_uniform_sampling_estimates_the_mean_feature():
+    torch.manual_seed(0)
+    model = small_uniform().double()
+    image = torch.rand(1, 1, 16, 24, dtype=torch.float64)
+    exact = model.exact(image)
+    torch.testing.assert_close(exact.log_attention, torch.full((1, 2, 3), 1 / 6).log())
+    every = nn.functional.unfold(image, 8, stride=8)[0].T.view(6, 1, 8, 8)  # the six patches do not overlap
+    torch.testing.assert_close(exact.pooled[0], model.features(every).mean(0))
+    index, probability = every_draw(model.estimator, exact.log_attention[0], 2)
+    features = model.features(every)[index]
+    estimates = model.estimator(exact.log_attention.expand(len(index), -1, -1), index, features)
+    torch.testing.assert_close((probability[:, None] * estimates).sum(0), exact.pooled[0])
+
+
+def test_uniform_sampling_draws_from_the_same_locations():
+    attention = SpeedLimitsAttention()
+    parts = dict(patch_size=20, n_patches=3, scale=0.5)
+    uniform = UniformSampling(ResNet8Features(), Classifier(32, 4), like=attention, **parts)
+    sampling = AttentionSampling(attention, ResNet8Features(), Classifier(32, 4), **parts)
+    image = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    ours, theirs = uniform(image), sampling(image)
+    assert ours.log_attention.shape == theirs.log_attention.shape == (1, 6, 8)
+    index = torch.arange(48)[None]
+    corners = [m.geometry(image, m.view(image), theirs.log_attention).top_left(index) for m in (uniform, sampling)]
+    assert torch.equal(*corners)
+    assert uniform.view(image).untyped_storage().nbytes() == 4  # of 48 × 64 pixels: nothing is computed
+    assert not any(name.startswith("attention") for name in uniform.state_dict())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Deep MIL
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("patch_size, grid, size", [(8, (2, 3), (16, 24)), ((9, 6), (4, 3), (17, 23))])
+def test_deep_mil_against_a_loop(gated, patch_size, grid, size):
+    """Patch by patch, number by number, without anything of the library but the weights."""
+    torch.manual_seed(0)
+    model = small_mil(gated, patch_size=patch_size, grid=grid).double()
+    image = torch.rand(2, 1, *size, dtype=torch.float64)
+    out = model(image)
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    padded = nn.functional.pad(image, (10, 10, 10, 10))
+    value, weight = model.attention.value.weight, model.attention.weight.weight[0]
+    for picture, logits, log_attention, pooled in zip(padded, out.logits, out.log_attention, out.pooled):
+        features, scores = [], []
+        for row in range(grid[0]):
+            for column in range(grid[1]):
+                top = math.floor((row + 0.5) * size[0] / grid[0] - height / 2 + 0.5) + 10
+                left = math.floor((column + 0.5) * size[1] / grid[1] - width / 2 + 0.5) + 10
+                h = model.features(picture[None, :, top : top + height, left : left + width])[0]
+                gate = torch.sigmoid(model.attention.gate.weight @ h) if gated else 1
+                scores.append(sum(weight * torch.tanh(value @ h) * gate))
+                features.append(h)
+        total = sum(score.exp() for score in scores)
+        z = sum(score.exp() / total * h for score, h in zip(scores, features))
+        torch.testing.assert_close(log_attention.flatten(), torch.stack(scores) - total.log(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(pooled, z, rtol=0, atol=1e-12)
+        torch.testing.assert_close(logits, model.classifier(z), rtol=0, atol=1e-12)
+    assert out.index is None
+
+
+def test_grids_of_the_paper():
+    """Patches lie around the middles of the cells, as those of attention sampling around the pixels of a view."""
+    for grid, size, patch, step in [((50, 50), (500, 500), 27, 10), ((12, 16), (960, 1280), 100, 80)]:
+        model = small_mil(patch_size=patch, grid=grid)
+        corners = model.top_left(torch.zeros(2, 1, *size, dtype=torch.uint8))
+        k = grid[0] * grid[1]
+        assert corners.shape == (2, k, 2)
+        assert torch.equal(corners[1], PatchGeometry(size, grid, grid, patch).top_left(torch.arange(k)[None])[0])
+        assert (corners[0, 1] - corners[0, 0]).tolist() == [0, step]
+        assert (corners[0, grid[1]] - corners[0, 0]).tolist() == [step, 0]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 24])
+def test_chunks_change_neither_output_nor_gradient(chunk):
+    torch.manual_seed(0)
+    whole = small_mil(gated=True, grid=(4, 6)).double()
+    chunked = small_mil(gated=True, grid=(4, 6), chunk=chunk).double()
+    chunked.load_state_dict(whole.state_dict())
+    image = torch.rand(2, 1, 16, 24, dtype=torch.float64)
+    results = []
+    for model in (whole, chunked):
+        out = model(image)
+        out.logits.square().sum().backward()
+        results.append([out.logits, out.log_attention, *(parameter.grad for parameter in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(chunked(image).logits, results[0][0])
+
+
+def test_chunks_refuse_batch_statistics():
+    model = DeepMIL(MILAttention(32), ResNet8Features(norm="batch"), Classifier(32, 2), 16, (2, 2), chunk=2)
+    image = torch.rand(1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"chunk=2 with BatchNorm2d \('0.1' of the features\) in training mode"):
+        model(image)
+    model.eval()(image)  # running statistics are no batch's
+    model.train().chunk = None
+    model(image)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The CNN
+
+
+def test_cnn_sees_the_view():
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, 1, 16, 24), dtype=torch.uint8)
+    full, half = small_cnn(), small_cnn(0.5)
+    assert torch.equal(full.view(image), image / 255)
+    torch.testing.assert_close(half.view(image), nn.functional.avg_pool2d(image / 255, 2))
+    assert full(image).log_attention is None and full(image).index is None
+    torch.testing.assert_close(half(image).logits, half.classifier(half.features(half.view(image))))
+
+
+def test_methods_of_the_papers_sizes():
+    """Tables 1 and 2, where it is quick."""
+    with torch.no_grad():
+        tissue = torch.randint(0, 256, (1, 3, 500, 500), dtype=torch.uint8)
+        mil = DeepMIL(MILAttention(512), IlseFeatures(), Classifier(512, 2), 27, (50, 50), chunk=500)
+        assert mil(tissue).log_attention.shape == (1, 50, 50)
+        road = torch.randint(0, 256, (1, 3, 960, 1280), dtype=torch.uint8)
+        out = AttentionSampling(SpeedLimitsAttention(), ResNet8Features(), Classifier(32, 4), 100, 5, 0.3)(road)
+        assert out.logits.shape == (1, 4) and out.log_attention.shape == (1, 36, 48)
+        assert DownsampledCNN(ResNet16(), Classifier(256, 4), 0.1)(road).logits.shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +339,21 @@ def test_bad_settings_are_refused():
         AttentionSampling(nn.Sequential(), *parts[1:])
     with pytest.raises(ValueError, match="n = 7 distinct locations asked for, but attention has K = 6"):
         small_model().float()(torch.rand(1, 1, 16, 24), n_patches=7)
+
+
+def test_bad_settings_of_the_other_methods_are_refused():
+    with pytest.raises(ValueError, match=r"grid=\(0, 3\): expected at least one row"):
+        small_mil(grid=(0, 3))
+    with pytest.raises(ValueError, match="chunk=0: expected at least 1 patch, or None"):
+        small_mil(chunk=0)
+    with pytest.raises(ValueError, match="patch of 8 × 8 pixels from an image of 6 × 9"):
+        small_mil()(torch.zeros(1, 1, 6, 9))
+    with pytest.raises(ValueError, match=r"attention network returned shape \(1, 6, 1\).*one logit a patch"):
+        DeepMIL(nn.Linear(5, 1), small_features(), Classifier(5, 3), 8, (2, 3))(torch.zeros(1, 1, 16, 24))
+    with pytest.raises(ValueError, match=r"scale=1.5: expected a number in \(0, 1\]"):
+        small_cnn(1.5)
+    with pytest.raises(ValueError, match="n_patches=0"):
+        UniformSampling(small_features(), Classifier(5, 3), n_patches=0)
 
 
 def test_unit_norm_of_nothing_is_nothing():

@@ -7,9 +7,19 @@ from torch import nn
 from atslib.networks import (
     AttentionNetwork,
     Classifier,
+    ColonCancerAttention,
+    IlseFeatures,
     LeNetFeatures,
     MegapixelMNISTAttention,
+    MILAttention,
+    ResidualBlock,
+    ResNet,
+    ResNet8,
+    ResNet8Features,
+    ResNet16,
     SaliencyPrior,
+    SpeedLimitsAttention,
+    UniformAttention,
     window_geometry,
 )
 
@@ -24,6 +34,119 @@ def test_parameter_counts():
     # 7×7 1→32, then three of 3×3 32→32
     assert count(LeNetFeatures()) == (49 * 32 + 32) + 3 * (9 * 32 * 32 + 32)
     assert count(Classifier(32, 10)) == 32 * 10 + 10
+    # as for Megapixel MNIST, from 3 channels
+    assert count(ColonCancerAttention()) == (9 * 3 * 8 + 8) + (9 * 64 + 8) + (9 * 8 + 1)
+    # 3→8, 8→16, 16→32, 32→1
+    for variant in ("paper", "released"):
+        assert count(SpeedLimitsAttention(variant)) == 224 + 1168 + 4640 + 289 == (
+            (9 * 3 * 8 + 8) + (9 * 8 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 + 1)
+        )
+    # 4×4 3→36, 3×3 36→48, 5·5·48→512, 512→512
+    assert count(IlseFeatures()) == (16 * 3 * 36 + 36) + (9 * 36 * 48 + 48) + (25 * 48 * 512 + 512) + (512 * 512 + 512)
+    # V, w; gated also U; biases of V and U
+    assert count(MILAttention(512)) == 512 * 128 + 128
+    assert count(MILAttention(512, gated=True)) == 2 * 512 * 128 + 128
+    assert count(MILAttention(32, 16, gated=True, bias=True)) == 2 * (32 * 16 + 16) + 16
+    assert count(UniformAttention()) == 0
+
+
+def test_parameter_counts_of_residual_networks():
+    # Convolutions have no bias, a normalisation has a scale and a shift for each channel. A block is two 3×3 convolutions with
+    # a normalisation each, and a 1×1 convolution around where stride or width change.
+    norm, block, around = 2 * 32, 2 * 9 * 32 * 32 + 2 * 2 * 32, 32 * 32
+    # paper: the first convolution and the three around are normalised too
+    assert count(ResNet8()) == (27 * 32 + norm) + 3 * (block + around + norm)
+    # released: the ones around are not, nor is the first; the last block's result is
+    assert count(ResNet8(variant="released")) == 27 * 32 + 3 * (block + around) + norm
+    assert count(ResNet8Features()) == count(ResNet8())  # unit norm has none
+    assert count(ResNet8Features(norm="batch")) == count(ResNet8())
+    # 32, 32 | 64, 64 | 128, 128 | 256, around where the resolution is halved: 32→32, 32→64, 64→128, 128→256
+    assert count(ResNet16()) == (27 * 32 + 64) + sum(
+        (
+            (2 * 9 * 32 * 32 + 128) + (32 * 32 + 64) + (2 * 9 * 32 * 32 + 128),
+            (9 * 32 * 64 + 9 * 64 * 64 + 256) + (32 * 64 + 128) + (2 * 9 * 64 * 64 + 256),
+            (9 * 64 * 128 + 9 * 128 * 128 + 512) + (64 * 128 + 256) + (2 * 9 * 128 * 128 + 512),
+            (9 * 128 * 256 + 9 * 256 * 256 + 1024) + (128 * 256 + 512),
+        )
+    )
+    for network, layers in ((ResNet8(), 8), (ResNet16(), 16)):  # along the longest path, with the linear layer that follows
+        assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in network.modules()) + 1 == layers
+
+
+def test_shapes_of_the_papers_inputs():
+    with torch.no_grad():
+        assert ColonCancerAttention()(torch.rand(1, 3, 100, 100)).shape == (1, 100, 100)
+        view = torch.rand(1, 3, 288, 384)
+        assert SpeedLimitsAttention()(view).shape == (1, 36, 48)
+        assert SpeedLimitsAttention("released")(view).shape == (1, 35, 47)
+        assert IlseFeatures()(torch.rand(2, 3, 27, 27)).shape == (2, 512)
+        assert ResNet8Features()(torch.rand(2, 3, 100, 100)).shape == (2, 32)
+        assert ResNet8()(torch.rand(1, 3, 250, 250)).shape == (1, 32)
+        assert ResNet16(channels=1)(torch.rand(1, 1, 64, 96)).shape == (1, 256)
+        assert MILAttention(512, gated=True)(torch.rand(2, 7, 512)).shape == (2, 7)
+
+
+def test_resolution_is_halved_where_the_docstring_says():
+    def steps(network):
+        return [block.conv1.stride[0] for block in network.modules() if isinstance(block, ResidualBlock)]
+
+    assert steps(ResNet8()) == [2, 2, 2]
+    assert steps(ResNet16()) == [2, 1, 2, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("variant, padding", [("paper", 4), ("released", 0)])
+def test_speed_limits_attention_knows_its_window(variant, padding):
+    network = SpeedLimitsAttention(variant)
+    # four 3×3 convolutions see 9 pixels, eight of these windows side by side 16
+    assert (network.stride, network.padding, network.receptive_field) == (8, padding, 16)
+
+
+@pytest.mark.parametrize("network", [MegapixelMNISTAttention(), SpeedLimitsAttention(), SpeedLimitsAttention("released")])
+def test_uniform_attention_has_the_locations_of_another(network):
+    channels = network.layers[0].in_channels
+    uniform = UniformAttention.like(network)
+    for size in ((40, 56), (37, 63), (24, 31)):
+        view = torch.rand(2, channels, *size)
+        logits = uniform(view)
+        assert logits.shape == network(view).shape
+        assert not logits.any()
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_residual_blocks_compute_their_formula(variant):
+    torch.manual_seed(0)
+    block = ResidualBlock(4, 8, 2, variant).double()
+    x = torch.rand(2, 4, 6, 6, dtype=torch.float64)
+    c1, c2, n1, n2, relu = block.conv1, block.conv2, block.norm1, block.norm2, nn.functional.relu
+    if variant == "paper":
+        expected = relu(n2(c2(relu(n1(c1(x))))) + block.shortcut(x))
+    else:
+        u = relu(n1(x))
+        expected = c2(relu(n2(c1(u)))) + block.shortcut(u)
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=0)
+    # what is written over in place is not needed by the gradient
+    plain = ResidualBlock(4, 4, 1, variant).double()
+    assert torch.autograd.gradcheck(plain, torch.rand(1, 4, 3, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("norm, alone", [("group", True), ("batch", False)])
+def test_a_patchs_feature_is_its_own_with_group_normalisation(norm, alone):
+    torch.manual_seed(0)
+    network = ResNet8Features(norm=norm).train()
+    patches = torch.rand(4, 3, 24, 24)
+    patches[2:] *= 0.2
+    assert torch.allclose(network(patches)[:1], network(patches[:1]), atol=1e-5) == alone
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_mil_attention_is_equation_8_or_9(gated):
+    torch.manual_seed(0)
+    network = MILAttention(5, 3, gated=gated)
+    h = torch.rand(2, 4, 5)
+    hidden = torch.tanh(h @ network.value.weight.T)
+    if gated:
+        hidden = hidden / (1 + torch.exp(-h @ network.gate.weight.T))
+    torch.testing.assert_close(network(h), hidden @ network.weight.weight[0])
 
 
 CHAINS = {
@@ -55,9 +178,12 @@ def test_claimed_geometry_is_the_gradients_support(name):
             assert seen.max() == min(last, view.shape[2 + axis] - 1)
 
 
-def test_features_have_unit_length():
-    features = LeNetFeatures()(torch.rand(5, 1, 50, 50))
-    assert features.shape == (5, 32)
+@pytest.mark.parametrize(
+    "network, side, width", [(LeNetFeatures(3), 50, 32), (IlseFeatures(), 27, 512), (ResNet8Features(variant="released"), 40, 32)]
+)
+def test_features_have_unit_length(network, side, width):
+    features = network(torch.rand(5, 3, side, side))
+    assert features.shape == (5, width)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(5))
 
 
@@ -83,6 +209,21 @@ def test_classifier_scales_its_input():
 def test_refusals():
     with pytest.raises(ValueError, match="variant='keras': expected 'paper' or 'released'"):
         MegapixelMNISTAttention("keras")
+    for build in (SpeedLimitsAttention, lambda v: ResNet8(variant=v), lambda v: ResidualBlock(4, 4, variant=v)):
+        with pytest.raises(ValueError, match="variant='keras': expected 'paper' or 'released'"):
+            build("keras")
+    with pytest.raises(ValueError, match="norm='layer': expected 'group' or 'batch'"):
+        ResNet8(norm="layer")
+    with pytest.raises(ValueError, match="6 channels cannot be normalised in groups of four"):
+        ResNet8(width=6)
+    with pytest.raises(ValueError, match="2 widths and 3 strides"):
+        ResNet(widths=(8, 8), strides=(1, 1, 1))
+    with pytest.raises(ValueError, match=r"patch_size=10: .*expected at least 11"):
+        IlseFeatures(patch_size=10)
+    with pytest.raises(ValueError, match=r"patches of \(28, 28\) pixels for IlseFeatures\(patch_size=27\)"):
+        IlseFeatures()(torch.rand(1, 3, 28, 28))
+    with pytest.raises(ValueError, match=r"view of \(10, 40\) pixels: smaller than the receptive field of 16"):
+        UniformAttention(8, 0, 16)(torch.rand(1, 3, 10, 40))
     with pytest.raises(ValueError, match="epsilon=0: expected a positive"):
         SaliencyPrior(MegapixelMNISTAttention(), epsilon=0)
     with pytest.raises(ValueError, match="scale=-1"):
