@@ -6,6 +6,7 @@ needs no more than its position to go on as if nothing had happened.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -70,6 +71,12 @@ class InMemory(Dataset):
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "C H W"], int]:
         return self.images[number], int(self.labels[number])
+
+    def first(self, count: int) -> InMemory:
+        """The first images, in the same memory."""
+        part = copy.copy(self)
+        part.images, part.labels = self.images[:count], self.labels[:count]
+        return part
 
 
 def load(

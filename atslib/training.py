@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.estimators import entropy
-from atslib.loading import InMemory, epoch_batches, load, seed_for
+from atslib.loading import epoch_batches, load, seed_for
 from atslib.models import Output
 from atslib.processes import Processes
 
@@ -116,7 +116,6 @@ def train(
     device: str | torch.device = "cpu",
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     workers: int = 0,
-    in_memory: bool = False,
     compile: bool = False,
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
@@ -130,7 +129,8 @@ def train(
 
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`.
-        train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model.
+        train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model. An
+            :class:`atslib.loading.InMemory` is read from where it lies.
         checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
             ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
             the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted.
@@ -138,7 +138,6 @@ def train(
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting.
         workers: processes that read images ahead.
-        in_memory: keep the whole training set on the device.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
         on_epoch: called with each new dict, in the first process.
         processes: where there are several; ``device`` then is theirs.
@@ -167,8 +166,6 @@ def train(
             save_checkpoint(checkpoint, model, optimiser, what, position)
         last_saved = time.monotonic()
 
-    if in_memory and len(curve) < settings.epochs:
-        train_set = InMemory(train_set, device, workers=workers, progress=progress)
     class_weights = None if settings.class_weights is None else torch.tensor(settings.class_weights, device=device)
     forward = group.prepare(torch.compile(model) if compile else model)
     draws = torch.Generator(device)
