@@ -164,6 +164,7 @@ def train(
         if checkpoint is not None and first_process:
             position = dict(curve=curve, step=step, sums=sums, seconds=seconds)
             save_checkpoint(checkpoint, model, optimiser, what, position)
+        group.wait()  # or another process might look for the checkpoint before it is there
         last_saved = time.monotonic()
 
     class_weights = None if settings.class_weights is None else torch.tensor(settings.class_weights, device=device)
