@@ -38,6 +38,9 @@ class Processes:
         """The tensor summed over all processes, in each of them."""
         return tensor
 
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+
     def share(self, count: int) -> list[int]:
         """Which of the ``count`` images of a batch are this process's."""
         return list(range(self.rank, count, self.world))
@@ -84,6 +87,9 @@ class FabricProcesses(Processes):
 
     def sum(self, tensor):
         return self._fabric.all_reduce(tensor, reduce_op="sum")
+
+    def wait(self):
+        self._fabric.barrier()
 
     def drawing(self, generator, rows, count):
         return DrawForAll(generator, rows, count)

@@ -222,7 +222,7 @@ def test_in_memory_wants_one_size():
     images = [(torch.zeros(1, side, side, dtype=torch.uint8), 0) for side in (8, 9)]
     with pytest.raises(ValueError, match=r"image 1 is \(1, 9, 9\), image 0 \(1, 8, 8\)"):
         InMemory(images)
-    with pytest.raises(ValueError, match="torch.float32"):
+    with pytest.raises(ValueError, match=r"torch\.float32"):
         InMemory([(torch.zeros(1, 8, 8), 0)])
 
 
