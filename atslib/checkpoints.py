@@ -23,9 +23,7 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     random = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
-    state = dict(
-        model=model.state_dict(), optimiser=optimiser.state_dict(), random=random, settings=settings, position=position
-    )
+    state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), random=random, settings=settings, position=position)
     with part.open("wb") as file:
         torch.save(state, file)
         file.flush()
@@ -33,9 +31,7 @@ def save_checkpoint(
     os.replace(part, path)
 
 
-def load_checkpoint(
-    path: str | os.PathLike, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict
-) -> dict:
+def load_checkpoint(path: str | os.PathLike, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict) -> dict:
     """Put model, optimiser and the global random numbers into the state they were saved in; returns the position.
 
     Raises:

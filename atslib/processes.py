@@ -130,7 +130,7 @@ class DrawForAll(TorchFunctionMode):
         size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
         if function not in (torch.rand, torch.randn) or not size or size[0] != len(self.rows):
             raise ValueError(
-                f"{getattr(function, '__name__', function)} of size {size} draws for {len(self.rows)} of {self.count} images in one "
-                "of several processes: expected torch.rand or torch.randn with one row an image"
+                f"{getattr(function, '__name__', function)} of size {size} draws for {len(self.rows)} of {self.count} images in "
+                "one of several processes: expected torch.rand or torch.randn with one row an image"
             )
         return function(self.count, *size[1:], **kwargs)[self.rows]

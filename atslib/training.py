@@ -301,7 +301,8 @@ def evaluate(
     mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
     logits, labels = None, torch.zeros(len(dataset), dtype=torch.int64, device=device)
     bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
-    for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, load(dataset, mine, device, workers=workers), strict=True):
+    loaded = load(dataset, mine, device, workers=workers)
+    for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
         with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             out = model(images, generator=draws, **options)
         if logits is None:

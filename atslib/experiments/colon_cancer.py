@@ -89,12 +89,9 @@ def load_data(profile: str = "laptop", root: str | None = None, seed: int = 0) -
             if root is not None:
                 raise
     train, test = (
-        data.GeneratedHistology(split, count, sizes.size)
-        for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
+        data.GeneratedHistology(split, count, sizes.size) for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
     )
-    return described(
-        "generated histology, a stand-in", train, test, suffix="-generated", augment=_augmentation()
-    )
+    return described("generated histology, a stand-in", train, test, suffix="-generated", augment=_augmentation())
 
 
 def _augmentation():

@@ -99,8 +99,6 @@ def described(name: str, train: Dataset, test: Dataset, **options) -> Data:
         else:
             some = [part[number] for part in (train, test) for number in range(min(4, len(part)))]
             digest = array_digest(*(image.numpy() for image, _ in some), np.array([label for _, label in some]))
-        return dict(
-            name=name, digest=digest, n_train=len(train), n_test=len(test), image_size=list(train[0][0].shape[1:])
-        )
+        return dict(name=name, digest=digest, n_train=len(train), n_test=len(test), image_size=list(train[0][0].shape[1:]))
 
     return Data(train, test, name, describe, **options)

@@ -102,8 +102,7 @@ def load_data(profile: str = "laptop", root: str | None = None, seed: int = 0) -
             raise missing
     if train is None:
         train, test = (
-            data.GeneratedRoads(split, count, sizes.size)
-            for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
+            data.GeneratedRoads(split, count, sizes.size) for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
         )
     # On small images the pan is smaller, so that signs stay inside as often.
     shift = round(100 * train[0][0].shape[1] / 960)
