@@ -1,14 +1,17 @@
 """Training a model that classifies large images, and measuring it.
 
-The loss is the paper's, cross-entropy minus λ times the entropy of the attention (eq. 21).
+The loss is the paper's, cross-entropy minus λ times the entropy of the attention (eq. 21). A run can be stopped at any moment,
+by a signal, a time limit or a power cut, and goes on from its checkpoint to the numbers it would have reached anyway.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,53 +19,89 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.estimators import entropy
+from atslib.loading import epoch_batches, load, seed_for
 from atslib.models import Output
+from atslib.processes import Processes
+
+# Steps between two looks at the numbers: a look makes the host wait for a GPU, and costs nothing on a CPU.
+_LOOK_EVERY = {"cpu": 1, "cuda": 16}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train.
+    """How to train: all that changes the result.
 
     Attributes:
         epochs: passes over the training set.
-        batch_size: images per step; the last, smaller batch of an epoch is used too.
+        batch_size: images per step, of all processes together; the last, smaller batch of an epoch is used too.
         learning_rate: of Adam, at the start.
-        schedule: ``"constant"``, as in the paper, or ``"cosine"`` down to zero at the end.
+        schedule: ``"constant"``, as in the paper; ``"cosine"`` down to zero at the end; ``"step"``, a tenth after each of the
+            ``milestones``, as in the released code for the speed limits.
+        milestones: epochs after which ``"step"`` divides the learning rate by ten.
         entropy_weight: λ of eq. 21.
         clip_norm: gradients longer than this are shortened to it; None for never.
+        class_weights: of each class's cross-entropy; None for one each. See :func:`attention_loss`.
         bfloat16: run convolutions and matrix products in bfloat16 (autocast); weights and the estimator stay float32.
-        seed: of initial weights (where the caller seeds them with it), order of images, draws of locations.
+        test_every: epochs between two tests; the last epoch is always tested.
+        seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation.
     """
 
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 1e-3
     schedule: str = "constant"
+    milestones: tuple[int, ...] = ()
     entropy_weight: float = 0.01
     clip_norm: float | None = 1.0
+    class_weights: tuple[float, ...] | None = None
     bfloat16: bool = True
+    test_every: int = 1
     seed: int = 0
 
     def __post_init__(self):
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule={self.schedule!r}: expected 'constant' or 'cosine'")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}: expected at least 1 each")
+        if self.schedule not in ("constant", "cosine", "step"):
+            raise ValueError(f"schedule={self.schedule!r}: expected 'constant', 'cosine' or 'step'")
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(f"schedule={self.schedule!r} with milestones={self.milestones}: expected them for 'step' only")
+        if self.epochs < 1 or self.batch_size < 1 or self.test_every < 1:
+            raise ValueError(
+                f"epochs={self.epochs}, batch_size={self.batch_size}, test_every={self.test_every}: expected at least 1 each"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}: expected a positive number, or None for no clipping")
+
+    def learning_rate_at(self, epochs_done: float) -> float:
+        """The learning rate after so many epochs, whole or not.
+
+        >>> [round(Settings(schedule="step", milestones=(5,)).learning_rate_at(done), 6) for done in (4.9, 5)]
+        [0.001, 0.0001]
+        """
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * epochs_done / self.epochs)) / 2
+        return self.learning_rate * 0.1 ** sum(epochs_done >= milestone for milestone in self.milestones)
 
 
 def attention_loss(
-    out: Output, labels: Int[Tensor, " B"], entropy_weight: float = 0.01
+    out: Output,
+    labels: Int[Tensor, " B"],
+    entropy_weight: float = 0.01,
+    class_weights: Float[Tensor, " classes"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The loss of eq. 21, and the cross-entropy in it.
+    """The loss of eq. 21, and the cross-entropy in it, both means over the batch.
 
-    .. math::  \\mathcal L' = \\mathrm{CE}(\\text{logits}, y) - \\lambda\\, H(a)
+    .. math::  \\mathcal L' = c_y\\, \\mathrm{CE}(\\text{logits}, y) - \\lambda\\, H(a)
+
+    The class weights c multiply each image's cross-entropy, and the sum is divided by the number of images, as Keras does it;
+    dividing by the sum of the weights, as ``F.cross_entropy`` does, would make an image's part depend on its batch. A method
+    without attention has no entropy to be rewarded for.
     """
-    cross_entropy = F.cross_entropy(out.logits.float(), labels)
-    return cross_entropy - entropy_weight * entropy(out.log_attention).mean(), cross_entropy
+    loss, cross_entropy = _losses(out, labels, entropy_weight, class_weights)
+    return loss.mean(), cross_entropy.mean()
 
 
 def train(
@@ -72,84 +111,161 @@ def train(
     settings: Settings,
     *,
     checkpoint: str | os.PathLike | None = None,
+    save_every: float = 300,
     max_seconds: float = math.inf,
     device: str | torch.device = "cpu",
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    workers: int = 0,
+    compile: bool = False,
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
+    processes: Processes | None = None,
 ) -> list[dict]:
-    """Train ``model`` in place and return its curve, one dict an epoch.
+    """Train ``model`` in place and return its curve, one dict an epoch; fewer than ``settings.epochs`` if it was stopped.
 
     Each dict holds ``epoch``, ``seconds`` (of training so far, tests not counted), ``train_loss`` (cross-entropy, mean over
-    the epoch), ``train_error``, ``entropy`` (mean, nats), and, with a test set, ``test_loss`` and ``test_error``.
+    the epoch), ``train_error``, ``entropy`` (mean, nats; not of methods without attention), and, in epochs with a test,
+    ``test_loss`` and ``test_error``.
 
     Args:
-        model: called on images ``(B, C, H, W)``, returns an :class:`atslib.models.Output`.
-        train_set, test_set: items ``(image, label)``.
-        checkpoint: a file written whole after each epoch; where it exists, training goes on from it and, on the CPU with the
-            same number of threads, gives the numbers of a run that was never interrupted.
-        max_seconds: stop after the first epoch that ends later than this.
-        on_epoch: called with each new dict.
+        model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`.
+        train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model. An
+            :class:`atslib.loading.InMemory` is read from where it lies.
+        checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
+            ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
+            the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted.
+        max_seconds: stop after the first step that ends later than this.
+        augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
+            epoch; returns the changed image. Its ``repr`` counts as a setting.
+        workers: processes that read images ahead.
+        compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
+        on_epoch: called with each new dict, in the first process.
+        processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings; the difference is listed.
-        FloatingPointError: the loss became NaN or infinite. The checkpoint of the last good epoch is kept.
+        ValueError: a checkpoint of other settings; the differences are listed.
+        FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
-    started = time.monotonic()
-    device = torch.device(device)
+    started = last_saved = time.monotonic()
+    group = processes or Processes(device)
+    device, first_process = group.device, group.rank == 0
+    progress = progress and first_process
     model.to(device=device, memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    what = asdict(settings) | dict(n_train=len(train_set), augment=None if augment is None else repr(augment))
     curve: list[dict] = []
+    step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
-        curve = _restore(checkpoint, model, optimiser, settings)
-    steps = math.ceil(len(train_set) / settings.batch_size)
+        position = load_checkpoint(checkpoint, model, optimiser, what)
+        curve, step, sums, seconds = (position[key] for key in ("curve", "step", "sums", "seconds"))
 
-    for epoch in range(len(curve) + 1, settings.epochs + 1):
-        epoch_started = time.monotonic()
-        # All randomness of an epoch comes from the seed and its number, so that it does not matter where a run resumes.
-        shuffle = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-        draws = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
-        loader = DataLoader(train_set, settings.batch_size, shuffle=True, generator=shuffle)
-        model.train()
-        sums = torch.zeros(3, dtype=torch.float64)
-        seen = 0
-        bar = tqdm(loader, desc=f"epoch {epoch}/{settings.epochs}", disable=not progress, unit="batch", leave=False)
-        for step, (images, labels) in enumerate(bar):
-            if settings.schedule == "cosine":
-                done = ((epoch - 1) * steps + step) / (settings.epochs * steps)
-                optimiser.param_groups[0]["lr"] = settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
-            images, labels = images.to(device, non_blocking=True), labels.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-                out = model(images, generator=draws)
-            loss, cross_entropy = attention_loss(out, labels, settings.entropy_weight)
-            batch = torch.stack([cross_entropy.detach(), _error(out, labels), entropy(out.log_attention.detach()).mean()])
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"loss is {loss.item()} in epoch {epoch}, step {step}: try a lower learning rate than "
-                    f"{settings.learning_rate} or a tighter clip_norm than {settings.clip_norm}"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimiser.step()
-            sums += batch.double().cpu() * len(labels)
-            seen += len(labels)
-            loss_now, error_now, entropy_now = (sums / seen).tolist()
-            bar.set_postfix(loss=f"{loss_now:.3f}", error=f"{error_now:.3f}", entropy=f"{entropy_now:.2f}")
-        seconds = time.monotonic() - epoch_started + (curve[-1]["seconds"] if curve else 0)
-        entry = dict(epoch=epoch, seconds=round(seconds, 1), train_loss=loss_now, train_error=error_now, entropy=entropy_now)
-        if test_set is not None:
-            measured = evaluate(
-                model, test_set, settings.batch_size, bfloat16=settings.bfloat16, device=device, progress=progress
+    def save() -> None:
+        nonlocal last_saved
+        if checkpoint is not None and first_process:
+            position = dict(curve=curve, step=step, sums=sums, seconds=seconds)
+            save_checkpoint(checkpoint, model, optimiser, what, position)
+        group.wait()  # or another process might look for the checkpoint before it is there
+        last_saved = time.monotonic()
+
+    class_weights = None if settings.class_weights is None else torch.tensor(settings.class_weights, device=device)
+    forward = group.prepare(torch.compile(model) if compile else model)
+    draws = torch.Generator(device)
+    steps = math.ceil(len(train_set) / settings.batch_size)
+    speed = _Speed(settings.epochs * len(train_set))
+
+    with _StopSignals(listen=checkpoint is not None) as signals:
+        for epoch in range(len(curve) + 1, settings.epochs + 1):
+            began = time.monotonic() - seconds
+            batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, epoch)
+            # A process without an image in the last batch works on another's, which then counts nothing.
+            shares = [group.share(len(batch)) or [0] for batch in batches]
+            mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
+            # In several processes each adds up its own images; what a checkpoint says is the sum.
+            tally = torch.tensor(sums if first_process else [0.0] * 5, dtype=torch.float64, device=device)
+            model.train()
+            bar = tqdm(
+                total=len(train_set),
+                initial=sum(map(len, batches[:step])),
+                desc=f"epoch {epoch}/{settings.epochs}",
+                disable=not progress,
+                unit="image",
+                leave=False,
             )
-            entry.update(test_loss=measured["loss"], test_error=measured["error"])
-        curve.append(entry)
-        if checkpoint is not None:
-            _save(checkpoint, model, optimiser, settings, curve)
-        if on_epoch is not None:
-            on_epoch(entry)
-        if time.monotonic() - started > max_seconds:
-            break
+            loaded = load(train_set, mine[step:], device, workers=workers)
+            for batch, rows, numbers, (images, labels) in zip(batches[step:], shares[step:], mine[step:], loaded, strict=True):
+                for parameters in optimiser.param_groups:
+                    parameters["lr"] = settings.learning_rate_at(epoch - 1 + step / steps)
+                # All randomness of a step comes from the seed and the step's place, so that it does not matter where a run
+                # was stopped, or how many processes share the batch.
+                draws.manual_seed(seed_for("draws", settings.seed, epoch, step))
+                if augment is not None:
+                    images = _augmented(images, numbers, augment, settings.seed, epoch)
+                with (
+                    group.drawing(draws, rows, len(batch)),
+                    torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16),
+                ):
+                    out = forward(images, generator=draws)
+                loss, cross_entropy = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
+                counted = float(group.rank < len(batch))
+                # Gradients are averaged over processes: times their number, it is the mean over the batch.
+                loss = loss.sum() * counted * group.world / len(batch)
+                optimiser.zero_grad(set_to_none=True)
+                group.backward(loss)
+                norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
+                wrong = (out.logits.detach().argmax(1) != labels).sum()
+                spread = torch.zeros(()) if out.log_attention is None else entropy(out.log_attention.detach()).sum()
+                count, bad = torch.tensor(len(rows)), ~(loss.detach().isfinite() & norm.isfinite())
+                batch_tally = [cross_entropy.detach().sum(), wrong, spread, count, bad]
+                tally += counted * torch.stack([part.to(device, torch.float64) for part in batch_tally])
+
+                step += 1
+                stopping = saving = False
+                if step % _LOOK_EVERY.get(device.type, 1) == 0 or step == steps:
+                    now = time.monotonic()
+                    wishes = [signals.received or now - started > max_seconds, now - last_saved > save_every]
+                    *sums, stop, due = group.sum(torch.cat([tally, tally.new_tensor(wishes)])).tolist()
+                    stopping, saving = bool(stop), bool(due)
+                    if sums[4]:
+                        where = f"epoch {epoch}, step {step}" + ("" if device.type == "cpu" else " or shortly before")
+                        raise FloatingPointError(
+                            f"loss or gradient is not finite in {where}: try a lower learning rate than "
+                            f"{settings.learning_rate} or a tighter clip_norm than {settings.clip_norm}"
+                            + (f"; {checkpoint} is of a good step before it" if checkpoint and Path(checkpoint).exists() else "")
+                        )
+                optimiser.step()
+                speed.add(len(batch))
+                if progress:
+                    bar.update(len(batch))
+                    bar.set_postfix(_shown(out, sums, speed, left=speed.left((epoch - 1) * len(train_set) + bar.n)))
+                if stopping or saving:
+                    seconds = time.monotonic() - began
+                    save()
+                if stopping:
+                    bar.close()
+                    return curve
+            bar.close()
+            loss_sum, wrong, spread, seen, _ = sums
+            entry = dict(epoch=epoch, seconds=round(time.monotonic() - began + _before(curve), 1))
+            entry.update(train_loss=loss_sum / seen, train_error=wrong / seen)
+            if spread:
+                entry.update(entropy=spread / seen)
+            if test_set is not None and (epoch % settings.test_every == 0 or epoch == settings.epochs):
+                measured = evaluate(
+                    model,
+                    test_set,
+                    settings.batch_size,
+                    bfloat16=settings.bfloat16,
+                    device=device,
+                    workers=workers,
+                    progress=progress,
+                    processes=group,
+                )
+                entry.update(test_loss=measured["loss"], test_error=measured["error"])
+            curve.append(entry)
+            step, sums, seconds = 0, [0.0] * 5, 0.0
+            save()
+            if on_epoch is not None and first_process:
+                on_epoch(entry)
     return curve
 
 
@@ -162,31 +278,39 @@ def evaluate(
     seed: int = 0,
     bfloat16: bool = False,
     device: str | torch.device = "cpu",
+    workers: int = 0,
     progress: bool = True,
+    processes: Processes | None = None,
     **options,
 ) -> dict:
     """Error and loss of ``model`` on ``dataset``.
 
-    ``options`` go to the model's call (``n_patches=50``, say).
+    ``options`` go to the model's call (``n_patches=50``, say). ``processes`` share the images, and all get the answer.
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
         (images), ``predicted`` and ``labels`` (tensors, in the set's order).
     """
-    device = torch.device(device)
+    group = processes or Processes(device)
+    device = group.device
     was_training = model.training
     model.eval()
     draws = torch.Generator(device).manual_seed(seed)
-    logits, labels = [], []
-    for images, targets in tqdm(
-        DataLoader(dataset, batch_size), desc="test", disable=not progress, unit="batch", leave=False
-    ):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            out = model(images.to(device), generator=draws, **options)
-        logits.append(out.logits.float().cpu())
-        labels.append(targets)
+    batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
+    shares = [group.share(len(batch)) or [0] for batch in batches]
+    mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
+    logits, labels = None, torch.zeros(len(dataset), dtype=torch.int64, device=device)
+    bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
+    loaded = load(dataset, mine, device, workers=workers)
+    for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
+        with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            out = model(images, generator=draws, **options)
+        if logits is None:
+            logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
+        if group.rank < len(batch):
+            logits[numbers], labels[numbers] = out.logits.float(), targets
     model.train(was_training)
-    logits, labels = torch.cat(logits), torch.cat(labels)
+    logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
     predicted = logits.argmax(1)
     error = (predicted != labels).double().mean().item()
     return dict(
@@ -199,26 +323,83 @@ def evaluate(
     )
 
 
-def _error(out: Output, labels: Tensor) -> Tensor:
-    return (out.logits.detach().argmax(1) != labels).float().mean()
+def _losses(
+    out: Output, labels: Int[Tensor, " B"], entropy_weight: float, class_weights: Float[Tensor, " classes"] | None
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Loss and cross-entropy of each image."""
+    cross_entropy = F.cross_entropy(out.logits.float(), labels, reduction="none")
+    if class_weights is not None:
+        cross_entropy = class_weights[labels] * cross_entropy
+    if out.log_attention is None:
+        return cross_entropy, cross_entropy
+    return cross_entropy - entropy_weight * entropy(out.log_attention), cross_entropy
 
 
-def _save(path, model, optimiser, settings, curve) -> None:
-    """Write beside and rename: a checkpoint is whole or not there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), settings=asdict(settings), curve=curve)
-    torch.save(state, part)
-    os.replace(part, path)
+def _augmented(images: Tensor, numbers: Sequence[int], augment: Callable, seed: int, epoch: int) -> Tensor:
+    """Each image changed by itself: what happens to it does not depend on the others in the batch."""
+    generator = torch.Generator()
+    return torch.cat(
+        [
+            augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number)))
+            for image, number in zip(images, numbers, strict=True)
+        ]
+    )
 
 
-def _restore(path, model, optimiser, settings) -> list[dict]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    ours = asdict(settings)
-    differ = [f"{k} was {state['settings'].get(k)!r}, is {v!r}" for k, v in ours.items() if state["settings"].get(k) != v]
-    if differ:
-        raise ValueError(f"{path} is a checkpoint of other settings ({'; '.join(differ)}): delete it or train as it says")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["curve"]
+def _before(curve: list[dict]) -> float:
+    return curve[-1]["seconds"] if curve else 0.0
+
+
+def _shown(out: Output, sums: Sequence[float], speed: _Speed, left: str) -> dict:
+    """What stands at the end of the progress bar."""
+    loss, wrong, spread, seen, _ = sums
+    if not seen:
+        return {}
+    means = dict(loss=f"{loss / seen:.3f}", error=f"{wrong / seen:.3f}")
+    if out.log_attention is not None:
+        means.update(entropy=f"{spread / seen:.2f}")
+    return means | {"images/s": f"{speed.rate:.1f}", "left": left}
+
+
+class _Speed:
+    """Images per second of this session, and the time that the rest of the run will take."""
+
+    def __init__(self, total: int):
+        self.total, self.images, self.started = total, 0, time.monotonic()
+
+    def add(self, images: int) -> None:
+        self.images += images
+
+    @property
+    def rate(self) -> float:
+        return self.images / max(time.monotonic() - self.started, 1e-9)
+
+    def left(self, done: int) -> str:
+        return tqdm.format_interval((self.total - done) / max(self.rate, 1e-9))
+
+
+class _StopSignals:
+    """Notes SIGTERM and Ctrl-C while it is open; a second Ctrl-C interrupts as usual.
+
+    Only the main thread can listen, and only a run with a checkpoint has something to gain from it.
+    """
+
+    def __init__(self, listen: bool):
+        self.received = False
+        self._listen = listen and threading.current_thread() is threading.main_thread()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> _StopSignals:
+        if self._listen:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True

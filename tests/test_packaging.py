@@ -23,7 +23,7 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
 # Packages that conda-forge has under another name than the package index.
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "lightning-fabric": "lightning"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -63,7 +63,7 @@ def conda_requirements():
 @pytest.mark.parametrize("python", PYTHONS)
 def test_pins_lie_in_the_ranges(python):
     pinned = pins(python)
-    for name, wanted in requirements("data", "book", "test", "dev").items():
+    for name, wanted in requirements("data", "distributed", "book", "test", "dev").items():
         for requirement in wanted:
             environment = default_environment() | {"python_version": python}
             if requirement.marker and not requirement.marker.evaluate(environment):
@@ -89,7 +89,7 @@ def test_environment_agrees_with_pyproject():
     assert str(have.pop("pip")) == ""
     want = {
         CONDA_NAMES.get(name, name): found[0].specifier
-        for name, found in requirements("data", "book", "test").items()
+        for name, found in requirements("data", "distributed", "book", "test").items()
         if not found[0].marker  # back-ports for an old Python; conda takes a new one
     }
     assert have == want
@@ -125,12 +125,13 @@ def test_run_time_needs_little():
 
 def test_import_is_light():
     """`import atslib` loads nothing that only pictures, tables or downloads need."""
-    heavy = "matplotlib pandas seaborn ipywidgets IPython scipy PIL pooch platformdirs sympy"
+    heavy = "matplotlib pandas seaborn ipywidgets IPython scipy PIL pooch platformdirs sympy lightning_fabric"
     code = f"""
 import sys
 import torch
 with_torch = set(sys.modules)
 import atslib
+import atslib.experiments.__main__
 print(*sorted(set({heavy.split()!r}) & (set(sys.modules) - with_torch)))
 """
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,17 +1,20 @@
-"""Training: it learns, it resumes to the same numbers, it refuses what does not fit; and the command that runs it."""
+"""Training: it learns, it resumes to the same numbers, it refuses what does not fit."""
 
-import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
-from atslib.experiments import megapixel_mnist
-from atslib.experiments.__main__ import main
+from atslib.loading import InMemory
 from atslib.models import AttentionSampling, Output
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures
 from atslib.training import Settings, attention_loss, evaluate, train
@@ -53,19 +56,180 @@ def test_loss_is_eq_21():
     torch.testing.assert_close(loss, by_hand - 0.3 * entropy(log_attention).mean())
 
 
-def test_interrupted_and_resumed_is_the_same_run(tmp_path):
-    whole = model()
-    curve = train(whole, data(), data("test", 8), SETTINGS, progress=False)
-    assert [entry["epoch"] for entry in curve] == [1, 2, 3]
+def test_class_weights_count_per_image():
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 2])
+    out = Output(logits=logits, log_attention=None, index=None, pooled=logits)
+    loss, cross_entropy = attention_loss(out, labels, class_weights=torch.tensor([2.0, 0.0, 1.0]))
+    by_hand = -logits.log_softmax(1)
+    torch.testing.assert_close(loss, (2 * by_hand[0, 0] + by_hand[2, 2] + by_hand[3, 2]) / 4)
+    assert loss == cross_entropy  # a method without attention has no entropy
 
+
+def test_schedules():
+    step = Settings(epochs=10, schedule="step", milestones=(5, 8))
+    assert [round(step.learning_rate_at(done) / 1e-3, 6) for done in (0, 4.99, 5, 8)] == [1, 1, 0.1, 0.01]
+    cosine = Settings(epochs=10, schedule="cosine")
+    assert [round(cosine.learning_rate_at(done) / 1e-3, 6) for done in (0, 5, 10)] == [1, 0.5, 0]
+    assert Settings().learning_rate_at(7) == 1e-3
+
+
+class Noisy:
+    """An augmentation that anyone would notice."""
+
+    def __call__(self, images, generator):
+        noise = torch.randint(0, 40, images.shape, generator=generator)
+        return (images.int() + noise).clamp(max=255).to(images.dtype)
+
+    def __repr__(self):
+        return "Noisy()"
+
+
+class Dropping(nn.Module):
+    """A model with randomness of its own, from the global generator, and without attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.AvgPool2d(20), nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 10))
+
+    def forward(self, image, *, generator=None):
+        logits = self.layers(image / 255)
+        return Output(logits=logits, log_attention=None, index=None, pooled=logits)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    whole = model()
+    curve = train(whole, data(), data("test", 8), SETTINGS, augment=Noisy(), progress=False)
+    return curve, weights(whole)
+
+
+def test_curve(uninterrupted):
+    curve, _ = uninterrupted
+    assert [entry["epoch"] for entry in curve] == [1, 2, 3]
+    assert list(curve[0]) == ["epoch", "seconds", "train_loss", "train_error", "entropy", "test_loss", "test_error"]
+
+
+def test_stopped_at_every_step_is_the_same_run(tmp_path, uninterrupted):
+    path, curves = tmp_path / "run.pt", []
+    for session in range(20):
+        resumed = model(seed=session)  # its weights come from the checkpoint
+        options = dict(checkpoint=path, max_seconds=0, augment=Noisy(), progress=False)
+        curves.append(train(resumed, data(), data("test", 8), SETTINGS, **options))
+        assert not list(tmp_path.glob("*.part"))
+        if len(curves[-1]) == SETTINGS.epochs:
+            break
+    assert [len(curve) for curve in curves[:4]] == [0, 0, 0, 1]  # three steps an epoch, one a session
+    assert without_times(curves[-1]) == without_times(uninterrupted[0])
+    assert torch.equal(weights(resumed), uninterrupted[1])
+
+
+def test_global_randomness_resumes_too(tmp_path):
+    def run(**options):
+        trained = seeded(Dropping)
+        return train(trained, data(), None, SETTINGS, progress=False, **options), weights(trained)
+
+    curve, expected = run()
+    assert "entropy" not in curve[0]
     path = tmp_path / "run.pt"
-    first = model()
-    part = train(first, data(), data("test", 8), SETTINGS, checkpoint=path, max_seconds=0, progress=False)
-    assert len(part) == 1 and not list(tmp_path.glob("*.part"))
-    second = model(seed=99)  # its weights come from the checkpoint
-    resumed = train(second, data(), data("test", 8), SETTINGS, checkpoint=path, progress=False)
-    assert without_times(resumed) == without_times(curve)
-    assert torch.equal(weights(second), weights(whole))
+    while len(run(checkpoint=path, max_seconds=0)[0]) < SETTINGS.epochs:
+        pass
+    resumed, found = run(checkpoint=path)
+    assert without_times(resumed) == without_times(curve) and torch.equal(found, expected)
+
+
+def seeded(kind):
+    torch.manual_seed(0)
+    return kind()
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_training import SETTINGS, Noisy, data, model
+from atslib.training import train
+
+class Slow:
+    def __len__(self):
+        return len(data())
+    def __getitem__(self, number):
+        time.sleep(0.02)
+        return data()[number]
+
+train(model(), Slow(), data("test", 8), SETTINGS, checkpoint={path!r}, save_every=0, augment=Noisy(), progress=False)
+"""
+
+
+def start(path):
+    """A run in a process of its own, which saves after each step."""
+    code = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_mid_epoch(process, path, epochs_done=1):
+    while process.poll() is None:
+        if path.exists():
+            position = torch.load(path, weights_only=True)["position"]
+            if len(position["curve"]) >= epochs_done and position["step"] > 0:
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"the run ended before it could be stopped: {process.stderr.read()}")
+
+
+def test_killed_in_mid_epoch_and_resumed_is_the_same_run(tmp_path, uninterrupted):
+    path = tmp_path / "run.pt"
+    process = start(path)
+    wait_for_mid_epoch(process, path)
+    process.kill()  # SIGKILL: no chance to tidy up
+    assert process.wait() == -signal.SIGKILL
+    position = torch.load(path, weights_only=True)["position"]
+    assert position["step"] > 0 and len(position["curve"]) < SETTINGS.epochs
+    resumed = model(seed=99)
+    curve = train(resumed, data(), data("test", 8), SETTINGS, checkpoint=path, augment=Noisy(), progress=False)
+    assert without_times(curve) == without_times(uninterrupted[0])
+    assert torch.equal(weights(resumed), uninterrupted[1])
+
+
+def test_a_signal_stops_training_with_a_checkpoint(tmp_path, uninterrupted):
+    path = tmp_path / "run.pt"
+    seen = []
+
+    class Interrupting(MegapixelMNIST):
+        def __getitem__(self, number):
+            seen.append(number)
+            if len(seen) == 30:  # in the second epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(number)
+
+    interrupting = Interrupting("train", 24, size=120, n_digits=2, n_same=2, n_noise=1)
+    before = signal.getsignal(signal.SIGTERM)
+    options = dict(checkpoint=path, augment=Noisy(), progress=False)
+    assert len(train(model(), interrupting, data("test", 8), SETTINGS, **options)) == 1
+    assert torch.load(path, weights_only=True)["position"]["step"] == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+    curve = train(model(seed=99), data(), data("test", 8), SETTINGS, **options)
+    assert without_times(curve) == without_times(uninterrupted[0])
+
+
+@pytest.mark.parametrize("how", ["workers", "in memory"])
+def test_how_images_are_read_changes_nothing(how, uninterrupted):
+    trained = model()
+    train_set, workers = (InMemory(data()), 0) if how == "in memory" else (data(), 2)
+    train(trained, train_set, None, SETTINGS, augment=Noisy(), workers=workers, progress=False)
+    assert torch.equal(weights(trained), uninterrupted[1])
+
+
+def test_in_memory_wants_one_size():
+    images = [(torch.zeros(1, side, side, dtype=torch.uint8), 0) for side in (8, 9)]
+    with pytest.raises(ValueError, match=r"image 1 is \(1, 9, 9\), image 0 \(1, 8, 8\)"):
+        InMemory(images)
+    with pytest.raises(ValueError, match=r"torch\.float32"):
+        InMemory([(torch.zeros(1, 8, 8), 0)])
+
+
+def test_progress_says_how_it_goes(capsys):
+    train(model(), data(), None, replace(SETTINGS, epochs=1), progress=True)
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("epoch 1/1", "loss=", "error=", "entropy=", "images/s=", "left="))
 
 
 def test_another_seed_is_another_run():
@@ -84,19 +248,40 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path):
+def test_a_checkpoint_of_other_data_or_another_model_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    train(model(), data(), None, replace(SETTINGS, epochs=1), checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match="n_train was 24, is 16; augment was None, is 'Noisy\\(\\)'"):
+        train(model(), data(n=16), None, replace(SETTINGS, epochs=1), augment=Noisy(), checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match=r"layers.3.weight was None, is \(10, 36\)"):
+        train(Dropping(), data(), None, replace(SETTINGS, epochs=1), checkpoint=path, progress=False)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    train(model(), data(), None, replace(SETTINGS, epochs=1), checkpoint=path, progress=False)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="no checkpoint that can be read"):
+            train(model(), data(), None, replace(SETTINGS, epochs=1), checkpoint=path, progress=False)
+        assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path, what):
     path = tmp_path / "run.pt"
     broken = model()
     train(broken, data(), None, SETTINGS, checkpoint=path, max_seconds=0, progress=False)
-    before = path.read_bytes()
-
-    def poison(module, inputs, output):
-        return output * torch.nan
-
-    broken.classifier.register_forward_hook(poison)
-    with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 2, step 0"):
-        train(broken, data(), None, SETTINGS, checkpoint=path, progress=False)
+    before, weights_before = path.read_bytes(), weights(broken).clone()
+    if what == "loss":
+        broken.classifier.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    else:
+        broken.classifier.linear.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(FloatingPointError, match=r"not finite in epoch 1, step 2: .* than 0.001 .* good step before it"):
+        train(broken, data(), None, SETTINGS, checkpoint=path, save_every=0, progress=False)
     assert path.read_bytes() == before
+    assert torch.equal(weights(broken), weights_before)
 
 
 def test_evaluate_counts_errors():
@@ -114,55 +299,10 @@ def test_evaluate_counts_errors():
     assert result["stderr"] == pytest.approx((result["error"] * (1 - result["error"]) / 40) ** 0.5)
 
 
-@pytest.mark.parametrize("options", [{"schedule": "linear"}, {"epochs": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"schedule": "linear"}, {"epochs": 0}, {"batch_size": 0}, {"milestones": (3,)}, {"clip_norm": 0.0}, {"test_every": 0}],
+)
 def test_bad_settings(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Settings(**options)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# python -m atslib.experiments
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    profile = replace(
-        megapixel_mnist.PROFILES["smoke"], n_train=16, n_test=8, n_watch=4, training=Settings(epochs=2, batch_size=8)
-    )
-    monkeypatch.setitem(megapixel_mnist.PROFILES, "smoke", profile)
-
-
-def test_a_run_leaves_a_record_and_weights(tiny, tmp_path, capsys):
-    assert main(["megapixel_mnist", "--out", str(tmp_path), "--device", "cpu", "--seed", "3"]) == 0
-    (path,) = (tmp_path / "runs").iterdir()
-    record = json.loads(path.read_text())
-    assert path.name == "megapixel_mnist-ats-systematic-n10-seed3-smoke.json"
-    expected = "experiment method estimator n_patches seed profile dataset hardware software settings curve final cost"
-    assert list(record) == expected.split()
-    assert {"name", "digest", "n_train", "n_test", "image_size"} <= set(record["dataset"])
-    assert record["hardware"]["threads"] == torch.get_num_threads()
-    assert record["software"]["torch"] == torch.__version__
-    assert record["curve"]["epoch"] == [1, 2] and len(record["curve"]["train_loss"]) == 2
-    assert 0 <= record["final"]["test_error"] <= 1
-    assert set(record["final"]["by_n_patches"]) == {"5", "10", "25", "50"}
-
-    loaded = megapixel_mnist.build_model(profile="smoke")
-    loaded.load_state_dict(load_file(next((tmp_path / "weights").iterdir())))
-    again = evaluate(loaded, megapixel_mnist.build_data("smoke")[1], 8, progress=False, n_patches=10)
-    assert again["error"] == record["final"]["test_error"]
-
-
-def test_a_run_stops_in_time_and_resumes(tiny, tmp_path, capsys):
-    arguments = ["megapixel_mnist", "--out", str(tmp_path), "--device", "cpu"]
-    assert main([*arguments, "--max-seconds", "0"]) == 3
-    assert not (tmp_path / "runs").exists()
-    assert main(arguments) == 2  # a run is there: it neither starts anew nor goes on without being told
-    assert "--resume" in capsys.readouterr().err
-    assert main([*arguments, "--resume"]) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 1
-
-
-def test_unknown_arguments_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["imagenet"])
-    assert "megapixel_mnist" in capsys.readouterr().err

@@ -1,106 +1,125 @@
-"""Run one of the paper's experiments: ``python -m atslib.experiments megapixel_mnist --profile smoke``."""
+"""Run the paper's experiments: ``python -m atslib.experiments megapixel_mnist --profile smoke``.
+
+Several methods, numbers of patches, estimators and seeds, with commas between them, make a sweep; what has a record is skipped.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-from dataclasses import asdict, replace
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
-from torch.utils.data import Subset
+from tqdm.auto import tqdm
 
 from atslib.estimators import ESTIMATORS
-from atslib.experiments import megapixel_mnist
-from atslib.experiments.records import hardware, software, write_record
-from atslib.training import evaluate, train
+from atslib.experiments.parts import METHODS
+from atslib.experiments.runs import EXPERIMENTS, ORDERED, Run, sweep
+from atslib.processes import processes
 
-EXPERIMENTS = {module.NAME: module for module in (megapixel_mnist,)}
+DONE, REFUSED, STOPPED = 0, 2, 3  # exit codes
 
 
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
-    experiment = EXPERIMENTS[args.name]
-    profile = experiment.PROFILES[args.profile]
-    settings = replace(profile.training, seed=args.seed)
-    name = f"{args.name}-{args.method}-{args.estimator}-n{args.n_patches}-seed{args.seed}-{args.profile}"
-    checkpoint = args.out / "checkpoints" / f"{name}.pt"
-    if checkpoint.exists() and not args.resume:
-        print(f"{checkpoint} is there: go on with --resume, or delete it to start anew", file=sys.stderr)
-        return 2
+    started = time.monotonic()
+    names = ("method", "estimator", "n_patches", "cnn_scale", "seed", "order", "profile", "data", "out")
+    runs = sweep(args.name, **{name: getattr(args, name) for name in names})
+    try:
+        group = processes(args.device)
+        report = (lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None)
+        states = {run: run.state for run in runs}
+        if args.dry_run:
+            _dry_run(runs, states, group, report)
+            return DONE
+        begun = [run for run, state in states.items() if state == "begun"]
+        if begun and not args.resume:
+            print(f"{begun[0].checkpoint} is there: go on with --resume, or delete it to start anew", file=sys.stderr)
+            return REFUSED
+        for number, (run, state) in enumerate(states.items(), start=1):
+            if state == "done":
+                report(f"{run.record} is there: skipped")
+                continue
+            report(f"{run.name} ({number} of {len(runs)}), {run.loaded.name}")
+            finished = run.execute(
+                group,
+                max_seconds=args.max_seconds - (time.monotonic() - started),
+                save_every=args.save_every,
+                workers=args.workers,
+                in_memory=args.in_memory,
+                compile=args.compile,
+                report=report,
+            )
+            if not finished:
+                return STOPPED
+    except (ValueError, ImportError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    return DONE
 
-    device = torch.device(args.device)
-    torch.manual_seed(args.seed)
-    model = experiment.build_model(args.n_patches, args.estimator, args.profile)
-    train_set, test_set = experiment.build_data(args.profile)
 
-    def report(entry: dict) -> None:
-        print("  ".join(f"{k} {v:.4g}" for k, v in entry.items()), flush=True)
+def _dry_run(runs: list[Run], states: dict[Run, str], group, report: Callable[[str], None]) -> None:
+    total = 0.0
+    for run in runs:
+        sizes = run.estimate(group)
+        total += sizes["seconds"] if states[run] != "done" else 0
+        report(
+            f"{run.name}: {states[run]}\n"
+            f"  data        {run.loaded.name}, {sizes['images']} pixels\n"
+            f"  parameters  {sizes['parameters']:,}\n"
+            f"  steps       {sizes['steps']} images, {sizes['seconds_per_step']:.3f} s each on {group.device}\n"
+            f"  time        about {tqdm.format_interval(sizes['seconds'])}, tests included"
+        )
+    to_do = sum(state != "done" for state in states.values())
+    report(f"{to_do} of {len(runs)} to do, about {tqdm.format_interval(total)} from their beginning")
 
-    curve = train(
-        model,
-        train_set,
-        Subset(test_set, range(min(profile.n_watch, len(test_set)))),
-        settings,
-        checkpoint=checkpoint,
-        max_seconds=args.max_seconds,
-        device=device,
-        progress=sys.stderr.isatty(),
-        on_epoch=report,
-    )
-    if len(curve) < settings.epochs:
-        print(f"stopped after {len(curve)} of {settings.epochs} epochs; go on with --resume")
-        return 3
 
-    # In float32: what a user of the weights will see.
-    tests = {
-        n: evaluate(model, test_set, settings.batch_size, device=device, progress=sys.stderr.isatty(), n_patches=n)
-        for n in sorted({5, 10, 25, 50, args.n_patches})
-    }
-    final = tests[args.n_patches]
-    record = dict(
-        experiment=args.name,
-        method=args.method,
-        estimator=args.estimator,
-        n_patches=args.n_patches,
-        seed=args.seed,
-        profile=args.profile,
-        dataset=experiment.describe_data(args.profile),
-        hardware=hardware(device),
-        software=software(),
-        settings=asdict(profile) | dict(training=asdict(settings)),
-        curve={key: [entry.get(key) for entry in curve] for key in curve[-1]},
-        final=dict(
-            train_loss=curve[-1]["train_loss"],
-            test_error=final["error"],
-            test_stderr=final["stderr"],
-            test_loss=final["loss"],
-            by_n_patches={str(n): dict(test_error=t["error"], test_loss=t["loss"]) for n, t in tests.items()},
-        ),
-        cost=dict(train_ms_per_image=1000 * curve[-1]["seconds"] / len(curve) / len(train_set)),
-    )
-    print(write_record(args.out / "runs" / f"{name}.json", record))
-    weights = args.out / "weights" / f"{name}.safetensors"
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    weights.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
-    print(f"{weights}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images, {args.n_patches} patches")
-    return 0
+def _several(kind: Callable, allowed=None) -> Callable[[str], list]:
+    """Of an argument with commas in it."""
+
+    def parse(text: str) -> list:
+        try:
+            values = [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {kind.__name__}, or several with commas between") from error
+        for value in values:
+            if allowed is not None and value not in allowed:
+                raise argparse.ArgumentTypeError(f"{value!r}: expected one of {', '.join(allowed)}, or several with commas")
+            if kind is not str and not value >= 0:
+                raise argparse.ArgumentTypeError(f"{value!r}: expected at least 0")
+        return values
+
+    return parse
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m atslib.experiments", description=__doc__)
-    parser.add_argument("name", choices=EXPERIMENTS)
-    parser.add_argument("--method", choices=["ats"], default="ats", help="attention sampling (default)")
-    parser.add_argument("--n-patches", type=int, default=10, metavar="N", help="patches per image (default: 10)")
-    parser.add_argument("--estimator", choices=ESTIMATORS, default="systematic", help="default: systematic")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile", choices=["smoke", "laptop", "paper"], default="smoke", help="sizes (default: smoke)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for runs/, weights/, checkpoints/")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--max-seconds", type=float, default=math.inf, metavar="T", help="stop after the epoch that passes T")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser = argparse.ArgumentParser(
+        prog="python -m atslib.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("name", choices=EXPERIMENTS)
+    several = _several(str, METHODS)
+    add("--method", type=several, default=["ats"], metavar="M", help=f"{', '.join(METHODS)} (default: ats)")
+    add("--n-patches", type=_several(int), default=[10], metavar="N", help="patches per image (default: 10)")
+    several = _several(str, ESTIMATORS)
+    add("--estimator", type=several, default=["systematic"], metavar="E", help=f"{', '.join(ESTIMATORS)} (default: systematic)")
+    add("--order", choices=["hilbert", "raster"], default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")
+    add("--cnn-scale", type=_several(float), default=[1.0], metavar="S", help="of the image that the CNN sees (default: 1)")
+    add("--seed", type=_several(int), default=[0], metavar="S", help="default: 0")
+    add("--profile", choices=["smoke", "laptop", "paper"], default="smoke", help="sizes (default: smoke)")
+    add("--data", metavar="DIR", help="data root, or 'generated' for stand-ins (default: $ATSLIB_DATA, else stand-ins)")
+    add("--out", type=Path, default=Path("results"), metavar="DIR", help="folder for runs/, weights/, checkpoints/")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--workers", type=int, default=0, metavar="W", help="processes that read images ahead (default: 0)")
+    add("--in-memory", action=argparse.BooleanOptionalAction, help="keep all images on the device (default: if they are few)")
+    add("--compile", action="store_true", help="run the model through torch.compile")
+    add("--max-seconds", type=float, default=math.inf, metavar="T", help="stop after T seconds, with a checkpoint")
+    add("--save-every", type=float, default=300, metavar="T", help="seconds between checkpoints (default: 300)")
+    add("--resume", action="store_true", help="go on from the checkpoint")
+    add("--dry-run", action="store_true", help="say how large it is and, from a few steps, how long it will take")
     return parser
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
 from torch.utils.data import Dataset
 
+from atslib import networks
 from atslib.data import MegapixelMNIST
 from atslib.data.digits import mnist_digits
 from atslib.estimators import Estimator
+from atslib.experiments.parts import Data, Parts, build
 from atslib.experiments.records import array_digest
-from atslib.models import AttentionSampling
-from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention, SaliencyPrior
 from atslib.training import Settings
 
 NAME = "megapixel_mnist"
@@ -56,20 +57,31 @@ PROFILES = {
 
 
 def build_model(
-    n_patches: int = 10, estimator: str | Estimator = "systematic", profile: str = "laptop"
-) -> AttentionSampling:
+    n_patches: int = 10,
+    estimator: str | Estimator = "systematic",
+    profile: str = "laptop",
+    method: str = "ats",
+    cnn_scale: float = 1.0,
+) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
     sizes = PROFILES[profile]
-    attention = MegapixelMNISTAttention()
-    return AttentionSampling(
-        attention=SaliencyPrior(attention) if sizes.saliency_prior else attention,
-        features=LeNetFeatures(),
-        classifier=Classifier(32, 10, scale=sizes.feature_scale),
+    parts = Parts(
+        attention=lambda: (
+            networks.SaliencyPrior(networks.MegapixelMNISTAttention())
+            if sizes.saliency_prior
+            else networks.MegapixelMNISTAttention()
+        ),
+        features=networks.LeNetFeatures,
+        cnn=lambda: networks.ResNet16(1),
+        width=32,
+        cnn_width=256,
+        classes=10,
         patch_size=PATCH,
-        n_patches=n_patches,
         scale=SCALE,
-        estimator=estimator,
+        grid=(sizes.size // 25, sizes.size // 25),  # every half patch; the paper has no Deep MIL here, for want of memory
+        feature_scale=sizes.feature_scale,
     )
+    return build(parts, method, n_patches, estimator, cnn_scale)
 
 
 def build_data(profile: str = "laptop") -> tuple[Dataset, Dataset]:
@@ -91,3 +103,9 @@ def describe_data(profile: str = "laptop") -> dict:
         n_test=sizes.n_test,
         image_size=[sizes.size, sizes.size],
     )
+
+
+def load_data(profile: str = "laptop", root: str | None = None, seed: int = 0) -> Data:
+    """All that a run needs to know of its data; nothing is read from ``root``, since the digits ship with the package."""
+    train, test = build_data(profile)
+    return Data(train, test, "Megapixel MNIST", lambda: describe_data(profile))

@@ -7,10 +7,20 @@ import json
 import os
 import platform
 import subprocess
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    import pandas
+
+FIELDS = (
+    *("experiment", "method", "estimator", "n_patches", "seed", "profile"),
+    *("dataset", "hardware", "software", "settings", "curve", "final", "cost"),
+)
 
 
 def hardware(device: torch.device) -> dict:
@@ -47,6 +57,47 @@ def write_record(path: str | os.PathLike, record: dict) -> Path:
     part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)
     return path
+
+
+def read_record(path: str | os.PathLike) -> dict:
+    """The record in a file.
+
+    Raises:
+        ValueError: no record: not readable, no JSON, or fields missing.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no record ({error}): move it away or run it again") from error
+    missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
+    if missing:
+        raise ValueError(f"{path} is no record (it has no {', '.join(missing)}): move it away or run it again")
+    return record
+
+
+def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame:
+    """All records of a folder as a table, one row each, sorted by file name.
+
+    Columns are the record's fields, nested ones with dots: ``final.test_error``, ``dataset.n_train``; ``curve.…`` hold lists.
+    ``file`` is the record's path. A file that is no record is named in a warning and left alone.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    import pandas
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; runs write their records to OUT/runs")
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(dict(file=str(path)) | read_record(path))
+        except ValueError as error:
+            warnings.warn(f"{error}; skipped", stacklevel=2)
+    if not records:
+        return pandas.DataFrame(columns=["file", *FIELDS[:6], "final.test_error", "final.train_loss"])
+    return pandas.json_normalize(records)
 
 
 def _processor() -> str:

@@ -1,0 +1,104 @@
+"""What every experiment is made of: its data, its networks, and the methods that are built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from torch.utils.data import Dataset
+
+from atslib import models, networks
+from atslib.estimators import Estimator
+from atslib.experiments.records import array_digest
+
+# What --method calls them, and whether they draw patches (and so have N and an estimator).
+METHODS = {"ats": True, "uniform": True, "deep_mil": False, "cnn": False}
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a run.
+
+    Attributes:
+        train, test: items ``(image, label)``.
+        name: of the data set.
+        describe: gives the data set's part of the run's record; may read all files.
+        suffix: of the run's name, where the data are not the paper's.
+        augment: see :func:`atslib.training.train`.
+        class_weights: see :class:`atslib.training.Settings`.
+    """
+
+    train: Dataset
+    test: Dataset
+    name: str
+    describe: Callable[[], dict]
+    suffix: str = ""
+    augment: Callable | None = None
+    class_weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks of an experiment and the sizes that go with them; each method takes what it needs.
+
+    Attributes:
+        attention, features, cnn: make a new network each time they are called.
+        width, cnn_width: length of the vectors that ``features`` and ``cnn`` give.
+        classes: how many.
+        patch_size: in pixels.
+        scale: of the view, relative to the image.
+        grid: rows and columns of Deep MIL's patches.
+        feature_scale: of the unit-norm features before the classifier; 1 is the paper's.
+    """
+
+    attention: Callable[[], nn.Module]
+    features: Callable[[], nn.Module]
+    cnn: Callable[[], nn.Module]
+    width: int
+    cnn_width: int
+    classes: int
+    patch_size: int
+    scale: float
+    grid: tuple[int, int]
+    feature_scale: float = 1.0
+
+
+def build(parts: Parts, method: str, n_patches: int, estimator: str | Estimator, cnn_scale: float = 1.0) -> nn.Module:
+    """The model of a method, untrained; seed torch first.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+    if method == "cnn":
+        return models.DownsampledCNN(parts.cnn(), networks.Classifier(parts.cnn_width, parts.classes), scale=cnn_scale)
+    attention, features = parts.attention(), parts.features()
+    classifier = networks.Classifier(parts.width, parts.classes, scale=parts.feature_scale)
+    if method == "deep_mil":
+        # In chunks: it shall train where attention sampling trains. Its cost is measured without.
+        return models.DeepMIL(networks.MILAttention(parts.width), features, classifier, parts.patch_size, parts.grid, chunk=512)
+    options = dict(patch_size=parts.patch_size, n_patches=n_patches, scale=parts.scale, estimator=estimator)
+    if method == "uniform":
+        return models.UniformSampling(features, classifier, **options, like=attention)
+    return models.AttentionSampling(attention, features, classifier, **options)
+
+
+def described(name: str, train: Dataset, test: Dataset, **options) -> Data:
+    """Data with a description worked out from them; the digest is of the files, or of some images where they are drawn.
+
+    Args:
+        options: more fields of :class:`Data`.
+    """
+
+    def describe() -> dict:
+        if hasattr(train, "digest"):
+            digest = f"{train.digest()}+{test.digest()}"
+        else:
+            some = [part[number] for part in (train, test) for number in range(min(4, len(part)))]
+            digest = array_digest(*(image.numpy() for image, _ in some), np.array([label for _, label in some]))
+        return dict(name=name, digest=digest, n_train=len(train), n_test=len(test), image_size=list(train[0][0].shape[1:]))
+
+    return Data(train, test, name, describe, **options)

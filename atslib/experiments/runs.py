@@ -1,0 +1,294 @@
+"""One run of an experiment, from its name to its record."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors.torch import save
+from torch import nn
+from torch.utils.data import Subset
+
+from atslib.estimators import PPS, Estimator, Stratified, Systematic, get_estimator
+from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
+from atslib.experiments.parts import METHODS, Data
+from atslib.experiments.records import hardware, read_record, software, write_record
+from atslib.loading import InMemory
+from atslib.processes import Processes
+from atslib.training import Settings, evaluate, train
+
+EXPERIMENTS: dict[str, ModuleType] = {module.NAME: module for module in (megapixel_mnist, colon_cancer, speed_limits)}
+ORDERED = {estimator.name: estimator for estimator in (Systematic, Stratified, PPS)}  # those that draw along a curve
+OTHER_N = (5, 10, 25, 50)  # after training, a model is also tested with these numbers of patches
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what to train, on what.
+
+    What does not matter to the method is None, so that two runs are equal if they are the same.
+
+    Attributes:
+        experiment, method, estimator, n_patches, seed, profile: as in the record.
+        order: in which estimators that draw along a curve visit the map.
+        cnn_scale: of the image that the CNN sees.
+        data: the data root, ``"generated"``, or None.
+        out: folder for ``runs/``, ``weights/`` and ``checkpoints/``.
+    """
+
+    experiment: str
+    method: str = "ats"
+    estimator: str | None = "systematic"
+    order: str | None = "hilbert"
+    n_patches: int | None = 10
+    seed: int = 0
+    profile: str = "smoke"
+    cnn_scale: float | None = 1.0
+    data: str | None = None
+    out: Path = Path("results")
+
+    def __post_init__(self):
+        object.__setattr__(self, "out", Path(self.out))
+        if not METHODS[self.method]:
+            object.__setattr__(self, "estimator", None)
+            object.__setattr__(self, "n_patches", None)
+        if self.estimator not in ORDERED:
+            object.__setattr__(self, "order", None)
+        if self.method != "cnn":
+            object.__setattr__(self, "cnn_scale", None)
+
+    @property
+    def module(self) -> ModuleType:
+        return EXPERIMENTS[self.experiment]
+
+    @property
+    def sizes(self):
+        """The profile of the experiment."""
+        return self.module.PROFILES[self.profile]
+
+    @cached_property
+    def loaded(self) -> Data:
+        return self.module.load_data(self.profile, self.data, self.seed)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """How to train: the profile's, with this seed and, where the profile counts updates, as many epochs as give them."""
+        settings = replace(self.sizes.training, seed=self.seed, class_weights=self.loaded.class_weights)
+        if updates := getattr(self.sizes, "updates", None):
+            settings = replace(settings, epochs=math.ceil(updates / math.ceil(len(self.loaded.train) / settings.batch_size)))
+        return settings
+
+    @property
+    def name(self) -> str:
+        """Of its files: the method with what matters to it, the seed, the profile, and the data if not the paper's."""
+        parts = [self.experiment, self.method]
+        if self.estimator is not None:
+            parts += [self.estimator if self.order in (None, "hilbert") else f"{self.estimator}_{self.order}"]
+            parts += [f"n{self.n_patches}"]
+        if self.cnn_scale is not None:
+            parts += [f"scale{self.cnn_scale:g}"]
+        return "-".join([*parts, f"seed{self.seed}", self.profile]) + self.loaded.suffix
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of ``python -m atslib.experiments``, for this run."""
+        options = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "experiment"}
+        given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
+        return [self.experiment, *itertools.chain.from_iterable(given)]
+
+    @property
+    def record(self) -> Path:
+        return self.out / "runs" / f"{self.name}.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.out / "weights" / f"{self.name}.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoints" / f"{self.name}.pt"
+
+    @property
+    def state(self) -> str:
+        """``"done"``, ``"begun"`` or ``"to do"``.
+
+        Raises:
+            ValueError: a file in the place of the record that is none.
+        """
+        if self.record.exists():
+            read_record(self.record)
+            return "done"
+        return "begun" if self.checkpoint.exists() else "to do"
+
+    def build(self) -> nn.Module:
+        """The model with its initial weights."""
+        torch.manual_seed(self.seed)
+        estimator: Estimator | None = None
+        if self.estimator is not None:
+            estimator = ORDERED[self.estimator](self.order) if self.order else get_estimator(self.estimator)
+        return self.module.build_model(self.n_patches, estimator, self.profile, self.method, self.cnn_scale)
+
+    def execute(
+        self,
+        group: Processes,
+        *,
+        max_seconds: float = math.inf,
+        save_every: float = 300,
+        workers: int = 0,
+        in_memory: bool | None = None,
+        compile: bool = False,
+        report: Callable[[str], None] = print,
+    ) -> bool:
+        """Train, test, write the record and the weights; False if it was stopped on the way, with a checkpoint.
+
+        Args:
+            in_memory: whether the images are kept on the device; None where they are few enough.
+        """
+        progress = sys.stderr.isatty()
+        train_set, test_set = (
+            InMemory(part, group.device, workers=workers, progress=progress and group.rank == 0)
+            if in_memory or (in_memory is None and _fits(part, group.device))
+            else part
+            for part in (self.loaded.train, self.loaded.test)
+        )
+        model = self.build()
+        curve = train(
+            model,
+            train_set,
+            test_set if self.sizes.n_watch >= len(test_set) else _first(test_set, self.sizes.n_watch),
+            self.settings,
+            checkpoint=self.checkpoint,
+            save_every=save_every,
+            max_seconds=max_seconds,
+            augment=self.loaded.augment,
+            workers=workers,
+            compile=compile,
+            progress=progress,
+            on_epoch=lambda entry: report("  ".join(f"{key} {value:.4g}" for key, value in entry.items())),
+            processes=group,
+        )
+        if len(curve) < self.settings.epochs:
+            report(f"{self.name}: stopped in epoch {len(curve) + 1} of {self.settings.epochs}; go on with --resume")
+            return False
+
+        # In float32: what a user of the weights will see.
+        looks = sorted({*OTHER_N, self.n_patches}) if METHODS[self.method] else [None]
+        tests = {
+            n: evaluate(
+                model,
+                test_set,
+                self.settings.batch_size,
+                workers=workers,
+                progress=progress and group.rank == 0,
+                processes=group,
+                **({} if n is None else dict(n_patches=n)),
+            )
+            for n in looks
+        }
+        if group.rank == 0:
+            write_record(self.record, self._record(group, curve, tests))
+            self.weights.parent.mkdir(parents=True, exist_ok=True)
+            self.weights.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
+            self.checkpoint.unlink(missing_ok=True)
+            final = tests[self.n_patches]
+            report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
+        return True
+
+    def estimate(self, group: Processes) -> dict:
+        """Sizes of this run, and the time it will take, judged from a few steps."""
+        settings, loaded = self.settings, self.loaded
+        few = min(len(loaded.train), 2 * settings.batch_size)
+        model, some = self.build(), Subset(loaded.train, range(few))
+        short = replace(settings, epochs=1, schedule="constant", milestones=())
+        run = lambda: train(model, some, None, short, augment=loaded.augment, progress=False, processes=group)
+        run()  # warm-up
+        per_image = _timed(run) / few
+        tested = min(few, len(loaded.test))
+        per_test = _timed(
+            lambda: evaluate(model, Subset(loaded.test, range(tested)), settings.batch_size, progress=False, processes=group)
+        )
+        n_tests = math.ceil(settings.epochs / settings.test_every) * min(self.sizes.n_watch, len(loaded.test))
+        steps = math.ceil(len(loaded.train) / settings.batch_size)
+        return dict(
+            images=f"{len(loaded.train)} + {len(loaded.test)} of {' × '.join(map(str, loaded.train[0][0].shape[1:]))}",
+            parameters=sum(p.numel() for p in model.parameters()),
+            steps=f"{settings.epochs} × {steps} of {settings.batch_size}",
+            seconds_per_step=per_image * min(settings.batch_size, len(loaded.train)),
+            seconds=per_image * len(loaded.train) * settings.epochs + per_test / tested * n_tests,
+        )
+
+    def _record(self, group: Processes, curve: list[dict], tests: dict) -> dict:
+        final = tests[self.n_patches]
+        shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
+        asked = dict(order=self.order, cnn_scale=self.cnn_scale)
+        return dict(
+            experiment=self.experiment,
+            method=self.method,
+            estimator=self.estimator,
+            n_patches=self.n_patches,
+            seed=self.seed,
+            profile=self.profile,
+            dataset=self.loaded.describe(),
+            hardware=hardware(group.device) | (dict(processes=group.world) if group.world > 1 else {}),
+            software=software(),
+            settings=asdict(self.sizes)
+            | {key: value for key, value in asked.items() if value is not None}
+            | dict(training=asdict(self.settings)),
+            curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
+            final=dict(
+                train_loss=curve[-1]["train_loss"],
+                test_error=final["error"],
+                test_stderr=final["stderr"],
+                test_loss=final["loss"],
+            )
+            | (
+                dict(by_n_patches={str(n): dict(test_error=t["error"], test_loss=t["loss"]) for n, t in tests.items()})
+                if METHODS[self.method]
+                else {}
+            ),
+            cost=dict(train_ms_per_image=1000 * curve[-1]["seconds"] / len(curve) / len(self.loaded.train)),
+        )
+
+
+def sweep(
+    experiment: str,
+    method: Sequence[str] = ("ats",),
+    estimator: Sequence[str] = ("systematic",),
+    n_patches: Sequence[int] = (10,),
+    cnn_scale: Sequence[float] = (1.0,),
+    seed: Sequence[int] = (0,),
+    **same,
+) -> list[Run]:
+    """The runs of all combinations, each once; ``same`` are fields that all have in common.
+
+    >>> [run.method for run in sweep("megapixel_mnist", ["ats", "cnn"], n_patches=[5, 10])]
+    ['ats', 'ats', 'cnn']
+    """
+    product = itertools.product(method, estimator, n_patches, cnn_scale, seed)
+    names = ("method", "estimator", "n_patches", "cnn_scale", "seed")
+    return list(dict.fromkeys(Run(experiment, **dict(zip(names, values, strict=True)), **same) for values in product))
+
+
+def _first(dataset, count: int):
+    """The first images, on the device if the set is."""
+    return dataset.first(count) if isinstance(dataset, InMemory) else Subset(dataset, range(count))
+
+
+def _fits(dataset, device: torch.device) -> bool:
+    """Whether all images take at most 1 GB, or a quarter of what is free on a GPU."""
+    room = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else 1e9
+    return len(dataset) * dataset[0][0].nbytes <= room
+
+
+def _timed(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started

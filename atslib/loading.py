@@ -1,0 +1,97 @@
+"""Batches of images in a random order that any process can pick up at any step.
+
+The order is a function of seed and epoch, the randomness of a step one of seed, epoch and step. A run that was stopped thus
+needs no more than its position to go on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+_PURPOSES = ("order", "draws", "augmentation")
+
+
+def seed_for(purpose: str, seed: int, *position: int) -> int:
+    """A seed for one purpose at one position of a run, unrelated to those of other purposes and positions.
+
+    >>> seed_for("order", 0, 1) != seed_for("order", 0, 2) != seed_for("draws", 0, 2)
+    True
+    """
+    # SeedSequence is frozen for good (NumPy NEP 19); PyTorch's own generator on the CPU takes 32 bits.
+    sequence = np.random.SeedSequence([_PURPOSES.index(purpose), seed, *position])
+    return int(sequence.generate_state(1, np.uint32)[0])
+
+
+def epoch_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The image numbers of each batch of an epoch; the last batch may be smaller."""
+    shuffle = torch.Generator().manual_seed(seed_for("order", seed, epoch))
+    order = torch.randperm(n_images, generator=shuffle).tolist()
+    return [order[i : i + batch_size] for i in range(0, n_images, batch_size)]
+
+
+class InMemory(Dataset):
+    """A whole set of images of one size as one uint8 tensor, on any device: nothing is read or copied while training.
+
+    Args:
+        dataset: items ``(image, label)``, uint8 of one shape.
+        device: where to; 5,000 images of 1500 × 1500 grey pixels take 11 GB.
+        workers: processes that read or draw the images.
+
+    Raises:
+        ValueError: images of more than one shape, or not uint8.
+    """
+
+    def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", *, workers: int = 0, progress: bool = False):
+        first, _ = dataset[0]
+        if first.dtype != torch.uint8:
+            raise ValueError(f"images of type {first.dtype}: expected uint8, which takes a quarter of the memory")
+        self.images: UInt8[Tensor, "N C H W"] = torch.empty((len(dataset), *first.shape), dtype=torch.uint8, device=device)
+        labels = []
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+        for number, (image, label) in enumerate(tqdm(loader, desc="to memory", disable=not progress, unit="image", leave=False)):
+            if image.shape != first.shape:
+                raise ValueError(
+                    f"image {number} is {tuple(image.shape)}, image 0 {tuple(first.shape)}: expected one size, or read them one "
+                    "by one"
+                )
+            self.images[number] = image
+            labels.append(int(label))
+        self.labels: Int[Tensor, " N"] = torch.tensor(labels, device=device)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "C H W"], int]:
+        return self.images[number], int(self.labels[number])
+
+    def first(self, count: int) -> InMemory:
+        """The first images, in the same memory."""
+        part = copy.copy(self)
+        part.images, part.labels = self.images[:count], self.labels[:count]
+        return part
+
+
+def load(
+    dataset: Dataset, batches: Sequence[Sequence[int]], device: torch.device, *, workers: int = 0
+) -> Iterator[tuple[Tensor, Int[Tensor, " B"]]]:
+    """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device."""
+    if isinstance(dataset, InMemory):
+        for numbers in batches:
+            chosen = torch.tensor(numbers, device=dataset.images.device)
+            yield dataset.images[chosen].to(device), dataset.labels[chosen].to(device)
+        return
+    on_gpu = device.type == "cuda"
+    # A generator of its own: workers are seeded from it, and the global one is left alone.
+    loader = DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator().manual_seed(0)
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)

@@ -1,0 +1,144 @@
+"""One process, or several that train one model together, each on its share of every batch.
+
+``torchrun --nproc-per-node=G -m atslib.experiments …`` starts several. Lightning Fabric sets them up and averages their
+gradients (``pip install 'atslib[distributed]'``); one process needs nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class Processes:
+    """The processes of a run: this is number ``rank`` of ``world``, and computes on ``device``.
+
+    By itself, the one process that any Python program is.
+    """
+
+    rank = 0
+    world = 1
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+
+    def prepare(self, model: nn.Module) -> Callable:
+        """What to call instead of the model, so that all processes get the same gradients."""
+        return model
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over all processes, in each of them."""
+        return tensor
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+
+    def share(self, count: int) -> list[int]:
+        """Which of the ``count`` images of a batch are this process's."""
+        return list(range(self.rank, count, self.world))
+
+    def drawing(self, generator: torch.Generator, rows: Sequence[int], count: int) -> AbstractContextManager:
+        """Around a call of the model on these rows of a batch of ``count`` images."""
+        return nullcontext()
+
+
+class FabricProcesses(Processes):
+    """Those that torchrun started, through Lightning Fabric's distributed data parallel.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``; each process takes the GPU of its local rank.
+
+    Raises:
+        ImportError: Lightning Fabric is not installed.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        try:
+            try:
+                from lightning_fabric import Fabric
+            except ImportError:
+                from lightning.fabric import Fabric
+        except ImportError as error:
+            raise ImportError("several processes need Lightning Fabric: pip install 'atslib[distributed]'") from error
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        self._fabric = Fabric(
+            accelerator="cpu" if torch.device(device).type == "cpu" else "cuda",
+            strategy="ddp",
+            devices=local,
+            num_nodes=int(os.environ["WORLD_SIZE"]) // local,
+        )
+        self._fabric.launch()
+        self.rank, self.world = self._fabric.global_rank, self._fabric.world_size
+        super().__init__(self._fabric.device)
+
+    def prepare(self, model):
+        return self._fabric.setup(model, move_to_device=False)
+
+    def backward(self, loss):
+        self._fabric.backward(loss)
+
+    def sum(self, tensor):
+        return self._fabric.all_reduce(tensor, reduce_op="sum")
+
+    def wait(self):
+        self._fabric.barrier()
+
+    def drawing(self, generator, rows, count):
+        return DrawForAll(generator, rows, count)
+
+
+def processes(device: str | torch.device = "cpu") -> Processes:
+    """The processes this program was started in: several below torchrun, else one."""
+    return FabricProcesses(device) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Processes(device)
+
+
+# Functions that give, and methods that fill, a tensor of independent random numbers, row after row.
+_DRAW = (torch.rand, torch.randn)
+_FILL = (torch.Tensor.random_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_)
+
+
+class DrawForAll(TorchFunctionMode):
+    """Let a model that sees a share of a batch draw what it would draw if it saw all of it.
+
+    Random numbers are drawn from ``generator`` for the whole batch, and the rows of the share are kept: the locations drawn
+    for an image do not depend on how many processes there are.
+
+    Args:
+        generator: the one that the model is called with, in the same state in every process.
+        rows: the share, positions in the batch.
+        count: images in the batch.
+
+    >>> draw = lambda rows: torch.rand(len(rows), 3, generator=generator)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> whole = draw(range(4))
+    >>> with DrawForAll(generator.manual_seed(0), rows=[1, 3], count=4):
+    ...     torch.equal(draw([1, 3]), whole[[1, 3]])
+    True
+    """
+
+    def __init__(self, generator: torch.Generator, rows: Sequence[int], count: int):
+        super().__init__()
+        self.generator, self.rows, self.count = generator, list(rows), count
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is not self.generator:
+            return function(*args, **kwargs)
+        if function in _FILL and args[0].ndim and len(args[0]) == len(self.rows):
+            whole = args[0].new_empty(self.count, *args[0].shape[1:])
+            return args[0].copy_(function(whole, *args[1:], **kwargs)[self.rows])
+        size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
+        if function not in _DRAW or not size or size[0] != len(self.rows):
+            raise ValueError(
+                f"{getattr(function, '__name__', function)} of size {size} draws for {len(self.rows)} of {self.count} images in "
+                "one of several processes: expected one of torch's plain random functions with one row an image"
+            )
+        return function(self.count, *size[1:], **kwargs)[self.rows]

@@ -1,0 +1,215 @@
+"""The command that runs the experiments: what it writes, what it skips, what it refuses; and the reader of records."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atslib import data, estimators, models
+from atslib.experiments import load_records, megapixel_mnist
+from atslib.experiments.__main__ import main
+from atslib.experiments.runs import EXPERIMENTS, Run
+from atslib.training import Settings, evaluate
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+ON_CPU = ["--device", "cpu"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    profile = replace(
+        megapixel_mnist.PROFILES["smoke"],
+        **dict(size=160, n_noise=2, n_train=16, n_test=8, n_watch=4),
+        training=Settings(epochs=2, batch_size=8),
+    )
+    monkeypatch.setitem(megapixel_mnist.PROFILES, "smoke", profile)
+    monkeypatch.setattr("atslib.experiments.runs.OTHER_N", (5,))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_leaves_a_record_and_weights(tiny, tmp_path, capsys):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "3"]) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    record = json.loads(path.read_text())
+    assert path.name == "megapixel_mnist-ats-systematic-n10-seed3-smoke.json"
+    expected = "experiment method estimator n_patches seed profile dataset hardware software settings curve final cost"
+    assert list(record) == expected.split()
+    assert {"name", "digest", "n_train", "n_test", "image_size"} <= set(record["dataset"])
+    assert record["hardware"]["threads"] == torch.get_num_threads()
+    assert record["software"]["torch"] == torch.__version__
+    assert record["curve"]["epoch"] == [1, 2] and len(record["curve"]["train_loss"]) == 2
+    assert record["settings"]["training"]["seed"] == 3 and record["settings"]["order"] == "hilbert"
+    assert 0 <= record["final"]["test_error"] <= 1
+    assert set(record["final"]["by_n_patches"]) == {"5", "10"}
+    assert not list((tmp_path / "checkpoints").iterdir())  # a run with a record has no use for it
+
+    loaded = megapixel_mnist.build_model(profile="smoke")
+    loaded.load_state_dict(load_file(next((tmp_path / "weights").iterdir())))
+    again = evaluate(loaded, megapixel_mnist.build_data("smoke")[1], 8, progress=False, n_patches=10)
+    assert again["error"] == record["final"]["test_error"]
+
+
+def test_a_run_stops_in_time_and_resumes_to_the_same_record(tiny, tmp_path, capsys):
+    def arguments(out):
+        return ["megapixel_mnist", "--out", str(tmp_path / out), *ON_CPU]
+
+    assert main(arguments("whole")) == 0
+    assert main([*arguments("parts"), "--max-seconds", "0"]) == 3
+    assert not (tmp_path / "parts" / "runs").exists()
+    assert main(arguments("parts")) == 2  # a run is there: it neither starts anew nor goes on without being told
+    assert "--resume" in capsys.readouterr().err
+    assert main([*arguments("parts"), "--resume"]) == 0
+    whole, parts = (json.loads(next((tmp_path / out / "runs").iterdir()).read_text()) for out in ("whole", "parts"))
+    for record in (whole, parts):
+        record["curve"].pop("seconds")
+    assert all(whole[field] == parts[field] for field in ("curve", "final", "settings", "dataset"))
+
+
+def test_a_sweep_skips_what_has_a_record(tiny, tmp_path, capsys):
+    sweep = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--n-patches", "2,3", "--seed", "0,1"]
+    assert main([*sweep[:-1], "1"]) == 0
+    first = {path: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    assert len(first) == 2
+    capsys.readouterr()
+    assert main(sweep) == 0
+    assert capsys.readouterr().out.count("is there: skipped") == 2
+    assert names(tmp_path / "runs") == [
+        f"megapixel_mnist-ats-systematic-n{n}-seed{seed}-smoke.json" for n in (2, 3) for seed in (0, 1)
+    ]
+    assert all(path.read_bytes() == before for path, before in first.items())
+
+
+def test_dry_run_says_how_much_it_is_and_writes_nothing(tiny, tmp_path, capsys):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--dry-run", "--estimator", "pps,des_raj"]) == 0
+    said = capsys.readouterr().out
+    assert "16 + 8 of 160 × 160 pixels" in said and "2 × 2 of 8 images" in said and "2 of 2 to do, about 00:0" in said
+    assert "megapixel_mnist-ats-pps-n10-seed0-smoke: to do" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_tell_what_matters_apart():
+    run = Run("megapixel_mnist", n_patches=5, seed=2)
+    assert run.name == "megapixel_mnist-ats-systematic-n5-seed2-smoke"
+    assert replace(run, order="raster").name == "megapixel_mnist-ats-systematic_raster-n5-seed2-smoke"
+    assert replace(run, estimator="des_raj").name == "megapixel_mnist-ats-des_raj-n5-seed2-smoke"
+    assert replace(run, method="deep_mil").name == "megapixel_mnist-deep_mil-seed2-smoke"
+    assert replace(run, method="cnn", cnn_scale=0.5).name == "megapixel_mnist-cnn-scale0.5-seed2-smoke"
+    # What does not matter to a method does not make another run of it.
+    assert replace(run, method="deep_mil") == replace(run, method="deep_mil", n_patches=7, estimator="pps", order="raster")
+    built = replace(run, order="raster").build()
+    assert isinstance(built.estimator, estimators.Systematic) and built.estimator.order == "raster" and built.n_patches == 5
+
+
+def test_class_weights_and_updates_come_from_the_data():
+    class Few(torch.utils.data.Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, number):
+            return torch.zeros(1, 4, 4, dtype=torch.uint8), 0
+
+    from atslib.experiments.parts import described
+
+    run = Run("colon_cancer", profile="paper")
+    run.__dict__["loaded"] = described("few", Few(), Few(), class_weights=(1.0, 2.0))
+    assert run.settings.class_weights == (1.0, 2.0)
+    assert run.settings.epochs == 30_000 / 2  # two steps an epoch
+    assert run.loaded.describe()["n_train"] == 20
+
+
+@pytest.mark.skipif(not hasattr(data, "GeneratedRoads"), reason="needs the drawn data sets")
+@pytest.mark.parametrize("experiment", ["colon_cancer", "speed_limits"])
+def test_other_experiments_run_on_stand_ins(experiment, tmp_path, monkeypatch, capsys):
+    module = EXPERIMENTS[experiment]
+    size = 128 if experiment == "colon_cancer" else (192, 256)
+    smaller = replace(module.PROFILES["smoke"], updates=2, size=size, n_train=8, n_test=4, training=Settings(batch_size=4))
+    monkeypatch.setitem(module.PROFILES, "smoke", smaller)
+    monkeypatch.setattr("atslib.experiments.runs.OTHER_N", ())
+    assert main([experiment, "--out", str(tmp_path), *ON_CPU, "--n-patches", "2"]) == 0
+    assert names(tmp_path / "runs") == [f"{experiment}-ats-systematic-n2-seed0-smoke-generated.json"]
+    assert "stand-in" in load_records(tmp_path / "runs")["dataset.name"][0]
+    assert main([experiment, "--out", str(tmp_path), *ON_CPU, "--n-patches", "2", "--data", str(tmp_path / "none")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(models, "DeepMIL"), reason="needs the methods the paper compares with")
+@pytest.mark.parametrize("method", ["uniform", "deep_mil", "cnn"])
+def test_other_methods_run(method, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("atslib.experiments.runs.OTHER_N", ())
+    arguments = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--method", method, "--cnn-scale", "0.25"]
+    assert main(arguments) == 0
+    record = load_records(tmp_path / "runs").iloc[0]
+    assert record["method"] == method and math.isfinite(record["final.train_loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["imagenet"], "megapixel_mnist"),
+        (["megapixel_mnist", "--method", "ats,transformer"], "'transformer': expected one of ats, uniform, deep_mil, cnn"),
+        (["megapixel_mnist", "--n-patches", "5,ten"], "'5,ten': expected int, or several with commas between"),
+        (["megapixel_mnist", "--estimator", "murthi"], "'murthi': expected one of"),
+        (["megapixel_mnist", "--seed", "-1"], "expected"),
+    ],
+)
+def test_unknown_arguments_are_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert said in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_built_is_one_line(tiny, tmp_path, capsys):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--n-patches", "0"]) == 2
+    assert capsys.readouterr().err == "error: n_patches=0: expected at least 1\n"
+    assert not (tmp_path / "runs").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Records
+
+
+def test_records_are_a_table():
+    table = load_records(RESULTS / "runs")
+    row = table.set_index("file").filter(like="megapixel_mnist-ats-systematic-n10-seed0-laptop", axis="index").iloc[0]
+    assert row["final.test_error"] == 0.074 and row["dataset.n_train"] == 5000 and len(row["curve.epoch"]) == 25
+
+
+def test_the_committed_weights_still_fit():
+    model = megapixel_mnist.build_model()
+    model.load_state_dict(load_file(RESULTS / "weights" / "megapixel_mnist-ats-systematic-n10-seed0-laptop.safetensors"))
+
+
+def test_broken_records_are_named_and_left_alone(tmp_path):
+    (good,) = (RESULTS / "runs").glob("megapixel_mnist-ats-systematic-n10-seed0-laptop.json")
+    shutil.copy(good, tmp_path / "good.json")
+    broken = {"cut.json": good.read_text()[:500], "empty.json": "", "list.json": "[1]", "other.json": '{"seed": 1}'}
+    for name, text in broken.items():
+        (tmp_path / name).write_text(text)
+    with pytest.warns(UserWarning) as warned:
+        table = load_records(tmp_path)
+    assert len(table) == 1 and table["file"][0].endswith("good.json")
+    assert sorted(Path(str(w.message).split()[0]).name for w in warned) == sorted(broken)
+    assert all((tmp_path / name).read_text() == text for name, text in broken.items())
+
+
+def test_no_records(tmp_path):
+    assert len(load_records(tmp_path)) == 0 and "final.test_error" in load_records(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load_records(tmp_path / "none")
+
+
+def test_a_broken_record_stops_a_sweep_before_it_begins(tiny, tmp_path, capsys):
+    path = tmp_path / "runs" / "megapixel_mnist-ats-systematic-n10-seed1-smoke.json"
+    path.parent.mkdir()
+    path.write_text("{")
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "0,1"]) == 2
+    assert f"{path} is no record" in capsys.readouterr().err
+    assert names(path.parent) == [path.name] and path.read_text() == "{"

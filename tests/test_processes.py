@@ -1,0 +1,119 @@
+"""Two processes that train one model together reach what one process reaches."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import SETTINGS, Noisy, data, model, weights, without_times
+
+from atslib.estimators import get_estimator
+from atslib.experiments import load_records, megapixel_mnist
+from atslib.experiments.__main__ import main
+from atslib.processes import DrawForAll, Processes, processes
+from atslib.training import Settings, train
+
+# Batches of 5 of 16 images: shares of three and two, and a last batch with an image for one process only.
+UNEVEN = replace(SETTINGS, epochs=2, batch_size=5, class_weights=tuple(0.5 + 0.1 * digit for digit in range(10)))
+TINY = replace(
+    megapixel_mnist.PROFILES["smoke"], size=160, n_noise=2, n_train=10, n_test=5, n_watch=5, training=Settings(1, batch_size=4)
+)
+
+TOGETHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+from test_processes import TINY, UNEVEN, Noisy, data, model, weights
+from atslib.experiments import megapixel_mnist
+from atslib.experiments.__main__ import main
+from atslib.processes import processes
+from atslib.training import train
+
+out = Path({out!r})
+group = processes("cpu")
+options = dict(checkpoint=out / "run.pt", augment=Noisy(), progress=False, processes=group)
+stopped = train(model(), data(n=16), data("test", 7), UNEVEN, max_seconds=0, **options)
+trained = model(seed=99)  # its weights come from the checkpoint
+curve = train(trained, data(n=16), data("test", 7), UNEVEN, **options)
+torch.save(dict(stopped=stopped, curve=curve, weights=weights(trained), world=group.world), out / f"result{{group.rank}}.pt")
+megapixel_mnist.PROFILES["smoke"] = TINY
+sys.exit(main(["megapixel_mnist", "--out", str(out), "--device", "cpu"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes that torchrun started leave behind."""
+    pytest.importorskip("lightning_fabric", reason="several processes need Lightning Fabric")
+    out = tmp_path_factory.mktemp("together")
+    script = out / "together.py"
+    script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), out=str(out)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert outcome.returncode == 0, outcome.stderr
+    return out
+
+
+def test_two_processes_train_as_one(together):
+    alone = model()
+    before = weights(alone).clone()
+    curve = train(alone, data(n=16), data("test", 7), UNEVEN, augment=Noisy(), progress=False)
+    results = [torch.load(together / f"result{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for result in results:
+        assert result["world"] == 2 and result["stopped"] == []
+        # Adam divides by the size of the gradient, so that rounding counts where the gradient is hardly more than that.
+        assert (result["weights"] - weights(alone)).norm() < 0.01 * (weights(alone) - before).norm()
+        for ours, theirs in zip(without_times(curve), without_times(result["curve"]), strict=True):
+            assert theirs == pytest.approx(ours, rel=1e-4)
+    assert torch.equal(results[0]["weights"], results[1]["weights"])
+
+
+def test_two_processes_run_an_experiment_and_write_one_record(together, tmp_path, monkeypatch):
+    monkeypatch.setitem(megapixel_mnist.PROFILES, "smoke", TINY)
+    assert main(["megapixel_mnist", "--out", str(tmp_path), "--device", "cpu"]) == 0
+    alone, two = (load_records(out / "runs").iloc[0] for out in (tmp_path, together))
+    assert two["hardware.processes"] == 2 and "hardware.processes" not in alone
+    # The model runs in bfloat16, so what differs in the last bit may differ in the third digit.
+    assert two["final.train_loss"] == pytest.approx(alone["final.train_loss"], rel=0.02)
+    assert sorted(path.name for path in (together / "runs").iterdir()) == [Path(alone["file"]).name]
+
+
+@pytest.mark.parametrize("estimator", ["with_replacement", "des_raj", "systematic", "pps"])
+def test_the_draw_does_not_depend_on_the_share(estimator):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (5, 1, 120, 120), dtype=torch.uint8)
+    whole = model()
+    whole.estimator = get_estimator(estimator)
+    draws = torch.Generator()
+    everything = whole(images, generator=draws.manual_seed(1)).index
+    for rank in (0, 1):
+        rows = list(range(rank, 5, 2))
+        with DrawForAll(draws.manual_seed(1), rows, 5):
+            assert torch.equal(whole(images[rows], generator=draws).index, everything[rows])
+
+
+def test_a_draw_that_cannot_be_shared_is_refused():
+    generator = torch.Generator()
+    with DrawForAll(generator, [0, 2], 3):
+        assert torch.rand(4).shape == (4,)  # from another generator: nothing of ours
+        with pytest.raises(ValueError, match=r"randint of size .* expected one of torch.s plain random functions with one row an image"):
+            torch.randint(0, 5, (2,), generator=generator)
+        with pytest.raises(ValueError, match="one row an image"):
+            torch.rand(3, generator=generator)
+
+
+def test_one_process_needs_nothing(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    group = processes("cpu")
+    assert type(group) is Processes and group.share(3) == [0, 1, 2]
+
+
+def test_several_processes_without_fabric_say_what_to_install(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for module in ("lightning_fabric", "lightning", "lightning.fabric"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install 'atslib\[distributed\]'"):
+        processes("cpu")
