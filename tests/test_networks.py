@@ -165,6 +165,9 @@ CHAINS = {
 def test_claimed_geometry_is_the_gradients_support(name):
     """Output (r, c) depends on exactly the window of the view that stride, padding and receptive field say."""
     network = CHAINS[name].double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()  # all positive: no unit is dead, no path cancels another
     view = torch.rand(1, 1, 41, 47, dtype=torch.float64, requires_grad=True)
     logits = network(view)
     for row, column in [(0, 0), (logits.shape[1] // 2, logits.shape[2] // 2), (logits.shape[1] - 1, logits.shape[2] - 1)]:
