@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from atslib.data import MegapixelMNIST, mnist_digits
+from atslib.data import DataError, MegapixelMNIST, mnist_digits
 from atslib.data.megapixel_mnist import GLYPH, scribbles
+from atslib.patches import downsample
 
 
 @pytest.mark.parametrize("split, count", [("train", 10_000), ("test", 2_000)])
@@ -111,6 +112,71 @@ def test_items_do_not_depend_on_the_order_of_asking():
         one[5000]
 
 
+def test_the_released_variant_overwrites_digits():
+    dataset = MegapixelMNIST("train", size=1500, variant="released")
+    assert len(dataset) == 5000
+    covered = []
+    for number in range(2000):
+        layout = dataset.layout(number)
+        apart = np.abs(layout.digit_corners[:, None] - layout.noise_corners[None])
+        covered.append((apart < GLYPH).all(-1).any())
+        between = np.abs(layout.digit_corners[:, None] - layout.digit_corners[None]) + GLYPH * np.eye(5, dtype=int)[..., None]
+        assert (between >= GLYPH).any(-1).all()  # digits themselves lie apart
+        assert layout.noise_corners.min() >= GLYPH and layout.noise_corners.max() < 1500 - GLYPH
+    assert 0.26 < np.mean(covered) < 0.34  # 29.7 % in the released code
+    number = covered.index(True)
+    image, layout = dataset[number][0][0].numpy(), dataset.layout(number)
+    digits = mnist_digits("train")[0][layout.digits]
+    whole = [
+        np.array_equal(image[row : row + GLYPH, column : column + GLYPH], digit)
+        for digit, (row, column) in zip(digits, layout.digit_corners, strict=True)
+    ]
+    assert not all(whole)
+
+
+def test_the_released_view_is_no_downsampling():
+    dataset = MegapixelMNIST("train", n_images=4, size=1500, variant="released", seed=1)
+    image, low = dataset[0][0], dataset.low(0)
+    assert low.shape == (1, 180, 180) and low.dtype == torch.float32 and 0 < low.max() <= 1
+    view = downsample(image[None], (180, 180))[0]
+    assert (low - view).abs().max() > 0.2
+    layout = dataset.layout(0)
+    corners = np.concatenate([layout.digit_corners, layout.noise_corners])
+    inside = torch.zeros(180, 180, dtype=torch.bool)
+    for row, column in (corners * 0.12).astype(int):
+        inside[row : row + 3, column : column + 3] = True
+    assert not low[0][~inside].any()
+    with pytest.raises(ValueError, match=r"variant='paper' has no view of its own: use atslib\.patches\.downsample"):
+        MegapixelMNIST(n_images=1).low(0)
+    with pytest.raises(ValueError, match=r"scale=0\.01"):
+        dataset.low(0, scale=0.01)
+
+
+def test_labels_are_known_without_drawing():
+    dataset = MegapixelMNIST(n_images=50, size=400, n_noise=4)
+    assert dataset.labels.tolist() == [dataset[i][1] for i in range(50)]
+    assert dataset.class_counts().sum() == 50
+    weights = dataset.class_weights()
+    assert float((weights * dataset.class_counts()).sum()) == pytest.approx(50)
+
+
+def test_full_mnist():
+    root = os.environ.get("ATSLIB_DATA")
+    if not root or not (Path(root) / "mnist").is_dir():
+        pytest.skip("ATSLIB_DATA is not set, or holds no mnist/: no MNIST to draw from")
+    dataset = MegapixelMNIST("test", n_images=30, size=400, n_noise=4, digits="full")
+    assert dataset.digit_images.shape == (10_000, 28, 28)
+    assert max(int(dataset.layout(i).digits.max()) for i in range(30)) > 2000
+
+
+def test_full_mnist_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATSLIB_DATA", str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"not mnist/train-images-idx3-ubyte\.gz in it; get the data with `python data_scripts/get"
+    ):
+        MegapixelMNIST(digits="full")
+
+
 def test_scribbles_are_two_strokes_from_corners():
     pieces = scribbles(200, np.random.RandomState(0))
     lit = pieces[pieces > 0]
@@ -124,6 +190,8 @@ def test_scribbles_are_two_strokes_from_corners():
     [
         ({"split": "val"}, "split='val': expected 'train' or 'test'"),
         ({"noise": "salt"}, "noise='salt'"),
+        ({"variant": "mine"}, "variant='mine': expected 'paper' or 'released'"),
+        ({"digits": "all"}, "digits='all': expected 'full'"),
         ({"size": 200}, r"size=\(200, 200\): 5 digits and 50 pieces of noise .* do not fit"),
         ({"n_same": 6}, "n_same=6 of n_digits=5"),
     ],

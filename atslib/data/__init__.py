@@ -1,6 +1,32 @@
-"""Data sets: a large ``uint8`` image and its label at a time, read or drawn only when asked for."""
+"""Data sets: a large ``uint8`` image and its label at a time, read or drawn only when asked for.
 
+Real ones (:class:`ColonCancer`, :class:`SwedishTrafficSigns`, :class:`GTSDB`) are looked for below :func:`data_root`;
+``python -m atslib.data`` says which are there and how to get the others. :class:`MegapixelMNIST` is drawn from digits that ship
+with the package, and :class:`GeneratedHistology` and :class:`GeneratedRoads` stand in for the real ones where they are absent.
+"""
+
+from atslib.data.augmentation import Augmentation
+from atslib.data.colon_cancer import ColonCancer
 from atslib.data.digits import mnist_digits
+from atslib.data.files import DataError, LabelledImages, data_root
+from atslib.data.histology import GeneratedHistology
 from atslib.data.megapixel_mnist import MegapixelMNIST
+from atslib.data.mnist import full_mnist
+from atslib.data.roads import GeneratedRoads
+from atslib.data.speed_limits import GTSDB, SpeedLimits, SwedishTrafficSigns
 
-__all__ = ["MegapixelMNIST", "mnist_digits"]
+__all__ = [
+    "GTSDB",
+    "Augmentation",
+    "ColonCancer",
+    "DataError",
+    "GeneratedHistology",
+    "GeneratedRoads",
+    "LabelledImages",
+    "MegapixelMNIST",
+    "SpeedLimits",
+    "SwedishTrafficSigns",
+    "data_root",
+    "full_mnist",
+    "mnist_digits",
+]

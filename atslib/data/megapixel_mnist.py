@@ -6,15 +6,18 @@ machine draws the same pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from atslib.data.digits import mnist_digits
+from atslib.data.files import LabelledImages
+from atslib.data.mnist import full_mnist
 
 GLYPH = 28  # side of a digit, and of a piece of noise
 _BANK = 50  # scribbles per split
@@ -41,7 +44,7 @@ class Layout:
     noise_corners: np.ndarray
 
 
-class MegapixelMNIST(Dataset):
+class MegapixelMNIST(LabelledImages):
     """Images of ``size`` pixels with five digits, three of one class and two of others, among ``n_noise`` pieces of noise.
 
     The label is the class of the three. Digits and noise are 28 × 28 pixels each and lie anywhere, without overlap.
@@ -56,12 +59,16 @@ class MegapixelMNIST(Dataset):
             ``"random"``, uniform random pixels, as the paper words it.
         seed: another seed, other images.
         digits: images ``(M, 28, 28)`` uint8 and labels ``(M,)`` to draw from; the digits that ship with the package if
-            None.
+            None; all of MNIST, from the data root, if ``"full"``.
+        variant: ``"paper"``, or ``"released"`` for two things that the released code does otherwise than the paper says:
+            noise is laid over the digits wherever it falls, so that 30 % of the images (at 1500² with 50 pieces) have a
+            digit that is partly overwritten; and its small view, :meth:`low`, is no view of the image.
 
     Items are ``(image, label)``: uint8 of shape ``(1, H, W)`` and an int.
 
     Raises:
-        ValueError: an unknown split or noise, an image too small for what is to lie in it.
+        ValueError: an unknown split, noise or variant, an image too small for what is to lie in it.
+        DataError: all of MNIST is wanted and not there.
 
     >>> image, label = MegapixelMNIST("train", n_images=1, size=300, n_noise=8)[0]
     >>> tuple(image.shape), image.dtype, 0 <= label < 10
@@ -81,47 +88,91 @@ class MegapixelMNIST(Dataset):
         n_noise: int = 50,
         noise: str = "scribbles",
         seed: int = 0,
-        digits: tuple[np.ndarray, np.ndarray] | None = None,
+        digits: tuple[np.ndarray, np.ndarray] | str | None = None,
+        variant: str = "paper",
     ):
         if split not in _SPLITS:
             raise ValueError(f"split={split!r}: expected 'train' or 'test'")
         if noise not in ("scribbles", "random"):
             raise ValueError(f"noise={noise!r}: expected 'scribbles' (the released code's) or 'random' (the paper's words)")
+        if variant not in ("paper", "released"):
+            raise ValueError(f"variant={variant!r}: expected 'paper' or 'released'")
+        if isinstance(digits, str) and digits != "full":
+            raise ValueError(f"digits={digits!r}: expected 'full', a pair of images and labels, or None")
         if not 1 <= n_same <= n_digits:
             raise ValueError(f"n_same={n_same} of n_digits={n_digits} of one class: expected 1 <= n_same <= n_digits")
         self.split = split
         self.n_images = n_images if n_images is not None else {"train": 5000, "test": 1000}[split]
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         self.n_digits, self.n_same, self.n_noise, self.noise, self.seed = n_digits, n_same, n_noise, noise, seed
+        self.variant = variant
         # A quarter of the area at most, so that placing without overlap stays quick.
         if min(self.size) < GLYPH or (n_digits + n_noise) * (2 * GLYPH) ** 2 > 4 * self.size[0] * self.size[1]:
             raise ValueError(
                 f"size={self.size}: {n_digits} digits and {n_noise} pieces of noise of {GLYPH} × {GLYPH} pixels do not fit "
                 "without crowding; take a larger image or less noise"
             )
-        self.images, self.labels = mnist_digits(split) if digits is None else digits
-        self._of_class = [np.flatnonzero(self.labels == digit) for digit in range(10)]
-        self._of_other = [np.flatnonzero(self.labels != digit) for digit in range(10)]
+        if digits is None:
+            digits = mnist_digits(split)
+        elif isinstance(digits, str):
+            digits = full_mnist(split)
+        self.digit_images, self.digit_classes = digits
+        self._of_class = [np.flatnonzero(self.digit_classes == digit) for digit in range(10)]
+        self._of_other = [np.flatnonzero(self.digit_classes != digit) for digit in range(10)]
         self._scribbles = scribbles(_BANK, self._random(0, of="bank"))
 
     def __len__(self) -> int:
         return self.n_images
 
+    @cached_property
+    def labels(self) -> Int[Tensor, " N"]:
+        """Class of every image."""
+        return torch.tensor([self.layout(number).label for number in range(self.n_images)], dtype=torch.int64)
+
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "1 H W"], int]:
-        layout, random = self._compose(number)
+        layout, corners, glyphs = self._pieces(number)
         image = np.zeros(self.size, dtype=np.uint8)
-        if self.noise == "scribbles":
-            pieces = self._scribbles[random.randint(0, _BANK, self.n_noise)]
-        else:
-            pieces = random.randint(0, 256, (self.n_noise, GLYPH, GLYPH)).astype(np.uint8)
-        glyphs = np.concatenate([self.images[layout.digits], pieces])
-        for (row, column), glyph in zip(np.concatenate([layout.digit_corners, layout.noise_corners]), glyphs, strict=True):
+        for (row, column), glyph in zip(corners, glyphs, strict=True):
             image[row : row + GLYPH, column : column + GLYPH] = glyph
         return torch.from_numpy(image)[None], layout.label
+
+    def low(self, number: int, scale: float = 0.12) -> Float[Tensor, "1 h w"]:
+        """The small view as the released code makes it: no downsampling, but small glyphs laid on an empty image.
+
+        Each digit and each piece of noise is blurred and shrunk by itself (to 3 × 3 pixels at 0.12) and its corner is cut down
+        to a whole pixel of the view: it lies up to a pixel, eight pixels of the image, above and to the left of its place.
+        :func:`atslib.patches.downsample` makes the view of the image itself.
+
+        Values 0 … 1, float32. Raises a ValueError unless ``variant="released"``.
+        """
+        if self.variant != "released":
+            raise ValueError(
+                f"variant={self.variant!r} has no view of its own: use atslib.patches.downsample, or variant='released'"
+            )
+        side = round(GLYPH * scale)
+        if not (0 < scale <= 1 and side >= 1):
+            raise ValueError(f"scale={scale}: expected at most 1, and a glyph of {GLYPH} pixels to have one left")
+        _, corners, glyphs = self._pieces(number)
+        view = np.zeros([int(length * scale) for length in self.size], dtype=np.uint8)
+        shrink = _shrinking(GLYPH, side)
+        for (row, column), glyph in zip((corners * scale).astype(int), glyphs, strict=True):
+            part = view[row : row + side, column : column + side]  # cut off at the border
+            part[:] = (shrink @ glyph @ shrink.T)[: part.shape[0], : part.shape[1]].astype(np.uint8)
+        return torch.from_numpy(view)[None].float() / 255
 
     def layout(self, number: int) -> Layout:
         """What lies where in image ``number``."""
         return self._compose(number)[0]
+
+    def _pieces(self, number: int) -> tuple[Layout, np.ndarray, np.ndarray]:
+        """The layout of an image, and corners and pixels of all that is laid down, in that order."""
+        layout, random = self._compose(number)
+        if self.noise == "scribbles":
+            pieces = self._scribbles[random.randint(0, _BANK, self.n_noise)]
+        else:
+            pieces = random.randint(0, 256, (self.n_noise, GLYPH, GLYPH)).astype(np.uint8)
+        corners = np.concatenate([layout.digit_corners, layout.noise_corners])
+        return layout, corners, np.concatenate([self.digit_images[layout.digits], pieces])
 
     def _compose(self, number: int) -> tuple[Layout, np.random.RandomState]:
         """Choose label, digits and places; the generator goes on with the noise."""
@@ -135,19 +186,24 @@ class MegapixelMNIST(Dataset):
                 other[random.randint(0, len(other), self.n_digits - self.n_same)],
             ]
         )
-        corners = self._place(random)
+        if self.variant == "paper":
+            corners = self._place(random, self.n_digits + self.n_noise)
+        else:
+            # Noise keeps off the border by a glyph, and off nothing else.
+            spans = np.array(self.size) - 2 * GLYPH
+            noise = (random.random_sample((self.n_noise, 2)) * spans).astype(int) + GLYPH
+            corners = np.concatenate([self._place(random, self.n_digits), noise])
         layout = Layout(
             label=label,
             digits=digits,
-            digit_classes=self.labels[digits],
+            digit_classes=self.digit_classes[digits],
             digit_corners=corners[: self.n_digits],
             noise_corners=corners[self.n_digits :],
         )
         return layout, random
 
-    def _place(self, random: np.random.RandomState) -> np.ndarray:
-        """Corners of all glyphs, none overlapping another: (n_digits + n_noise, 2)."""
-        count = self.n_digits + self.n_noise
+    def _place(self, random: np.random.RandomState, count: int) -> np.ndarray:
+        """Corners of glyphs, none overlapping another: (count, 2)."""
         highest = np.array(self.size) - GLYPH + 1
 
         def draw(n: int) -> np.ndarray:
@@ -166,6 +222,18 @@ class MegapixelMNIST(Dataset):
         # RandomState's streams are frozen for good (NumPy NEP 19), those of default_rng are not.
         key = [self.seed, _SPLITS.index(self.split), ("image", "bank").index(of), number]
         return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _shrinking(fine: int, coarse: int) -> Float[np.ndarray, "coarse fine"]:
+    """Blur and linear interpolation from fine to coarse pixels: the usual shrinking with anti-aliasing, dark outside."""
+    factor = fine / coarse
+    sigma = max(0.0, (factor - 1) / 2)
+    at = np.arange(fine)
+    blur = np.exp(-((at[:, None] - at[None]) ** 2) / (2 * sigma**2)) if sigma > 0 else np.eye(fine)
+    reach = np.arange(-math.ceil(4 * sigma), math.ceil(4 * sigma) + 1)
+    blur = blur / (np.exp(-(reach**2) / (2 * sigma**2)).sum() if sigma > 0 else 1)
+    centre = (np.arange(coarse) + 0.5) * factor - 0.5
+    return np.clip(1 - np.abs(centre[:, None] - at[None]), 0, None) @ blur
 
 
 def scribbles(count: int, random: np.random.RandomState) -> UInt8[np.ndarray, "count 28 28"]:

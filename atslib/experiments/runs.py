@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import sys
@@ -23,6 +24,7 @@ from atslib.experiments.parts import METHODS, Data
 from atslib.experiments.records import hardware, read_record, software, write_record
 from atslib.loading import InMemory
 from atslib.processes import Processes
+from atslib.profiling import compare, training_step
 from atslib.training import Settings, evaluate, train
 
 EXPERIMENTS: dict[str, ModuleType] = {module.NAME: module for module in (megapixel_mnist, colon_cancer, speed_limits)}
@@ -194,7 +196,7 @@ class Run:
             for n in looks
         }
         if group.rank == 0:
-            write_record(self.record, self._record(group, curve, tests))
+            write_record(self.record, self._record(group, curve, tests, model))
             self.weights.parent.mkdir(parents=True, exist_ok=True)
             self.weights.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
             self.checkpoint.unlink(missing_ok=True)
@@ -225,7 +227,7 @@ class Run:
             seconds=per_image * len(loaded.train) * settings.epochs + per_test / tested * n_tests,
         )
 
-    def _record(self, group: Processes, curve: list[dict], tests: dict) -> dict:
+    def _record(self, group: Processes, curve: list[dict], tests: dict, model: nn.Module) -> dict:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
         asked = dict(order=self.order, cnn_scale=self.cnn_scale)
@@ -254,8 +256,19 @@ class Run:
                 if METHODS[self.method]
                 else {}
             ),
-            cost=dict(train_ms_per_image=1000 * curve[-1]["seconds"] / len(curve) / len(self.loaded.train)),
+            cost=self._cost(model, group.device)
+            | dict(train_ms_per_image=1000 * curve[-1]["seconds"] / len(curve) / len(self.loaded.train)),
         )
+
+    def _cost(self, model: nn.Module, device: torch.device) -> dict:
+        """Time and peak memory of a forward and backward pass at batch 1 (§4.1.2), in float32.
+
+        Deep MIL is measured as it trains here, in chunks: compare methods by ``benchmarks/cost.py``, in one run.
+        """
+        image, label = self.loaded.train[0]
+        step = training_step(copy.deepcopy(model), image[None].to(device), torch.tensor([label], device=device))
+        measured = compare({"step": step}, warmup=1, repetitions=5, device=device)[0]
+        return dict(ms_per_sample=measured["ms"], peak_mb=measured["peak_mb"])
 
 
 def sweep(

@@ -1,0 +1,159 @@
+"""What the data sets made of image files share: where they are, reading them, saying what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class DataError(ValueError):
+    """A data set that is missing, incomplete or damaged: one line with the file, what was expected and what to do."""
+
+
+def data_root(root: str | os.PathLike | None = None) -> Path:
+    """The folder that holds all data sets: ``root``, else ``$ATSLIB_DATA``, else ``atslib`` among the user's data.
+
+    >>> data_root("somewhere").name
+    'somewhere'
+    """
+    if root is not None:
+        return Path(root).expanduser()
+    if os.environ.get("ATSLIB_DATA"):
+        return Path(os.environ["ATSLIB_DATA"]).expanduser()
+    return Path(needed("platformdirs").user_data_dir("atslib", appauthor=False))
+
+
+def needed(module: str) -> ModuleType:
+    """Import a module that only the real data need; where it is absent, say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"the real data sets need {module}: pip install 'atslib[data]'") from error
+
+
+def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str) -> Path:
+    """The folder of a data set: the one below the data root, or ``root`` itself where it already is the set's own.
+
+    Args:
+        root: as :func:`data_root` takes it.
+        folder: of the set, below the data root.
+        marker: a path inside it that tells the set from another folder.
+        get: the command that gets the set, for the message.
+
+    Raises:
+        DataError: the set is not there.
+    """
+    base = data_root(root)
+    for candidate in (base / folder, base):
+        if (candidate / marker).exists():
+            return candidate
+    said = "the folder exists" if base.is_dir() else "there is no such folder"
+    raise DataError(
+        f"{base}: {said}, but not {Path(folder) / marker} in it; get the data with `{get}`, or name the folder that holds "
+        f"{folder.split('/')[0]}/ with ATSLIB_DATA or root=…"
+    )
+
+
+def read_image(path: str | os.PathLike) -> UInt8[Tensor, "3 H W"]:
+    """The pixels of an image file of any kind, as RGB.
+
+    Raises:
+        DataError: a file that is missing, truncated or no image.
+    """
+    Image = needed("PIL.Image")
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not there; get the data set again") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: no readable image ({error}); delete the file and get the data set again") from error
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """A short digest of files' names and contents, whatever their order."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+class LabelledImages(Dataset):
+    """Items ``(image, label)`` whose labels are known before any image is read or drawn.
+
+    Subclasses have:
+        classes: names of the classes; a label is a position in it.
+        labels: label of every image, ``(N,)`` int64.
+    """
+
+    classes: tuple[str, ...]
+    labels: Int[Tensor, " N"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def class_counts(self) -> Int[Tensor, " classes"]:
+        """How many images each class has."""
+        return torch.bincount(self.labels, minlength=len(self.classes))
+
+    def class_weights(self) -> Float[Tensor, " classes"]:
+        """Weights for the cross-entropy, the inverse of each class's share (§4.4), with mean 1 over the images.
+
+        A class without images has weight 0.
+        """
+        counts = self.class_counts().double()
+        present = counts > 0
+        return torch.where(present, len(self) / (present.sum() * counts.clamp(min=1)), 0.0).float()
+
+
+class ImageFiles(LabelledImages):
+    """Images read from files when they are asked for, so that the workers of a ``DataLoader`` decode them.
+
+    Args:
+        files: one image file each.
+        labels: of the images.
+        cache: a folder for decoded images, written on first use and mapped into memory from then on; all workers and
+            later runs share it. It takes three bytes a pixel. None decodes every time.
+
+    Items are ``(image, label)``: uint8 of shape ``(3, H, W)`` and an int.
+    """
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int], *, cache: str | os.PathLike | None = None):
+        self.files = list(files)
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.cache = None if cache is None else Path(cache).expanduser()
+
+    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
+        path = self.files[number]
+        return (read_image(path) if self.cache is None else self._cached(path)), int(self.labels[number])
+
+    def digest(self) -> str:
+        """A short digest of the image files' bytes, for records of runs."""
+        return files_digest(self.files)
+
+    def _cached(self, path: Path) -> UInt8[Tensor, "3 H W"]:
+        found = path.stat() if path.exists() else None
+        key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
+        place = self.cache / f"{path.stem}-{key}.npy"
+        if not place.exists():
+            image = read_image(path).numpy()
+            self.cache.mkdir(parents=True, exist_ok=True)
+            part = place.with_name(f"{place.name}.{os.getpid()}.part")  # workers may write the same image at once
+            try:
+                with part.open("wb") as file:
+                    np.save(file, image)
+                part.replace(place)
+            finally:
+                part.unlink(missing_ok=True)
+        return torch.from_numpy(np.load(place, mmap_mode="r").copy())

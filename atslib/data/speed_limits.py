@@ -1,0 +1,344 @@
+"""Which speed limit does a road image show? The paper's set, and one that can be had more easily (§4.4).
+
+Both are read in the layouts of their authors: the Swedish Traffic Signs (Larsson & Felsberg, 2011), which the paper uses,
+and the German Traffic Sign Detection Benchmark (Houben et al., 2013). Results on the second are not the paper's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from atslib.data.files import DataError, ImageFiles, find_set, read_image
+
+SWEDISH_GET = "python data_scripts/get_swedish_traffic_signs.py"
+SWEDISH_FOLDER = "swedish_traffic_signs"
+SWEDISH_MD5 = {"Set1": "9106a905a86209c95dc9b51d12f520d6", "Set2": "09debbc67f6cd89c1e2a2688ad1d03ca"}
+SWEDISH_SIZE = (960, 1280)
+GTSDB_GET = "python data_scripts/get_gtsdb.py"
+GTSDB_FOLDER = "gtsdb/FullIJCNN2013"
+GTSDB_IMAGES, GTSDB_BOXES, GTSDB_SIZE = 900, 1213, (800, 1360)
+GTSDB_TRAIN = 600  # images 0 … 599 train, the others test
+
+# Class ids of the German set. 6, the end of 80, is no limit.
+GERMAN_LIMITS = {0: "20", 1: "30", 2: "50", 3: "60", 4: "70", 5: "80", 7: "100", 8: "120"}
+END_OF_80 = 6
+
+_VISIBILITY = ("VISIBLE", "BLURRED", "SIDE_ROAD", "OCCLUDED")  # best first
+_ENDINGS = (".ppm", ".jpg", ".jpeg", ".png")
+_PAPER = ("50", "70", "80")
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign in an image; for pictures and for finding the label, never for training.
+
+    Attributes:
+        name: what it shows, as the set says: ``"80_SIGN"``, or a class id of the German set.
+        box: left, top, right, bottom in pixels.
+        visibility: ``"VISIBLE"``, ``"BLURRED"``, ``"SIDE_ROAD"`` or ``"OCCLUDED"``.
+        limit: the speed limit it sets, None for any other sign.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    visibility: str = "VISIBLE"
+    limit: str | None = None
+
+    @property
+    def area(self) -> float:
+        left, top, right, bottom = self.box
+        return (right - left) * (bottom - top)
+
+
+class SpeedLimits(ImageFiles):
+    """What the two sets have in common: classes ``none`` and one a limit, and the signs of each image.
+
+    Args:
+        files: image files.
+        signs: of each image.
+        labels: of each image, positions in ``classes``.
+        classes: their names.
+        cache: see :class:`atslib.data.files.ImageFiles`.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        signs: Sequence[Sequence[Sign]],
+        labels: Sequence[int],
+        classes: tuple[str, ...],
+        *,
+        cache: str | os.PathLike | None = None,
+    ):
+        super().__init__(files, labels, cache=cache)
+        self.classes = classes
+        self._signs = [tuple(some) for some in signs]
+
+    def signs(self, number: int) -> tuple[Sign, ...]:
+        """All signs of an image, of any kind; for pictures, never for training."""
+        return self._signs[number]
+
+    def boxes(self, number: int) -> list[tuple[float, float, float, float]]:
+        """Boxes (left, top, right, bottom) of the signs that give the image its label; none where it is ``none``."""
+        name = self.classes[int(self.labels[number])]
+        return [sign.box for sign in self._signs[number] if sign.limit is not None and sign.limit == name]
+
+
+class SwedishTrafficSigns(SpeedLimits):
+    """The paper's speed limits: none, 50, 70 or 80 on Swedish roads, in images of 960 × 1280 pixels.
+
+    The paper's rule: an image without any sign is ``none``; otherwise the most visible of its 50, 70 and 80 signs, the
+    largest among equals, gives the class, but only if it is ``VISIBLE``; every other image is left out (:func:`paper_label`).
+
+    Args:
+        root: the data root, or the folder with ``Set1`` and ``Set2``.
+        split: ``"train"`` or ``"test"``.
+        train_on: 1 or 2; the other set is the test set. The paper's numbers of images are 747 and 684.
+        cache: see :class:`atslib.data.files.ImageFiles`; 3.7 MB an image.
+
+    Raises:
+        DataError: the set is missing, an annotation cannot be read, or one names an image that is not there.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        split: str = "train",
+        *,
+        train_on: int = 1,
+        cache: str | os.PathLike | None = None,
+    ):
+        if split not in ("train", "test"):
+            raise ValueError(f"split={split!r}: expected 'train' or 'test'")
+        if train_on not in (1, 2):
+            raise ValueError(f"train_on={train_on!r}: expected 1 or 2, Set1 or Set2")
+        folder = find_set(root, SWEDISH_FOLDER, "Set1/annotations.txt", SWEDISH_GET)
+        part = f"Set{train_on if split == 'train' else 3 - train_on}"
+        annotated = read_swedish(folder / part / "annotations.txt")
+        classes = ("none", *_PAPER)
+        files, signs, labels = [], [], []
+        for name, some in annotated.items():
+            label = paper_label(some)
+            if label is None:
+                continue
+            files.append(_swedish_image(folder / part, name))
+            signs.append(some)
+            labels.append(classes.index(label))
+        super().__init__(files, signs, labels, classes, cache=cache)
+
+
+class GTSDB(SpeedLimits):
+    """Speed limits on German roads, in images of 800 × 1360 pixels; split as its authors do, 600 and 300 images.
+
+    ``none`` is an image without a speed-limit sign; it may show other signs, also the end of a limit.
+
+    Args:
+        root: the data root, or the folder ``FullIJCNN2013`` itself.
+        split: ``"train"`` or ``"test"``.
+        limits: ``"paper"`` for none, 50, 70 and 80, leaving out images with another limit; ``"all"`` for all eight.
+        cache: see :class:`atslib.data.files.ImageFiles`; 3.3 MB an image.
+
+    Raises:
+        DataError: the set is missing or incomplete, or an annotation cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        split: str = "train",
+        *,
+        limits: str = "paper",
+        cache: str | os.PathLike | None = None,
+    ):
+        if split not in ("train", "test"):
+            raise ValueError(f"split={split!r}: expected 'train' or 'test'")
+        if limits not in ("paper", "all"):
+            raise ValueError(f"limits={limits!r}: expected 'paper' (none, 50, 70, 80) or 'all'")
+        folder = find_set(root, GTSDB_FOLDER, "gt.txt", GTSDB_GET)
+        images = _german_images(folder)
+        annotated = read_gtsdb(folder / "gt.txt")
+        classes = ("none", *(_PAPER if limits == "paper" else GERMAN_LIMITS.values()))
+        files, signs, labels = [], [], []
+        for number in range(GTSDB_TRAIN) if split == "train" else range(GTSDB_TRAIN, GTSDB_IMAGES):
+            some = annotated.get(number, [])
+            shown = sorted({sign.limit for sign in some if sign.limit is not None})
+            if len(shown) > 1:
+                raise DataError(f"{folder / 'gt.txt'}: image {number:05d} shows the limits {shown}; expected one at most")
+            label = shown[0] if shown else "none"
+            if label not in classes:
+                continue
+            files.append(images[number])
+            signs.append(some)
+            labels.append(classes.index(label))
+        super().__init__(files, signs, labels, classes, cache=cache)
+
+
+def paper_label(signs: Sequence[Sign]) -> str | None:
+    """The class of a Swedish image by the paper's rule, None for an image that is left out.
+
+    >>> paper_label([])
+    'none'
+    >>> paper_label([Sign("80_SIGN", (0, 0, 9, 9), "VISIBLE", "80"), Sign("50_SIGN", (0, 0, 5, 5), "VISIBLE", "50")])
+    '80'
+    """
+    if not signs:
+        return "none"
+    limits = [sign for sign in signs if sign.limit in _PAPER]
+    if not limits:
+        return None  # other signs only
+    best = min(limits, key=lambda sign: (_VISIBILITY.index(sign.visibility), -sign.area))
+    return best.limit if best.visibility == "VISIBLE" else None
+
+
+def read_swedish(path: Path) -> dict[str, list[Sign]]:
+    """Image name -> its signs, from an ``annotations.txt``.
+
+    A line is ``NAME.jpg:VISIBILITY, x_max, y_max, x_min, y_min, TYPE, SIGN;…``. ``MISC_SIGNS`` stands for signs that were not
+    annotated one by one; it has no box and counts for nothing. Some numbers carry stray characters, which are dropped.
+
+    Raises:
+        DataError: a line that does not read so, with its number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); get it with `{SWEDISH_GET}`") from error
+    annotated: dict[str, list[Sign]] = {}
+    for count, line in enumerate(lines, start=1):
+        line = line.strip()
+        if not line:
+            continue
+        name, colon, rest = line.partition(":")
+        if not colon or Path(name).suffix.lower() not in _ENDINGS or Path(name).name != name:
+            raise DataError(f"{path}, line {count}: {line[:60]!r} does not begin with an image's name and a colon")
+        signs = annotated.setdefault(name, [])
+        for entry in filter(None, (entry.strip() for entry in rest.split(";"))):
+            if entry.startswith("MISC_SIGNS"):
+                continue
+            signs.append(_swedish_sign(entry, f"{path}, line {count}"))
+    return annotated
+
+
+def _swedish_sign(entry: str, where: str) -> Sign:
+    fields = [field.strip() for field in entry.split(",")]
+    if len(fields) != 7:
+        raise DataError(f"{where}: {entry!r} has {len(fields)} fields, expected VISIBILITY, four numbers, TYPE, SIGN")
+    visibility, *numbers, _, name = fields
+    if visibility not in _VISIBILITY:
+        raise DataError(f"{where}: visibility {visibility!r}, expected one of {', '.join(_VISIBILITY)}")
+    right, bottom, left, top = (_number(text, where) for text in numbers)
+    limit = name.removesuffix("_SIGN") if name.endswith("_SIGN") and name.removesuffix("_SIGN").isdigit() else None
+    box = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+    return Sign(name=name, box=box, visibility=visibility, limit=limit)
+
+
+def _number(text: str, where: str) -> float:
+    """A number, without the stray characters that follow some."""
+    for end in range(len(text), 0, -1):
+        try:
+            return float(text[:end])
+        except ValueError:
+            continue
+    raise DataError(f"{where}: {text!r} is no number")
+
+
+def _swedish_image(folder: Path, name: str) -> Path:
+    # The archives hold the images without a folder; some tools unpack each into one of its own.
+    for candidate in (folder / name, folder / f"{folder.name}Part0" / name):
+        if candidate.exists():
+            return candidate
+    raise DataError(f"{folder / name}: not there, but annotations.txt names it; get the set again with `{SWEDISH_GET}`")
+
+
+def read_gtsdb(path: Path) -> dict[int, list[Sign]]:
+    """Image number -> its signs, from ``gt.txt`` with lines ``00000.ppm;left;top;right;bottom;class``.
+
+    Raises:
+        DataError: a line that does not read so or names an image beyond the 900, with its number.
+    """
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); get it with `{GTSDB_GET}`") from error
+    annotated: dict[int, list[Sign]] = {}
+    for count, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        fields = line.strip().split(";")
+        try:
+            name, left, top, right, bottom, kind = fields
+            number, kind = int(Path(name).stem), int(kind)
+            box = (float(left), float(top), float(right), float(bottom))
+        except ValueError as error:
+            raise DataError(f"{path}, line {count}: {line[:60]!r}, expected NAME;left;top;right;bottom;class") from error
+        if not 0 <= number < GTSDB_IMAGES:
+            raise DataError(f"{path}, line {count}: image {name} is not of this set, whose images are 00000 … 00899")
+        annotated.setdefault(number, []).append(Sign(name=str(kind), box=box, limit=GERMAN_LIMITS.get(kind)))
+    return annotated
+
+
+def _german_images(folder: Path) -> list[Path]:
+    """The 900 image files, of whatever ending."""
+    found = {path.stem: path for ending in reversed(_ENDINGS) for path in folder.glob(f"*{ending}")}
+    missing = [f"{number:05d}" for number in range(GTSDB_IMAGES) if f"{number:05d}" not in found]
+    if missing:
+        raise DataError(
+            f"{folder / missing[0]}.ppm (or {', '.join(_ENDINGS[1:])}): not there; {len(missing)} of {GTSDB_IMAGES} images are "
+            f"missing; get the set again with `{GTSDB_GET}`"
+        )
+    return [found[f"{number:05d}"] for number in range(GTSDB_IMAGES)]
+
+
+def gtsdb_look(folder: Path) -> list[str]:
+    """What is missing in the folder, without reading the images; nothing when it is whole."""
+    try:
+        _german_images(folder)
+        boxes = sum(map(len, read_gtsdb(folder / "gt.txt").values()))
+    except DataError as error:
+        return [str(error)]
+    return [] if boxes == GTSDB_BOXES else [f"{folder / 'gt.txt'}: {boxes} signs, expected {GTSDB_BOXES}; get it again"]
+
+
+def gtsdb_problems(folder: Path) -> list[str]:
+    """What is missing or wrong in the folder, after reading every file of it; nothing when it is whole."""
+    return gtsdb_look(folder) or _size_problems(_german_images(folder), GTSDB_SIZE)
+
+
+def swedish_look(folder: Path) -> list[str]:
+    """What is missing in the folder, without reading the images; nothing when it is whole."""
+    found = []
+    for part in SWEDISH_MD5:
+        try:
+            for name in read_swedish(folder / part / "annotations.txt"):
+                _swedish_image(folder / part, name)
+        except DataError as error:
+            found.append(str(error))
+    return found
+
+
+def swedish_problems(folder: Path) -> list[str]:
+    """What is missing or wrong in the folder, after reading every file of it; nothing when it is whole."""
+    images = [] if (found := swedish_look(folder)) else _swedish_images(folder)
+    return found or _size_problems(images, SWEDISH_SIZE)
+
+
+def _swedish_images(folder: Path) -> list[Path]:
+    return [
+        _swedish_image(folder / part, name) for part in SWEDISH_MD5 for name in read_swedish(folder / part / "annotations.txt")
+    ]
+
+
+def _size_problems(images: Sequence[Path], size: tuple[int, int]) -> list[str]:
+    found = []
+    for path in images:
+        try:
+            shape = tuple(read_image(path).shape[1:])
+        except DataError as error:
+            found.append(str(error))
+            continue
+        if shape != size:
+            found.append(f"{path}: {shape[0]} × {shape[1]} pixels, expected {size[0]} × {size[1]}")
+    return found

@@ -1,0 +1,510 @@
+"""The colon cancer and road sets: the real ones where they are, and small ones made here with everything that goes wrong."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torch.utils.data import DataLoader
+
+from atslib.data import GTSDB, ColonCancer, SwedishTrafficSigns, colon_cancer, speed_limits
+from atslib.data.catalogue import SETS
+from atslib.data.colon_cancer import KINDS, RUNS
+from atslib.data.files import DataError, data_root
+from atslib.data.mnist import full_mnist
+from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
+
+
+def real(folder):
+    """A decorator: the test needs this folder of the data root."""
+    root = os.environ.get("ATSLIB_DATA")
+    reason = "ATSLIB_DATA is not set" if not root else f"no {folder} in ATSLIB_DATA"
+    there = bool(root) and (Path(root) / folder).is_dir()
+    return lambda test: pytest.mark.data(pytest.mark.skipif(not there, reason=f"{reason}: the real data are not here")(test))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Real data
+
+
+@real("mnist")
+def test_mnist():
+    for split, count in (("train", 60_000), ("test", 10_000)):
+        images, labels = full_mnist(split)
+        assert images.shape == (count, 28, 28) and labels.shape == (count,)
+        assert images.dtype == labels.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@real("colon_cancer")
+def test_colon_cancer_counts():
+    dataset = ColonCancer()
+    assert len(dataset) == 100 and dataset.class_counts().tolist() == [49, 51]
+    counts = {kind: sum(len(dataset.nuclei(i)[kind]) for i in range(100)) for kind in KINDS}
+    assert counts == {"epithelial": 7722, "inflammatory": 6971, "fibroblast": 5712, "others": 2039}
+    assert sum(counts.values()) == 22_444
+    assert sum(len(dataset.detected(i)) for i in range(100)) == 29_756
+    positives = [dataset.ids[i] for i in range(100) if dataset.labels[i]]
+    assert positives[:6] == [5, 6, 7, 8, 9, 10] and set(range(46, 56)) <= set(positives)
+    image, label = dataset[0]
+    assert image.shape == (3, 500, 500) and image.dtype == torch.uint8 and label == 0
+    assert dataset.digest() == "6232055c1268349f"
+
+
+@real("colon_cancer")
+def test_colon_cancer_is_whole():
+    assert SETS["colon_cancer"].state(thorough=True) == "complete"
+
+
+@real("colon_cancer")
+@pytest.mark.parametrize("scheme", ["stratified", "runs"])
+def test_colon_cancer_splits(scheme):
+    tested, everything = [], ColonCancer().labels
+    for fold in range(5):
+        train, test = (ColonCancer(split=split, fold=fold, scheme=scheme) for split in ("train", "test"))
+        assert sorted(train.ids + test.ids) == list(range(1, 101))
+        assert 18 <= len(test) <= 22 and 9 <= test.class_counts()[1] <= 11
+        assert train.labels.tolist() == [everything[n - 1] for n in train.ids]
+        if scheme == "runs":
+            run = np.searchsorted(RUNS, np.arange(1, 101), side="right")
+            assert not {run[n - 1] for n in train.ids} & {run[n - 1] for n in test.ids}
+        tested += test.ids
+    assert sorted(tested) == list(range(1, 101))
+    assert ColonCancer(split="test", scheme=scheme, seed=1).ids != ColonCancer(split="test", scheme=scheme).ids
+
+
+GERMAN = {
+    "train": {"none": 386, "20": 4, "30": 46, "50": 50, "60": 16, "70": 23, "80": 24, "100": 23, "120": 28},
+    "test": {"none": 198, "20": 0, "30": 31, "50": 19, "60": 6, "70": 29, "80": 9, "100": 3, "120": 5},
+}
+
+
+@real("gtsdb")
+@pytest.mark.parametrize("split", GERMAN)
+def test_gtsdb_counts(split):
+    everything = GTSDB(split=split, limits="all")
+    assert dict(zip(everything.classes, everything.class_counts().tolist(), strict=True)) == GERMAN[split]
+    paper = GTSDB(split=split)
+    assert paper.classes == ("none", "50", "70", "80")
+    assert paper.class_counts().tolist() == [GERMAN[split][name] for name in paper.classes]
+    weights = paper.class_weights()
+    assert torch.allclose((weights * paper.class_counts()), torch.full((4,), len(paper) / 4))
+    image, _ = paper[0]
+    assert image.shape == (3, 800, 1360) and image.dtype == torch.uint8
+
+
+@real("gtsdb")
+def test_gtsdb_boxes():
+    sets = [GTSDB(split=split, limits="all") for split in GERMAN]
+    signs = [dataset.signs(i) for dataset in sets for i in range(len(dataset))]
+    assert len(signs) == 900 and sum(map(len, signs)) == 1213 and sum(map(bool, signs)) == 741
+    widths = [box[2] - box[0] for dataset in sets for i in range(len(dataset)) for box in dataset.boxes(i)]
+    assert np.median(widths) == 36 and np.percentile(widths, [10, 90]).round().tolist() == [22, 64]
+    ended = [
+        any(sign.name == str(speed_limits.END_OF_80) for sign in dataset.signs(i))
+        for dataset in sets
+        for i in range(len(dataset))
+        if dataset.labels[i] == 0
+    ]
+    assert sum(ended) == 10
+    for dataset in sets:
+        for i in range(len(dataset)):
+            assert bool(dataset.boxes(i)) == bool(dataset.labels[i])
+            assert all(0 <= x < 1360 for box in dataset.boxes(i) for x in box[::2])
+            assert all(0 <= y < 800 for box in dataset.boxes(i) for y in box[1::2])
+
+
+@real("gtsdb")
+@pytest.mark.slow
+def test_gtsdb_is_whole():
+    assert SETS["gtsdb"].state(thorough=True) == "complete"
+
+
+@real("gtsdb")
+def test_workers_decode(tmp_path):
+    dataset = torch.utils.data.Subset(GTSDB(split="test"), range(4))
+    alone = list(DataLoader(dataset, batch_size=2))
+    together = list(DataLoader(dataset, batch_size=2, num_workers=2))
+    assert all(torch.equal(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Colon cancer, made here
+
+
+@pytest.fixture
+def colon(tmp_path):
+    """A hundred small images in the official layout; the odd ones are positive, one nucleus each."""
+    folder = tmp_path / "colon_cancer" / "CRCHistoPhenotypes_2016_04_28"
+    mat = {}
+    for count in (0, 1):
+        savemat(tmp_path / f"{count}.mat", {"detection": np.full((count, 2), 3.5)})
+        mat[count] = (tmp_path / f"{count}.mat").read_bytes()
+        (tmp_path / f"{count}.mat").unlink()
+    for n in range(1, 101):
+        for top in ("Classification", "Detection"):
+            (folder / top / f"img{n}").mkdir(parents=True)
+        Image.new("RGB", (16, 16), (n, 0, 0)).save(folder / "Classification" / f"img{n}" / f"img{n}.bmp")
+        for kind in KINDS:
+            points = mat[int(kind == "epithelial" and n % 2)]
+            (folder / "Classification" / f"img{n}" / f"img{n}_{kind}.mat").write_bytes(points)
+        (folder / "Detection" / f"img{n}" / f"img{n}_detection.mat").write_bytes(mat[n % 2])
+    return folder
+
+
+def test_colon_cancer_reads_its_layout(colon, tmp_path):
+    for root in (tmp_path, colon):
+        dataset = ColonCancer(root)
+        assert dataset.ids == tuple(range(1, 101)) and dataset.labels.tolist() == [1, 0] * 50
+        image, label = dataset[41]
+        assert image[0].unique().tolist() == [42] and label == 0
+        assert dataset.nuclei(0)["epithelial"].tolist() == [[3.5, 3.5]]
+        assert dataset.nuclei(0)["others"].shape == (0, 2)
+
+
+def test_colon_cancer_truncated_image(colon):
+    path = colon / "Classification" / "img3" / "img3.bmp"
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(DataError, match=r"img3\.bmp: no readable image \(.*truncated.*get the data set again"):
+        ColonCancer(colon)[2]
+    assert any("img3.bmp" in problem for problem in colon_cancer.problems(colon))
+
+
+def test_colon_cancer_mat_without_key(colon):
+    path = colon / "Classification" / "img4" / "img4_epithelial.mat"
+    savemat(path, {"points": np.ones((1, 2))})
+    with pytest.raises(DataError, match=r"img4_epithelial\.mat: no array 'detection' in it, only \['points'\]"):
+        ColonCancer(colon)
+
+
+def test_colon_cancer_damaged_mat(colon):
+    path = colon / "Classification" / "img4" / "img4_epithelial.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    with pytest.raises(DataError, match=r"img4_epithelial\.mat: no readable MATLAB file"):
+        ColonCancer(colon)
+    savemat(path, {"detection": np.ones((2, 3))})
+    with pytest.raises(DataError, match=r"img4_epithelial\.mat: 'detection' has shape \(2, 3\)"):
+        ColonCancer(colon)
+
+
+def test_colon_cancer_annotation_without_image(colon):
+    (colon / "Classification" / "img7" / "img7.bmp").unlink()
+    with pytest.raises(DataError, match=r"img7\.bmp: not there; its annotations are there \(1 of 100 images and 0 of 400"):
+        ColonCancer(colon)
+
+
+def test_colon_cancer_missing_images(colon):
+    for n in (8, 9):
+        shutil.rmtree(colon / "Classification" / f"img{n}")
+    with pytest.raises(DataError, match=r"img8\.bmp: not there \(2 of 100 images and 8 of 400 annotations are missing"):
+        ColonCancer(colon)
+
+
+def test_colon_cancer_image_too_many(colon):
+    (colon / "Classification" / "img101").mkdir()
+    with pytest.raises(DataError, match="img101: not of this set"):
+        ColonCancer(colon)
+
+
+def test_wrong_folder(tmp_path):
+    for dataset in (ColonCancer, GTSDB, SwedishTrafficSigns):
+        with pytest.raises(DataError, match=r"the folder exists, but not .* in it; get the data with `python data_scripts/get"):
+            dataset(tmp_path)
+        with pytest.raises(DataError, match="nowhere: there is no such folder"):
+            dataset(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"split": "val"}, "split='val': expected 'all', 'train' or 'test'"),
+        ({"scheme": "loo"}, "scheme='loo': expected 'stratified' or 'runs'"),
+        ({"fold": 5}, "fold=5: expected 0 … 4"),
+    ],
+)
+def test_colon_cancer_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        ColonCancer("anywhere", **options)
+
+
+def test_cache(colon, tmp_path):
+    cache = tmp_path / "cache"
+    first, again = ColonCancer(colon, cache=cache), ColonCancer(colon, cache=cache)
+    image = first[10][0]
+    assert len(list(cache.iterdir())) == 1
+    path = colon / "Classification" / "img11" / "img11.bmp"
+    kept = path.stat()
+    path.write_bytes(bytes(kept.st_size))  # not read any more
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert torch.equal(again[10][0], image)
+    os.utime(path)  # the file is another one now
+    with pytest.raises(DataError, match="img11"):
+        again[10]
+    assert not list(cache.glob("*.part"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Swedish traffic signs, made here
+
+
+SWEDISH = """\
+a01.jpg:
+a02.jpg:MISC_SIGNS;
+a03.jpg:VISIBLE, 1041.6, 513.2, 1000, 490, PROHIBITORY, 80_SIGN;
+a04.jpg:VISIBLE, 100,50,80,30, PROHIBITORY, 50_SIGN;VISIBLE, 140, 90, 80, 30, PROHIBITORY, 70_SIGN;MISC_SIGNS;
+a05.jpg:BLURRED, 100, 50, 80, 30, PROHIBITORY, 50_SIGN;
+a06.jpg:BLURRED, 400, 350, 80, 30, PROHIBITORY, 80_SIGN;VISIBLE, 100, 50, 80, 30, PROHIBITORY, 70_SIGN;
+a07.jpg:VISIBLE, 100, 50, 80, 30, MANDATORY, PASS_RIGHT_SIDE;
+a08.jpg:VISIBLE, 100, 50, 80, 30, MANDATORY, PASS_RIGHT_SIDE;SIDE_ROAD, 100, 50, 80, 30, PROHIBITORY, 50_SIGN;
+a09.jpg:OCCLUDED, 100, 50, 80, 30, PROHIBITORY, 70_SIGN;VISIBLE, 100, 50, 80, 30, PRIORITY, PRIORITY_ROAD;
+a10.jpg:VISIBLE, 1021.5a, 513.2l, 1000a, 490.0w, PROHIBITORY, 50_SIGN;
+a11.jpg:VISIBLE, 100, 50, 80, 30, PROHIBITORY, 110_SIGN;
+a12.jpg:MISC_SIGNS;MISC_SIGNS;VISIBLE, 100, 50, 80, 30, PROHIBITORY, 80_SIGN
+a13.jpg: VISIBLE , 100, 50, 80, 30, PROHIBITORY , 30_SIGN ; VISIBLE, 90, 50, 80, 30, PROHIBITORY, 80_SIGN ;
+
+"""
+EXPECTED = {
+    "a01": "none",  # nothing after the colon
+    "a02": "none",  # signs that were not annotated count for nothing
+    "a03": "80",
+    "a04": "70",  # both visible: the larger
+    "a05": None,  # blurred
+    "a06": "70",  # visible before larger
+    "a07": None,  # another sign only
+    "a08": None,  # at the side road
+    "a09": None,  # occluded, although another sign is visible
+    "a10": "50",  # stray characters after the numbers
+    "a11": None,  # a limit that is not among the classes
+    "a12": "80",
+    "a13": "80",  # 30 is not among the classes, spaces do not matter
+}
+
+
+@pytest.fixture
+def swedish(tmp_path):
+    folder = tmp_path / "swedish_traffic_signs"
+    for part, text in (("Set1", SWEDISH), ("Set2", SWEDISH.replace("a0", "b0").replace("a1", "b1"))):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "annotations.txt").write_text(text)
+        for name in re.findall(r"^(\w+\.jpg)", text, re.MULTILINE):
+            Image.new("RGB", (1280, 960), "grey").save(folder / part / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_papers_rule(name, tmp_path):
+    (tmp_path / "annotations.txt").write_text(SWEDISH)
+    assert paper_label(read_swedish(tmp_path / "annotations.txt")[f"{name}.jpg"]) == EXPECTED[name]
+
+
+def test_swedish_boxes(tmp_path):
+    (tmp_path / "annotations.txt").write_text(SWEDISH)
+    signs = read_swedish(tmp_path / "annotations.txt")
+    assert signs["a03.jpg"] == [Sign("80_SIGN", (1000.0, 490.0, 1041.6, 513.2), "VISIBLE", "80")]
+    assert signs["a10.jpg"][0].box == (1000.0, 490.0, 1021.5, 513.2)
+    assert signs["a02.jpg"] == [] and len(signs["a04.jpg"]) == 2
+
+
+def test_swedish_set(swedish, tmp_path):
+    train, test = SwedishTrafficSigns(tmp_path), SwedishTrafficSigns(swedish, "test")
+    assert train.classes == ("none", "50", "70", "80")
+    wanted = {name: label for name, label in EXPECTED.items() if label is not None}
+    assert [path.stem for path in train.files] == list(wanted)
+    assert [train.classes[i] for i in train.labels] == list(wanted.values())
+    assert [path.stem[0] for path in test.files] == ["b"] * len(wanted)
+    assert [path.stem[0] for path in SwedishTrafficSigns(swedish, train_on=2).files] == ["b"] * len(wanted)
+    image, label = train[2]
+    assert image.shape == (3, 960, 1280) and label == 3
+    assert train.boxes(2) == [(1000.0, 490.0, 1041.6, 513.2)] and train.boxes(0) == []
+    assert train.class_counts().tolist() == [2, 1, 2, 3]
+    assert SETS["swedish_traffic_signs"].state(tmp_path, thorough=True) == "complete"
+
+
+def test_swedish_images_in_a_folder_of_their_own(swedish, tmp_path):
+    inner = swedish / "Set1" / "Set1Part0"
+    inner.mkdir()
+    for path in (swedish / "Set1").glob("*.jpg"):
+        path.rename(inner / path.name)
+    assert SwedishTrafficSigns(tmp_path).files[0].parent == inner
+
+
+def test_swedish_annotation_for_a_missing_image(swedish):
+    (swedish / "Set1" / "a03.jpg").unlink()
+    with pytest.raises(DataError, match=r"a03\.jpg: not there, but annotations\.txt names it; get the set again"):
+        SwedishTrafficSigns(swedish)
+    assert "a03.jpg" in SETS["swedish_traffic_signs"].problems(swedish)[0]
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("no colon at all", "line 2: 'no colon at all' does not begin with an image's name"),
+        ("../../x.jpg:MISC_SIGNS;", "line 2: .* does not begin with an image's name"),
+        ("a.jpg:VISIBLE, 1, 2, 3, 4, PROHIBITORY;", "line 2: .* has 6 fields"),
+        ("a.jpg:SEEN, 1, 2, 3, 4, PROHIBITORY, 50_SIGN;", "line 2: visibility 'SEEN', expected one of VISIBLE"),
+        ("a.jpg:VISIBLE, x, 2, 3, 4, PROHIBITORY, 50_SIGN;", "line 2: 'x' is no number"),
+    ],
+)
+def test_swedish_lines_that_do_not_read(line, message, tmp_path):
+    (tmp_path / "annotations.txt").write_text(f"ok.jpg:\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        read_swedish(tmp_path / "annotations.txt")
+
+
+def test_swedish_refusals():
+    with pytest.raises(ValueError, match="split='all': expected 'train' or 'test'"):
+        SwedishTrafficSigns("anywhere", "all")
+    with pytest.raises(ValueError, match="train_on=3: expected 1 or 2"):
+        SwedishTrafficSigns("anywhere", train_on=3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# German traffic signs, made here
+
+
+@pytest.fixture
+def german(tmp_path):
+    folder = tmp_path / "gtsdb" / "FullIJCNN2013"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (136, 80), "grey").save(tmp_path / "grey.ppm")
+    for n in range(900):
+        os.link(tmp_path / "grey.ppm", folder / f"{n:05d}.ppm")
+    lines = [f"{n:05d}.ppm;10;20;30;40;{kind}" for n, kind in enumerate((2, 4, 5, 1, 6, 17))] + ["00601.ppm;1;2;3;4;2", ""]
+    (folder / "gt.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["ppm", "jpg"])
+def test_german_set(german, tmp_path, ending):
+    if ending != "ppm":
+        for path in german.glob("*.ppm"):
+            path.rename(path.with_suffix(f".{ending}"))
+    train, test = GTSDB(tmp_path), GTSDB(german, "test")
+    assert len(train) == 599 and train.class_counts().tolist() == [596, 1, 1, 1]  # the 30 is left out
+    assert train.files[0].name == f"00000.{ending}" and train.boxes(0) == [(10.0, 20.0, 30.0, 40.0)]
+    assert train.signs(3)[0].name == "6" and train.labels[3] == 0  # the end of a limit is none
+    assert len(test) == 300 and test.labels[1] == 1
+    everything = GTSDB(german, limits="all")
+    assert len(everything) == 600 and everything.classes[int(everything.labels[3])] == "30"
+    assert train[0][0].shape == (3, 80, 136)
+
+
+def test_german_image_missing(german):
+    (german / "00123.ppm").unlink()
+    with pytest.raises(DataError, match=r"00123\.ppm .*: not there; 1 of 900 images are missing"):
+        GTSDB(german)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("00950.ppm;1;2;3;4;5", r"gt\.txt, line 1: image 00950\.ppm is not of this set"),
+        ("00001.ppm;1;2;3;4", r"gt\.txt, line 1: .* expected NAME;left;top;right;bottom;class"),
+        ("00001.ppm;1;2;3;4;x", r"gt\.txt, line 1: .* expected NAME"),
+    ],
+)
+def test_german_lines_that_do_not_read(german, line, message):
+    (german / "gt.txt").write_text(line)
+    with pytest.raises(DataError, match=message):
+        read_gtsdb(german / "gt.txt")
+
+
+def test_german_two_limits(german):
+    (german / "gt.txt").write_text("00001.ppm;1;2;3;4;2\n00001.ppm;1;2;3;4;4\n")
+    with pytest.raises(DataError, match=r"gt\.txt: image 00001 shows the limits \['50', '70'\]"):
+        GTSDB(german)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Root, scripts, list
+
+
+def test_data_root(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATSLIB_DATA", str(tmp_path))
+    assert data_root() == tmp_path and data_root("other") == Path("other")
+    monkeypatch.delenv("ATSLIB_DATA")
+    assert data_root().name == "atslib" and data_root().is_absolute()
+
+
+def script(name, *arguments):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main([str(argument) for argument in arguments])
+
+
+@real("colon_cancer")
+@pytest.mark.parametrize("packed", [False, True])
+def test_get_colon_cancer(packed, tmp_path, capsys):
+    given = Path(os.environ["ATSLIB_DATA"]) / "colon_cancer"
+    if packed:
+        (tmp_path / "archives").mkdir()
+        given = Path(shutil.make_archive(str(tmp_path / "archives" / "crc"), "zip", given))
+    root = tmp_path / "data"
+    assert script("get_colon_cancer", "--from", given, "--data", root, "--quiet") == 0
+    assert ColonCancer(root).digest() == "6232055c1268349f"
+    assert not [path for path in root.rglob("*") if path.name.endswith(".part") or "downloads" in path.parts]
+    assert script("get_colon_cancer", "--from", given, "--data", root, "--quiet") == 0
+    assert "already there and complete" in capsys.readouterr().out
+
+
+def test_get_colon_cancer_needs_from(capsys):
+    with pytest.raises(SystemExit) as stop:
+        script("get_colon_cancer")
+    assert stop.value.code == 2 and "--from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["get_colon_cancer", "get_gtsdb", "get_swedish_traffic_signs"])
+def test_scripts_given_the_wrong_folder(name, tmp_path, capsys):
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "holiday.jpg").write_bytes(b"")
+    for given in (tmp_path / "wrong", tmp_path / "nowhere"):
+        assert script(name, "--from", given, "--data", tmp_path / "data", "--quiet") == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {given}: ") and "expected" in said and said.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_scripts_put_nothing_in_place_that_is_not_whole(colon, german, tmp_path, capsys):
+    """The sets made here have the layout but not the counts."""
+    data = tmp_path / "data"
+    assert script("get_colon_cancer", "--from", colon, "--data", data, "--quiet") == 1
+    assert "img1.bmp: 16 × 16 pixels, expected 500 × 500 (and 99 more like this); nothing was put" in capsys.readouterr().err
+    assert script("get_gtsdb", "--from", german, "--data", data, "--quiet") == 1
+    assert "7 signs, expected 1213" in capsys.readouterr().err
+    assert not data.exists()
+
+
+def test_get_gtsdb_takes_images_not_crops(german, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed_limits, "GTSDB_BOXES", 7)
+    monkeypatch.setattr(speed_limits, "GTSDB_SIZE", (80, 136))
+    (german / "00").mkdir()
+    (german / "00" / "00000.ppm").write_bytes(b"a crop")
+    assert script("get_gtsdb", "--from", german.parent, "--data", tmp_path / "data", "--quiet") == 0
+    assert len(list((tmp_path / "data" / "gtsdb" / "FullIJCNN2013").iterdir())) == 901
+
+
+def test_get_swedish_from_a_folder(swedish, tmp_path):
+    assert script("get_swedish_traffic_signs", "--from", swedish, "--data", tmp_path / "data", "--quiet") == 0
+    assert len(SwedishTrafficSigns(tmp_path / "data")) == len(SwedishTrafficSigns(swedish))
+
+
+def test_list(colon, tmp_path):
+    command = [sys.executable, "-m", "atslib.data", "--data", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    states = dict(re.findall(r"^(\w+)\n(?:  .*\n)*?  state +(.*)$", said, re.MULTILINE))
+    assert states == {"mnist": "absent", "colon_cancer": "complete", "swedish_traffic_signs": "absent", "gtsdb": "absent"}
+    assert "get    python data_scripts/get_gtsdb.py" in said and str(colon) in said
+    shutil.rmtree(colon / "Classification" / "img9")
+    assert SETS["colon_cancer"].state(tmp_path).startswith("incomplete: ")
