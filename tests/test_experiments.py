@@ -42,6 +42,7 @@ def test_a_run_leaves_a_record_and_weights(tiny, tmp_path, capsys):
     assert path.name == "megapixel_mnist-ats-systematic-n10-seed3-smoke.json"
     expected = "experiment method estimator n_patches seed profile dataset hardware software settings curve final cost"
     assert list(record) == expected.split()
+    assert record["cost"]["ms_per_sample"] > 0 and record["cost"]["peak_mb"] > 0
     assert {"name", "digest", "n_train", "n_test", "image_size"} <= set(record["dataset"])
     assert record["hardware"]["threads"] == torch.get_num_threads()
     assert record["software"]["torch"] == torch.__version__
