@@ -178,21 +178,32 @@ class WithReplacement(Estimator):
 class _Successive(Estimator):
     """Draws one location after the other from what is left (eq. 13), as the top n of Gumbel-perturbed log-attention.
 
-    Source: Kool, van Hoof & Welling, *Stochastic beams and where to find them*, ICML 2019.
+    The keys are those of a race: location i rings at a time :math:`E_i/a_i`, E exponential, whose negative logarithm is the
+    log-attention plus a Gumbel. The rings of all locations together come from independent draws, and the first n different
+    ones are the top n; so n keys are found without making all K. Where a fair number of draws holds fewer than n
+    different locations (attention on less than about n of them), the race is run to its end among the others: their keys
+    begin anew, since an exponential has no memory.
+
+    Source: Kool, van Hoof & Welling, *Stochastic beams and where to find them*, ICML 2019; Efraimidis & Spirakis, *Weighted
+    random sampling with a reservoir*, 2006.
     """
 
     distinct = True
 
     def _sample(self, flat, log_attention, n, generator):
-        # A standard Gumbel is -log E, with E = -log(1 - u) exponential. The largest keys belong to the smallest E, so u must
-        # be finely resolved near zero and never be zero, or that location would be drawn whatever its attention: a
-        # float32 uniform, a multiple of 2^-24, is zero once in 500 images of 180 x 180 locations. Take the middles
-        # of 2^31 cells of (0, 1), scaled by 1 - 2^-24 so that the last ones do not round to one.
-        bits = torch.empty(flat.shape, dtype=torch.int32, device=flat.device).random_(generator=generator)
-        noise = bits.float().mul_(-(2.0**-31) * (1 - 2.0**-24)).sub_(2.0**-32)  # -u
-        noise.log1p_().neg_().log_()  # log E, between -22.2 and 2.9; in place: memory traffic is what takes the time
-        # A location of zero attention stays at -inf, below every other.
-        return (flat - noise).topk(n, dim=1, sorted=True).indices
+        tries = 4 * n + 16
+        uniform = torch.rand(len(flat), tries, dtype=torch.float64, device=flat.device, generator=generator)
+        drawn = _invert(_cumulative(flat), uniform)  # (B, tries)
+        in_order, position = drawn.sort(dim=1, stable=True)
+        repeated = torch.zeros_like(drawn, dtype=torch.bool)
+        repeated.scatter_(1, position[:, 1:], in_order[:, 1:] == in_order[:, :-1])  # all but the first ring of a location
+        index = drawn.gather(1, repeated.sort(dim=1, stable=True).indices[:, :n])  # (B, n), repeats last
+        found = tries - repeated.sum(1, keepdim=True)
+        if (found < n).any():
+            rest = _gumbel_top(flat.scatter(1, index, -math.inf), n, generator)
+            step = torch.arange(n, device=flat.device)
+            index = torch.cat([index, rest], dim=1).gather(1, torch.where(step < found, step, n + step - found))
+        return index
 
 
 class Eq14(_Successive):
@@ -590,6 +601,18 @@ def _invert(
     below_total = torch.nextafter(total, torch.zeros_like(total))  # a point rounded up to the total would fall off the end
     position = torch.searchsorted(cumulative, torch.minimum(points * total, below_total), right=True)
     return position if order is None else order[position]
+
+
+def _gumbel_top(flat: Float[Tensor, "B K"], n: int, generator: torch.Generator | None) -> Int[Tensor, "B n"]:
+    """The n largest of the log-attention plus independent Gumbels, largest first; locations of zero attention last."""
+    # A standard Gumbel is -log E, with E = -log(1 - u) exponential. The largest keys belong to the smallest E, so u must
+    # be finely resolved near zero and never be zero, or that location would be drawn whatever its attention: a
+    # float32 uniform, a multiple of 2^-24, is zero once in 500 images of 180 x 180 locations. Take the middles
+    # of 2^31 cells of (0, 1), scaled by 1 - 2^-24 so that the last ones do not round to one.
+    bits = torch.empty(flat.shape, dtype=torch.int32, device=flat.device).random_(generator=generator)
+    noise = bits.float().mul_(-(2.0**-31) * (1 - 2.0**-24)).sub_(2.0**-32)  # -u
+    noise.log1p_().neg_().log_()  # log E, between -22.2 and 2.9
+    return (flat - noise).topk(n, dim=1, sorted=True).indices
 
 
 def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor, " K"] | None:

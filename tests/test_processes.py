@@ -117,3 +117,16 @@ def test_several_processes_without_fabric_say_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'atslib\[distributed\]'"):
         processes("cpu")
+
+
+@pytest.mark.parametrize("rows", [[0, 2], [1, 3]])
+def test_a_share_draws_alike_where_some_attention_is_peaked(rows):
+    """One image of the batch has all its attention at one place, which makes the sampler draw a second time."""
+    logits = torch.randn(4, 50)
+    logits[2, 7] += 100
+    log_attention = logits.log_softmax(1)
+    generator = torch.Generator().manual_seed(0)
+    whole = get_estimator("des_raj").sample(log_attention, 3, generator=generator)
+    with DrawForAll(generator.manual_seed(0), rows, 4):
+        share = get_estimator("des_raj").sample(log_attention[rows], 3, generator=generator)
+    assert torch.equal(share, whole[rows])
