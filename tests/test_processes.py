@@ -61,11 +61,14 @@ def test_two_processes_train_as_one(together):
     alone = model()
     before = weights(alone).clone()
     curve = train(alone, data(n=16), data("test", 7), UNEVEN, augment=Noisy(), progress=False)
+    # The last bias of the attention moves all logits alike, which a softmax does not see: its gradient is rounding and nothing
+    # else, and Adam, which divides by the gradient's size, makes full steps of it.
+    felt = torch.cat([torch.full((p.numel(),), name != "attention.layers.2.bias") for name, p in alone.named_parameters()])
     results = [torch.load(together / f"result{rank}.pt", weights_only=True) for rank in (0, 1)]
     for result in results:
         assert result["world"] == 2 and result["stopped"] == []
-        # Adam divides by the size of the gradient, so that rounding counts where the gradient is hardly more than that.
-        assert (result["weights"] - weights(alone)).norm() < 0.01 * (weights(alone) - before).norm()
+        apart, moved = (result["weights"] - weights(alone))[felt], (weights(alone) - before)[felt]
+        assert apart.norm() < 1e-4 * moved.norm()
         for ours, theirs in zip(without_times(curve), without_times(result["curve"]), strict=True):
             assert theirs == pytest.approx(ours, rel=1e-4)
     assert torch.equal(results[0]["weights"], results[1]["weights"])
