@@ -57,9 +57,9 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
     for candidate in (base / folder, base):
         if (candidate / marker).exists():
             return candidate
-    said = "the folder exists" if base.is_dir() else "there is no such folder"
+    missing = f"the folder exists, but not {Path(folder) / marker} in it" if base.is_dir() else "there is no such folder"
     raise DataError(
-        f"{base}: {said}, but not {Path(folder) / marker} in it; get the data with `{get}`, or name the folder that holds "
+        f"{base}: {missing}; get the data with `{get}`, or name the folder that holds "
         f"{folder.split('/')[0]}/ with ATSLIB_DATA or root=…"
     )
 
