@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ class MegapixelMNISTAttention(AttentionNetwork):
 
     def __init__(self, variant: str = "paper", channels: int = 1):
         _check_variant(variant)
-        activation = nn.ReLU if variant == "paper" else nn.Tanh
+        activation = partial(nn.ReLU, inplace=True) if variant == "paper" else nn.Tanh
         super().__init__(
             nn.Conv2d(channels, 8, 3, padding=1),
             activation(),
@@ -233,13 +234,13 @@ class LeNetFeatures(nn.Sequential):
     def __init__(self, channels: int = 1, width: int = 32):
         super().__init__(
             nn.Conv2d(channels, width, 7),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
             UnitNorm(),

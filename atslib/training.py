@@ -150,7 +150,11 @@ def train(
     group = processes or Processes(device)
     device, first_process = group.device, group.rank == 0
     progress = progress and first_process
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device)
+    for network in model.children():
+        # Convolutions like the channels last; on a CPU, group normalisation is ten times slower that way.
+        if device.type != "cpu" or not any(isinstance(module, nn.GroupNorm) for module in network.modules()):
+            network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     what = asdict(settings) | dict(n_train=len(train_set), augment=None if augment is None else repr(augment))
     curve: list[dict] = []
@@ -289,7 +293,7 @@ def evaluate(
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
-        (images), ``predicted`` and ``labels`` (tensors, in the set's order).
+        (images), ``classes`` (how many there are), ``predicted`` and ``labels`` (tensors, in the set's order).
     """
     group = processes or Processes(device)
     device = group.device
@@ -318,6 +322,7 @@ def evaluate(
         loss=F.cross_entropy(logits, labels).item(),
         stderr=math.sqrt(error * (1 - error) / len(labels)),
         n=len(labels),
+        classes=logits.shape[1],
         predicted=predicted,
         labels=labels,
     )

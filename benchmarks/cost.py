@@ -47,10 +47,15 @@ def colon_cancer(variant: str) -> tuple[tuple[int, int], dict[str, nn.Module]]:
     def ats(n):
         return AttentionSampling(ColonCancerAttention(), IlseFeatures(), Classifier(512, 2), n_patches=n, **sizes)
 
+    def uniform(n):
+        like = ColonCancerAttention()
+        return UniformSampling(IlseFeatures(), Classifier(512, 2), n_patches=n, like=like, **sizes)
+
     return (500, 500), {
         "ATS-10": ats(10),
         "ATS-50": ats(50),
-        "U-10": UniformSampling(IlseFeatures(), Classifier(512, 2), n_patches=10, like=ColonCancerAttention(), **sizes),
+        "U-10": uniform(10),
+        "U-50": uniform(50),
         "CNN 1/2": DownsampledCNN(ResNet8(variant=variant), Classifier(32, 2), 0.5),
         "CNN 1": DownsampledCNN(ResNet8(variant=variant), Classifier(32, 2)),
         "Deep MIL": DeepMIL(MILAttention(512), IlseFeatures(), Classifier(512, 2), 27, (50, 50)),
@@ -68,10 +73,15 @@ def speed_limits(variant: str) -> tuple[tuple[int, int], dict[str, nn.Module]]:
     def ats(n):
         return AttentionSampling(SpeedLimitsAttention(variant), features(), Classifier(32, 4), n_patches=n, **sizes)
 
+    def uniform(n):
+        like = SpeedLimitsAttention(variant)
+        return UniformSampling(features(), Classifier(32, 4), n_patches=n, like=like, **sizes)
+
     return (960, 1280), {
         "ATS-5": ats(5),
         "ATS-10": ats(10),
-        "U-5": UniformSampling(features(), Classifier(32, 4), n_patches=5, like=SpeedLimitsAttention(variant), **sizes),
+        "U-5": uniform(5),
+        "U-10": uniform(10),
         "CNN .3": DownsampledCNN(ResNet16(variant=variant), Classifier(256, 4), 0.3),
         "CNN .5": DownsampledCNN(ResNet16(variant=variant), Classifier(256, 4), 0.5),
         "CNN 1": DownsampledCNN(ResNet16(variant=variant), Classifier(256, 4)),

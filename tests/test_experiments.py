@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 from atslib import data, estimators, models
 from atslib.experiments import load_records, megapixel_mnist
 from atslib.experiments.__main__ import main
-from atslib.experiments.runs import EXPERIMENTS, Run
+from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots
 from atslib.training import Settings, evaluate
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -91,7 +93,8 @@ def test_a_sweep_skips_what_has_a_record(tiny, tmp_path, capsys):
 def test_dry_run_says_how_much_it_is_and_writes_nothing(tiny, tmp_path, capsys):
     assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--dry-run", "--estimator", "pps,des_raj"]) == 0
     said = capsys.readouterr().out
-    assert "16 + 8 of 160 × 160 pixels" in said and "2 × 2 of 8 images" in said and "2 of 2 to do, about 00:0" in said
+    assert "16 + 8 of 160 × 160 pixels" in said and "2 × 2 of 8 images" in said
+    assert re.search(r"2 of 2 to do, about \d\d:\d\d", said)
     assert "megapixel_mnist-ats-pps-n10-seed0-smoke: to do" in said
     assert not list(tmp_path.iterdir())
 
@@ -141,6 +144,16 @@ def test_other_experiments_run_on_stand_ins(experiment, tmp_path, monkeypatch, c
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_small_speed_limits_have_larger_signs_and_as_many_locations_as_deep_mil_has_patches():
+    ats, mil = (Run("speed_limits", method, n_patches=5, profile="small", data="generated") for method in ("ats", "deep_mil"))
+    image, _ = ats.loaded.train[0]
+    assert tuple(image.shape[1:]) == ats.sizes.size and ats.loaded.train.sign_width == ats.sizes.sign_width
+    out = ats.build()(image[None], return_patches=True)
+    assert out.log_attention.shape[1:] == mil.build()(image[None]).log_attention.shape[1:] == ats.sizes.grid
+    assert out.patches.shape[-2:] == (ats.sizes.patch, ats.sizes.patch)
+    assert Run("speed_limits", profile="laptop").build().patch_size == 100  # as in the paper
+
+
 @pytest.mark.skipif(not hasattr(models, "DeepMIL"), reason="needs the methods the paper compares with")
 @pytest.mark.parametrize("method", ["uniform", "deep_mil", "cnn"])
 def test_other_methods_run(method, tiny, tmp_path, monkeypatch, capsys):
@@ -179,7 +192,7 @@ def test_a_model_that_cannot_be_built_is_one_line(tiny, tmp_path, capsys):
 
 def test_records_are_a_table():
     table = load_records(RESULTS / "runs")
-    row = table.set_index("file").filter(like="megapixel_mnist-ats-systematic-n10-seed0-laptop", axis="index").iloc[0]
+    row = table.set_index("file").filter(like="megapixel_mnist-ats-systematic-n10-seed0-laptop.json", axis="index").iloc[0]
     assert row["final.test_error"] == 0.074 and row["dataset.n_train"] == 5000 and len(row["curve.epoch"]) == 25
 
 
@@ -214,3 +227,85 @@ def test_a_broken_record_stops_a_sweep_before_it_begins(tiny, tmp_path, capsys):
     assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "0,1"]) == 2
     assert f"{path} is no record" in capsys.readouterr().err
     assert names(path.parent) == [path.name] and path.read_text() == "{"
+
+
+def test_settings_can_be_changed_and_stand_in_name_and_record(tiny, tmp_path, capsys):
+    settings = ["entropy_weight=0,0.5", "saliency_prior=False", "epochs=1"]
+    options = [option for setting in settings for option in ("--set", setting)]
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, *options]) == 0
+    stem = "megapixel_mnist-ats-systematic-n10-seed0-smoke-entropy_weight_{}-epochs_1-saliency_prior_False"
+    assert names(tmp_path / "runs") == [f"{stem.format(value)}.json" for value in ("0", "0.5")]
+    record = json.loads((tmp_path / "runs" / f"{stem.format('0.5')}.json").read_text())
+    settings = record["settings"]
+    assert settings["changes"] == {"entropy_weight": "0.5", "epochs": "1", "saliency_prior": "False"}
+    assert settings["saliency_prior"] is False and settings["training"]["epochs"] == 1
+    assert settings["training"]["entropy_weight"] == 0.5 and isinstance(settings["training"]["entropy_weight"], float)
+    assert not any("network.layers" in name for name in load_file(tmp_path / "weights" / f"{stem.format('0.5')}.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("learning_rat=0.1", "setting 'learning_rat': expected one of size, n_noise"),
+        ("training=0.1", "setting 'training'"),
+        ("epochs=many", "epochs='many': expected a value such as 2"),
+    ],
+)
+def test_a_change_of_nothing_is_refused(tiny, tmp_path, capsys, option, message):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--set", option]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["megapixel_mnist", "--set", "epochs"])
+
+
+def test_a_profile_that_the_experiment_lacks_is_refused(tmp_path, capsys):
+    assert main(["colon_cancer", "--out", str(tmp_path), *ON_CPU, "--profile", "small"]) == 2
+    assert "profile 'small' of colon_cancer: expected one of smoke, laptop, paper" in capsys.readouterr().err
+
+
+def test_changes_are_part_of_the_run_and_of_its_command():
+    run = Run("megapixel_mnist", changes=(("entropy_weight", 0.1), ("epochs", 3)))
+    assert run == replace(run, changes=(("epochs", "3"), ("entropy_weight", "0.1"))) != replace(run, changes=())
+    assert run.arguments[-4:] == ["--set", "entropy_weight=0.1", "--set", "epochs=3"]
+    assert run.sizes.training.epochs == 3 and run.settings.entropy_weight == 0.1
+
+
+def test_attention_is_kept_as_it_was_at_each_test(tiny, tmp_path):
+    out = ["--out", str(tmp_path), *ON_CPU]
+    assert main(["megapixel_mnist", *out, "--method", "ats,uniform,cnn", "--cnn-scale", "0.5"]) == 0
+    (path,) = (tmp_path / "weights").glob("*.attention.safetensors")  # the others have nothing that learns to attend
+    snapshots = attention_snapshots(path)
+    assert list(snapshots) == [0, 1, 2]
+    run = Run("megapixel_mnist", out=tmp_path)
+    assert run.snapshots == path
+    first, last = run.build().attention.state_dict(), load_file(run.weights)
+    assert all(torch.equal(snapshots[0][name], tensor) for name, tensor in first.items())
+    assert all(torch.equal(snapshots[2][name], last[f"attention.{name}"]) for name in first)
+
+
+def test_snapshots_survive_an_interruption(tiny, tmp_path):
+    command = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]
+    assert main([*command, "--max-seconds", "0"]) == 3
+    assert main([*command, "--resume"]) == 0
+    (path,) = (tmp_path / "weights").glob("*.attention.safetensors")
+    assert list(attention_snapshots(path)) == [0, 1, 2]
+
+
+def test_a_record_says_which_images_were_answered_wrongly(tiny, tmp_path):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]) == 0
+    final = json.loads(next((tmp_path / "runs").iterdir()).read_text())["final"]
+    confusion = torch.tensor(final["confusion"])
+    assert confusion.shape == (10, 10) and confusion.sum() == 8
+    assert len(final["wrong"]) == round(8 * final["test_error"]) == 8 - confusion.diagonal().sum()
+
+
+def test_all_of_mnist_where_a_root_is_given():
+    if not (root := os.environ.get("ATSLIB_DATA")):
+        pytest.skip("ATSLIB_DATA is not set: no MNIST to draw from")
+    data_root = Path(root)
+    run = Run("megapixel_mnist", data=str(data_root))
+    assert run.name.endswith("-smoke-full") and run.loaded.describe()["name"].endswith("whole of MNIST")
+    shipped = Run("megapixel_mnist").loaded.describe()
+    assert shipped["name"].endswith("ship with atslib") and shipped["digest"] != run.loaded.describe()["digest"]
+    with pytest.raises(data.DataError):
+        Run("megapixel_mnist", data=str(data_root / "nowhere")).loaded  # noqa: B018

@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from atslib.estimators import ESTIMATORS
 from atslib.experiments.parts import METHODS
-from atslib.experiments.runs import EXPERIMENTS, ORDERED, Run, sweep
+from atslib.experiments.runs import EXPERIMENTS, ORDERED, Run, combinations, sweep
+from atslib.memory import keep_freed_memory
 from atslib.processes import processes
 
 DONE, REFUSED, STOPPED = 0, 2, 3  # exit codes
@@ -27,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     started = time.monotonic()
     names = ("method", "estimator", "n_patches", "cnn_scale", "seed", "order", "profile", "data", "out")
-    runs = sweep(args.name, **{name: getattr(args, name) for name in names})
+    runs = sweep(args.name, changes=combinations(args.set), **{name: getattr(args, name) for name in names})
+    keep_freed_memory()
     try:
         group = processes(args.device)
         report = (lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None)
@@ -95,6 +97,14 @@ def _several(kind: Callable, allowed=None) -> Callable[[str], list]:
     return parse
 
 
+def _setting(text: str) -> str:
+    """Of ``name=value``, with commas between several values."""
+    name, equals, values = text.partition("=")
+    if not (name and equals and all(values.split(","))):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE, or several values with commas")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m atslib.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -109,8 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--order", choices=["hilbert", "raster"], default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")
     add("--cnn-scale", type=_several(float), default=[1.0], metavar="S", help="of the image that the CNN sees (default: 1)")
     add("--seed", type=_several(int), default=[0], metavar="S", help="default: 0")
-    add("--profile", choices=["smoke", "laptop", "paper"], default="smoke", help="sizes (default: smoke)")
-    add("--data", metavar="DIR", help="data root, or 'generated' for stand-ins (default: $ATSLIB_DATA, else stand-ins)")
+    add("--profile", default="smoke", help="sizes: smoke, laptop, paper, and small for megapixel_mnist (default: smoke)")
+    add("--set", type=_setting, action="append", default=[], metavar="NAME=V", help="change a setting of the profile")
+    add("--data", metavar="DIR", help="data root, or 'generated' for stand-ins (default: real photographs where they are found)")
     add("--out", type=Path, default=Path("results"), metavar="DIR", help="folder for runs/, weights/, checkpoints/")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--workers", type=int, default=0, metavar="W", help="processes that read images ahead (default: 0)")

@@ -32,6 +32,7 @@ class Profile:
         n_watch: of the test images, those looked at during training.
         feature_scale: of the unit-norm features before the classifier.
         training: all else.
+        scheme: how folds are made, see :class:`atslib.data.ColonCancer`.
     """
 
     updates: int
@@ -41,6 +42,7 @@ class Profile:
     n_watch: int
     feature_scale: float
     training: Settings
+    scheme: str = "stratified"
 
 
 PROFILES = {
@@ -53,11 +55,12 @@ PROFILES = {
 def build_model(
     n_patches: int = 10,
     estimator: str | Estimator = "systematic",
-    profile: str = "laptop",
+    profile: str | Profile = "laptop",
     method: str = "ats",
     cnn_scale: float = 1.0,
 ) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
+    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
     parts = Parts(
         attention=networks.ColonCancerAttention,
         features=networks.IlseFeatures,
@@ -68,23 +71,23 @@ def build_model(
         patch_size=PATCH,
         scale=SCALE,
         grid=GRID,
-        feature_scale=PROFILES[profile].feature_scale,
+        feature_scale=sizes.feature_scale,
     )
     return build(parts, method, n_patches, estimator, cnn_scale)
 
 
-def load_data(profile: str = "laptop", root: str | None = None, seed: int = 0) -> Data:
+def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: int = 0) -> Data:
     """The paper's images, of which fold ``seed`` modulo 5 is for tests; or drawn ones.
 
     Args:
         root: the data root; ``"generated"`` asks for drawn images. Without it the paper's are taken where they are found.
     """
-    sizes = PROFILES[profile]
+    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
     if root != "generated" and (profile != "smoke" or root is not None):
         try:
             fold = seed % 5
-            train, test = (data.ColonCancer(root, split, fold=fold) for split in ("train", "test"))
-            return described(f"CRCHistoPhenotypes, fold {fold}", train, test, augment=_augmentation())
+            train, test = (data.ColonCancer(root, split, fold=fold, scheme=sizes.scheme) for split in ("train", "test"))
+            return described(f"CRCHistoPhenotypes, {sizes.scheme} fold {fold}", train, test, augment=_augmentation())
         except (data.DataError, ImportError):
             if root is not None:
                 raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.data import Subset
 
@@ -23,6 +25,7 @@ from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data
 from atslib.experiments.records import hardware, read_record, software, write_record
 from atslib.loading import InMemory
+from atslib.models import AttentionSampling
 from atslib.processes import Processes
 from atslib.profiling import compare, training_step
 from atslib.training import Settings, evaluate, train
@@ -42,6 +45,7 @@ class Run:
         experiment, method, estimator, n_patches, seed, profile: as in the record.
         order: in which estimators that draw along a curve visit the map.
         cnn_scale: of the image that the CNN sees.
+        changes: pairs of a field of the profile, or of its training settings, and the value that takes its place.
         data: the data root, ``"generated"``, or None.
         out: folder for ``runs/``, ``weights/`` and ``checkpoints/``.
     """
@@ -54,11 +58,13 @@ class Run:
     seed: int = 0
     profile: str = "smoke"
     cnn_scale: float | None = 1.0
+    changes: tuple[tuple[str, object], ...] = ()
     data: str | None = None
     out: Path = Path("results")
 
     def __post_init__(self):
         object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "changes", tuple(sorted((name, _plain(value)) for name, value in self.changes)))
         if not METHODS[self.method]:
             object.__setattr__(self, "estimator", None)
             object.__setattr__(self, "n_patches", None)
@@ -71,14 +77,23 @@ class Run:
     def module(self) -> ModuleType:
         return EXPERIMENTS[self.experiment]
 
-    @property
+    @cached_property
     def sizes(self):
-        """The profile of the experiment."""
-        return self.module.PROFILES[self.profile]
+        """The profile of the experiment, with the changes.
+
+        Raises:
+            ValueError: the experiment has no such profile.
+        """
+        profiles = self.module.PROFILES
+        if self.profile not in profiles:
+            raise ValueError(f"profile {self.profile!r} of {self.experiment}: expected one of {', '.join(profiles)}")
+        return changed(profiles[self.profile], self.changes)
 
     @cached_property
     def loaded(self) -> Data:
-        return self.module.load_data(self.profile, self.data, self.seed)
+        # The smallest profile needs no data.
+        root = "generated" if self.profile == "smoke" and self.data is None else self.data
+        return self.module.load_data(self.sizes, root, self.seed)
 
     @cached_property
     def settings(self) -> Settings:
@@ -97,13 +112,15 @@ class Run:
             parts += [f"n{self.n_patches}"]
         if self.cnn_scale is not None:
             parts += [f"scale{self.cnn_scale:g}"]
-        return "-".join([*parts, f"seed{self.seed}", self.profile]) + self.loaded.suffix
+        parts += [f"seed{self.seed}", self.profile]
+        return "-".join([*parts, *(f"{field}_{value}" for field, value in self.changes)]) + self.loaded.suffix
 
     @property
     def arguments(self) -> list[str]:
         """Of ``python -m atslib.experiments``, for this run."""
-        options = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "experiment"}
+        options = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("experiment", "changes")}
         given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
+        given += [("--set", f"{field}={value}") for field, value in self.changes]
         return [self.experiment, *itertools.chain.from_iterable(given)]
 
     @property
@@ -113,6 +130,11 @@ class Run:
     @property
     def weights(self) -> Path:
         return self.out / "weights" / f"{self.name}.safetensors"
+
+    @property
+    def snapshots(self) -> Path:
+        """The weights of the attention network as training went on, see :func:`attention_snapshots`."""
+        return self.out / "weights" / f"{self.name}.attention.safetensors"
 
     @property
     def checkpoint(self) -> Path:
@@ -136,7 +158,7 @@ class Run:
         estimator: Estimator | None = None
         if self.estimator is not None:
             estimator = ORDERED[self.estimator](self.order) if self.order else get_estimator(self.estimator)
-        return self.module.build_model(self.n_patches, estimator, self.profile, self.method, self.cnn_scale)
+        return self.module.build_model(self.n_patches, estimator, self.sizes, self.method, self.cnn_scale)
 
     def execute(
         self,
@@ -162,6 +184,13 @@ class Run:
             for part in (self.loaded.train, self.loaded.test)
         )
         model = self.build()
+        snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
+
+        def on_epoch(entry: dict) -> None:
+            report("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+            if "test_error" in entry:
+                snapshots.take(entry["epoch"])
+
         curve = train(
             model,
             train_set,
@@ -174,7 +203,7 @@ class Run:
             workers=workers,
             compile=compile,
             progress=progress,
-            on_epoch=lambda entry: report("  ".join(f"{key} {value:.4g}" for key, value in entry.items())),
+            on_epoch=on_epoch,
             processes=group,
         )
         if len(curve) < self.settings.epochs:
@@ -231,6 +260,7 @@ class Run:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
         asked = dict(order=self.order, cnn_scale=self.cnn_scale)
+        classes = final["classes"]
         return dict(
             experiment=self.experiment,
             method=self.method,
@@ -243,6 +273,7 @@ class Run:
             software=software(),
             settings=asdict(self.sizes)
             | {key: value for key, value in asked.items() if value is not None}
+            | (dict(changes=dict(self.changes)) if self.changes else {})
             | dict(training=asdict(self.settings)),
             curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
             final=dict(
@@ -250,6 +281,11 @@ class Run:
                 test_error=final["error"],
                 test_stderr=final["stderr"],
                 test_loss=final["loss"],
+                # of the test images, in the set's order
+                confusion=torch.bincount(classes * final["labels"] + final["predicted"], minlength=classes**2)
+                .view(classes, classes)
+                .tolist(),
+                wrong=(final["predicted"] != final["labels"]).nonzero()[:, 0].tolist(),
             )
             | (
                 dict(by_n_patches={str(n): dict(test_error=t["error"], test_loss=t["loss"]) for n, t in tests.items()})
@@ -271,6 +307,87 @@ class Run:
         return dict(ms_per_sample=measured["ms"], peak_mb=measured["peak_mb"])
 
 
+def changed(sizes, changes: Sequence[tuple[str, object]]):
+    """A profile with other values in some fields, its own or those of its training settings.
+
+    A value given as text is read as what the field holds: ``"0.1"`` for a number, ``"False"``, ``"None"``.
+
+    Raises:
+        ValueError: no such field, or a text that is no such value.
+    """
+    for field, value in changes:
+        own = field != "training" and hasattr(sizes, field)
+        if not own and (field == "training" or not hasattr(sizes.training, field)):
+            fields = [name for part in (sizes, sizes.training) for name in part.__dataclass_fields__ if name != "training"]
+            raise ValueError(f"setting {field!r}: expected one of {', '.join(fields)}")
+        part = sizes if own else sizes.training
+        part = replace(part, **{field: _like(getattr(part, field), value, field)})
+        sizes = part if own else replace(sizes, training=part)
+    return sizes
+
+
+def _like(present, value, field: str):
+    """The value as what the field holds at present."""
+    if not isinstance(value, str) or isinstance(present, str):
+        return value
+    try:
+        value = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise ValueError(f"{field}={value!r}: expected a value such as {present!r}") from None
+    return float(value) if isinstance(present, float) and isinstance(value, int) else value
+
+
+def _plain(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Snapshots:
+    """Weights of a model's attention network, in one small file that grows with training and outlives an interruption."""
+
+    def __init__(self, model: nn.Module, path: Path):
+        self.network = getattr(model, "attention", None) if isinstance(model, AttentionSampling) else None
+        self.path = path
+        if self.network is not None and not any(True for _ in self.network.parameters()):
+            self.network = None  # that of uniform sampling has nothing to keep
+        if self.network is not None and not path.exists():
+            self.take(0)
+
+    def take(self, epoch: int) -> None:
+        if self.network is None:
+            return
+        kept = load_file(self.path) if self.path.exists() else {}
+        kept |= {f"{epoch}/{name}": tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_bytes(save(kept))
+        os.replace(part, self.path)
+
+
+def attention_snapshots(path: str | os.PathLike) -> dict[int, dict[str, torch.Tensor]]:
+    """State dicts of a run's attention network, by epoch; 0 is before training.
+
+    Args:
+        path: ``Run.snapshots``, ``weights/NAME.attention.safetensors``.
+    """
+    epochs: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        epoch, name = key.split("/")
+        epochs.setdefault(int(epoch), {})[name] = tensor
+    return dict(sorted(epochs.items()))
+
+
+def combinations(settings: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
+    """Changes of settings, each written ``"name=value"`` or ``"name=value,value"``, in all combinations.
+
+    >>> combinations(["entropy_weight=0,0.1", "epochs=3"])
+    [(('entropy_weight', '0'), ('epochs', '3')), (('entropy_weight', '0.1'), ('epochs', '3'))]
+    >>> combinations([])
+    [()]
+    """
+    split = [setting.partition("=") for setting in settings]
+    return list(itertools.product(*([(name, value) for value in values.split(",")] for name, _, values in split)))
+
+
 def sweep(
     experiment: str,
     method: Sequence[str] = ("ats",),
@@ -278,6 +395,7 @@ def sweep(
     n_patches: Sequence[int] = (10,),
     cnn_scale: Sequence[float] = (1.0,),
     seed: Sequence[int] = (0,),
+    changes: Sequence[Sequence[tuple[str, object]]] = ((),),
     **same,
 ) -> list[Run]:
     """The runs of all combinations, each once; ``same`` are fields that all have in common.
@@ -285,8 +403,8 @@ def sweep(
     >>> [run.method for run in sweep("megapixel_mnist", ["ats", "cnn"], n_patches=[5, 10])]
     ['ats', 'ats', 'cnn']
     """
-    product = itertools.product(method, estimator, n_patches, cnn_scale, seed)
-    names = ("method", "estimator", "n_patches", "cnn_scale", "seed")
+    product = itertools.product(method, estimator, n_patches, cnn_scale, changes, seed)
+    names = ("method", "estimator", "n_patches", "cnn_scale", "changes", "seed")
     return list(dict.fromkeys(Run(experiment, **dict(zip(names, values, strict=True)), **same) for values in product))
 
 

@@ -1,8 +1,9 @@
 """Speed limits (§4.4): which limit does a road image of 960 × 1280 pixels show, if any?
 
 ``paper`` is as in the paper (§4.4, §H.3), which gives iterations but no batch size: 32 here, the released code's. ``laptop`` is
-shorter, its unit-norm features are scaled before the classifier, and its learning rate falls. The Swedish images are the paper's;
-where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn roads
+shorter, its unit-norm features are scaled before the classifier, and its learning rate falls. ``small`` is for drawn images: a
+sign is a seventh of the image's width, not a fortieth, so that methods learn within minutes on one core. The Swedish images are
+the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn roads
 (:class:`atslib.data.GeneratedRoads`), and the run's name says so.
 """
 
@@ -33,6 +34,10 @@ class Profile:
         n_watch: of the test images, those looked at during training.
         feature_scale: of the unit-norm features before the classifier.
         training: all else.
+        sign_width: narrowest and widest sign of the drawn images, in pixels.
+        patch, grid: side of the patches, in pixels; rows and columns of Deep MIL's.
+        norm: of the feature network and of the CNN, see :class:`atslib.networks.ResNet`. In a time in which the feature network
+            learns to read drawn signs with ``"batch"``, it learns nothing with ``"group"``.
     """
 
     updates: int
@@ -42,12 +47,26 @@ class Profile:
     n_watch: int
     feature_scale: float
     training: Settings
+    sign_width: tuple[int, int] = (16, 28)
+    patch: int = PATCH
+    grid: tuple[int, int] = GRID
+    norm: str = "group"
 
 
 PROFILES = {
     "smoke": Profile(4, (240, 320), 16, 8, 8, 16.0, Settings(batch_size=8, entropy_weight=0.05)),
     "laptop": Profile(
         1500, (960, 1280), 800, 400, 200, 16.0, Settings(batch_size=16, entropy_weight=0.05, schedule="cosine", test_every=5)
+    ),
+    # As many locations as Deep MIL has patches, 4 × 6.
+    "small": Profile(
+        6000,
+        *((120, 160), 800, 400, 200, 16.0),
+        Settings(batch_size=16, learning_rate=3e-3, entropy_weight=0.01, schedule="cosine", test_every=10),
+        sign_width=(20, 28),
+        patch=40,
+        grid=(4, 6),
+        norm="batch",
     ),
     "paper": Profile(
         300_000, (960, 1280), 800, 400, 1000, 1.0, Settings(batch_size=32, entropy_weight=0.05, clip_norm=None, test_every=50)
@@ -58,33 +77,34 @@ PROFILES = {
 def build_model(
     n_patches: int = 5,
     estimator: str | Estimator = "systematic",
-    profile: str = "laptop",
+    profile: str | Profile = "laptop",
     method: str = "ats",
     cnn_scale: float = 1.0,
 ) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
+    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
     parts = Parts(
         attention=networks.SpeedLimitsAttention,
-        features=networks.ResNet8Features,
-        cnn=networks.ResNet16,
+        features=lambda: networks.ResNet8Features(norm=sizes.norm),
+        cnn=lambda: networks.ResNet16(norm=sizes.norm),
         width=32,
         cnn_width=256,
         classes=4,
-        patch_size=PATCH,
+        patch_size=sizes.patch,
         scale=SCALE,
-        grid=GRID,
-        feature_scale=PROFILES[profile].feature_scale,
+        grid=sizes.grid,
+        feature_scale=sizes.feature_scale,
     )
     return build(parts, method, n_patches, estimator, cnn_scale)
 
 
-def load_data(profile: str = "laptop", root: str | None = None, seed: int = 0) -> Data:
+def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: int = 0) -> Data:
     """The Swedish images, else the German ones, else drawn ones.
 
     Args:
         root: the data root; ``"generated"`` asks for drawn images. Without it real ones are taken where they are found.
     """
-    sizes = PROFILES[profile]
+    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
     train, test, name, suffix = None, None, "generated roads, a stand-in", "-generated"
     if root != "generated" and (profile != "smoke" or root is not None):
         missing = None
@@ -102,7 +122,8 @@ def load_data(profile: str = "laptop", root: str | None = None, seed: int = 0) -
             raise missing
     if train is None:
         train, test = (
-            data.GeneratedRoads(split, count, sizes.size) for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
+            data.GeneratedRoads(split, count, sizes.size, sign_width=sizes.sign_width)
+            for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
         )
     # On small images the pan is smaller, so that signs stay inside as often.
     shift = round(100 * train[0][0].shape[1] / 960)

@@ -1,0 +1,144 @@
+"""Tables from records: means with standard errors over runs, and whether a difference is more than chance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
+    r"""Mean of the runs and its standard error, :math:`s / \sqrt{n}` with s² divided by n − 1; NaN for a single run.
+
+    >>> mean_and_stderr([1.0, 2.0, 3.0])
+    (2.0, 0.5773502691896258)
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"values of shape {values.shape}: expected a list of at least one number")
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = False) -> float:
+    """Two-sided p-value of the difference of means, by counting every exchange that would be as likely if nothing differed.
+
+    Args:
+        a, b: one number a run. With ``paired`` run i of both had the same data (fold, seed), and the sign of each
+            difference is exchanged; otherwise all runs are dealt to two groups anew.
+
+    Returns:
+        the share of exchanges whose difference is at least as large. It cannot be below 2/2ⁿ for n pairs: with five runs 0.0625,
+        whatever the difference.
+
+    Raises:
+        ValueError: no numbers, different lengths of pairs, or more than a million exchanges.
+
+    >>> permutation_test([1, 2, 3, 4, 5], [2, 3, 4, 5, 6], paired=True)
+    0.0625
+    >>> permutation_test([1, 1], [0, 0])
+    0.3333333333333333
+    """
+    a, b = (np.asarray(values, dtype=float) for values in (a, b))
+    if not len(a) or not len(b):
+        raise ValueError(f"{len(a)} and {len(b)} numbers: expected at least one each")
+    if paired and len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} numbers: pairs need as many of both")
+    count = 2 ** len(a) if paired else math.comb(len(a) + len(b), len(a))
+    if count > 1_000_000:
+        raise ValueError(f"{count} exchanges for {len(a)} and {len(b)} runs: expected at most a million")
+    if paired:
+        signs = np.array(list(itertools.product([1, -1], repeat=len(a))))
+        differences = signs @ (a - b) / len(a)
+        observed = (a - b).mean()
+    else:
+        together = np.concatenate([a, b])
+        chosen = np.array(list(itertools.combinations(range(len(together)), len(a))))
+        sums = together[chosen].sum(1)
+        differences = sums / len(a) - (together.sum() - sums) / len(b)
+        observed = a.mean() - b.mean()
+    # Rounding must not decide whether a difference is as large as itself.
+    return float((np.abs(differences) >= abs(observed) - 1e-12).mean())
+
+
+def sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int]) -> float:
+    """Two-sided p-value that two classifiers tested on the same images are as good as each other (McNemar, exact).
+
+    Of the images that only one of them gets wrong, each is as likely to be the one's as the other's: a fair coin.
+
+    Args:
+        wrong_a, wrong_b: numbers of the images answered wrongly, ``final["wrong"]`` of a record.
+
+    >>> sign_test([1, 2, 3], [3])
+    0.5
+    """
+    only_a, only_b = len(set(wrong_a) - set(wrong_b)), len(set(wrong_b) - set(wrong_a))
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def balanced_error(confusion: Sequence[Sequence[int]]) -> float:
+    """Mean over classes of the share of their images that is answered wrongly; guessing gives 1 − 1/classes.
+
+    Args:
+        confusion: true class × answered class, ``final["confusion"]`` of a record. Classes without images do not count.
+
+    >>> balanced_error([[90, 0], [10, 0]])
+    0.5
+    """
+    confusion = np.asarray(confusion, dtype=float)
+    of_class = confusion.sum(1)
+    return float(1 - (np.diag(confusion)[of_class > 0] / of_class[of_class > 0]).mean())
+
+
+def method_name(method: str, n_patches: float | None = None, cnn_scale: float | None = None) -> str:
+    """As the paper calls it.
+
+    >>> [method_name("ats", 10), method_name("uniform", 5), method_name("cnn", cnn_scale=0.5), method_name("deep_mil")]
+    ['ATS-10', 'U-5', 'CNN 0.5', 'Deep MIL']
+    """
+    if method in ("ats", "uniform"):
+        return f"{dict(ats='ATS', uniform='U')[method]}-{n_patches:g}"
+    return "Deep MIL" if method == "deep_mil" else f"CNN {cnn_scale:g}"
+
+
+def results_table(
+    records: pandas.DataFrame, columns: dict[str, str], by: Sequence[str] = ("method", "n_patches", "settings.cnn_scale")
+) -> pandas.DataFrame:
+    """One row for each combination of ``by``: how many runs, and "mean ± standard error" of each column.
+
+    Args:
+        records: of :func:`atslib.experiments.load_records`, those that shall be in the table.
+        columns: the record's field -> its heading; ``{"final.test_error": "test error"}``.
+
+    Returns:
+        headings are ``runs`` and those given; the numbers of a single run stand without an error.
+    """
+    import pandas
+
+    present = [field for field in by if field in records]
+    rows = {}
+    for key, group in records.groupby(present, dropna=False, sort=False):
+        key = dict(zip(present, key, strict=True))
+        known = {name: None if pandas.isna(value) else value for name, value in key.items()}
+        if "method" in known:
+            name = method_name(known["method"], known.get("n_patches"), known.get("settings.cnn_scale"))
+            others = [f"{value}" for field, value in known.items() if field not in _NAMED and value is not None]
+            name = ", ".join([name, *others])
+        else:
+            name = ", ".join(str(value) for value in known.values())
+        row = dict(runs=len(group))
+        for field, heading in columns.items():
+            mean, stderr = mean_and_stderr(group[field])
+            row[heading] = f"{mean:.3f}" + ("" if math.isnan(stderr) else f" ± {stderr:.3f}")
+        rows[name] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+_NAMED = ("method", "n_patches", "settings.cnn_scale")
