@@ -1,0 +1,846 @@
+# %% [markdown]
+# # What it costs
+#
+# A method that reads ten small patches should cost as much for a huge image as for a small one. That is the promise of the paper:
+# "for *attention sampling* [memory] only depends on the number [of] sampled patches and the patch size" (§4.1.2), and up to 25 times
+# less time and 30 times less memory than a model that reads every patch (§1). This chapter measures both, for every method, on
+# images from a quarter of a megapixel to 144 megapixels.
+#
+# ## What you will learn
+#
+# - how time and memory of each method grow with the image, and with the number of patches;
+# - what in attention sampling does depend on the image: the view;
+# - how our ratios compare with the paper's, and how much of them rests on how a baseline is programmed;
+# - what error a budget of milliseconds buys, and what the measurements say about a gigapixel.
+#
+# **Time and hardware:** half a minute on one CPU core. The large images come from a record; the small ones are measured again on
+# this page.
+
+# %% tags=["parameters"]
+profile = "smoke"  # smoke: a few small points are measured, the rest is read; laptop, paper: the whole sweep is measured
+live_seconds = 0.3  # for each time measured on this page
+gpu_gb = 16  # memory of the GPU in the questions "what fits?"
+
+# %% tags=["hide-input"]
+import json
+import math
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import Markdown
+from safetensors.torch import load_file
+from torch.utils.data import Subset
+
+from atslib import plots
+from atslib.data import MegapixelMNIST
+from atslib.experiments import load_records, megapixel_mnist
+from atslib.experiments.summary import mean_and_stderr, method_name, permutation_test
+from atslib.profiling import peak_memory, training_step
+from atslib.training import evaluate
+
+sys.path.append("../benchmarks")
+import cost_by_size
+
+plots.use_style()
+torch.set_num_threads(1)
+cpu = torch.device("cpu")
+device = cpu if profile == "smoke" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def table(head, rows):
+    """Rows of numbers and words as a table of the page."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
+
+
+def read(name):
+    path = Path("../results") / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+# %% [markdown]
+# ## What is measured
+#
+# As in §4.1.2: one sample is one image, a forward and a backward pass at batch size 1, reading the patches included. Memory is
+# the most that all tensors hold at any moment of it: image, weights, activations, gradients
+# ([`atslib.profiling`](https://github.com/atslib/atslib/blob/main/atslib/profiling.py)). It does not depend on what else the
+# machine does. Time does, so two things stand in the record: the time that passed, and the processor time of the program itself, which
+# other programs disturb less. This page uses the second where there is one.
+#
+# The networks are those of Megapixel MNIST with ten patches of 50 × 50. Deep MIL {cite}`ilse2018` reads a patch every 25 pixels, the
+# CNN is the paper's ResNet-16 on the image or on half of it. Nothing here is trained: cost does not depend on what an image shows.
+#
+# Large times are those of a CPU and mean little elsewhere. **Only ratios, each within one run, are compared with the paper's**,
+# which were measured on a GPU.
+
+# %% tags=["hide-input"]
+if profile == "smoke":
+    record = read("cost/by_size.json")
+else:
+    record = {part: cost_by_size.measured(part, device, limit_mb=6000, limit_s=60) for part in ("memory", "time", "kept")}
+
+
+def state(part):
+    if part not in record:
+        return [f"`{part}`", "not run", "–", "–", f"`python benchmarks/cost_by_size.py {part} --threads 1 --json results/cost/by_size.json`"]
+    machine, points = record[part]["hardware"], record[part].get("points", [])
+    left_out = sum("skipped" in point for point in points)
+    load = machine.get("load_before")
+    how = "–" if load is None else f"{'quiet' if load < 0.5 else 'busy'}: {load:.1f} other programs on {machine['cores']} cores"
+    count = f"{len(points) - left_out} ({left_out} left out)" if points else "–"
+    return [f"`{part}`", count, f"{machine['name']}, {machine['threads']} thread(s)", how, f"{record[part]['wall_seconds']:.0f} s"]
+
+
+table(["part of the record", "points", "machine", "load before", "took"], [state(part) for part in ("memory", "time", "kept")])
+
+# %% tags=["hide-input"]
+METHODS = {  # of the record -> name on this page, style
+    "ATS, view fixed": ("ATS-10, view 180²", dict(color=plots.BLUE, marker="o", linestyle="-")),
+    "ATS, scale fixed": ("ATS-10, scale 0.12", dict(color=plots.ORANGE, marker="^", linestyle="-")),
+    "ATS, view at hand": ("ATS-10, view at hand", dict(color=plots.SKY, marker="<", linestyle="--")),
+    "uniform": ("U-10", dict(color=plots.GREEN, marker="v", linestyle="--")),
+    "CNN 1/2": ("CNN ½", dict(color=plots.PURPLE, marker="D", linestyle="--")),
+    "CNN 1": ("CNN 1", dict(color=plots.RED, marker="D", linestyle="-")),
+    "Deep MIL": ("Deep MIL", dict(color=plots.BLACK, marker="s", linestyle="-")),
+    "Deep MIL, chunks of 100": ("Deep MIL, chunks of 100", dict(color=plots.GREY, marker="x", linestyle=":")),
+}
+
+
+def points_of(part, method, series="side", source=None):
+    points = (source or record).get(part, {}).get("points", [])
+    return [p for p in points if (p["series"], p["method"]) == (series, method) and "skipped" not in p]
+
+
+def milliseconds(point):
+    return point.get("cpu_ms", point["ms"])
+
+
+def beyond(point):
+    """Memory without the image, in MB."""
+    return point["peak_mb"] - point["image_mb"]
+
+
+def xy(part, method, series="side", source=None):
+    """Megapixels, patches or patch pixels, and MB or ms."""
+    points = points_of(part, method, series, source)
+    x = dict(side=lambda p: p["side"] ** 2 / 1e6, n=lambda p: p["n"], patch=lambda p: p["patch"] ** 2)[series]
+    y = beyond if part == "memory" else milliseconds
+    return np.array([x(p) for p in points], float), np.array([y(p) for p in points], float)
+
+
+def slope(x, y):
+    """Exponent b of y = c xᵇ by least squares of the logarithms, and its standard error (NaN for two points)."""
+    if len(x) < 2:
+        return math.nan, math.nan
+    if len(x) == 2:
+        return float(np.diff(np.log(y))[0] / np.diff(np.log(x))[0]), math.nan
+    coefficients, covariance = np.polyfit(np.log(x), np.log(y), 1, cov=True)
+    return float(coefficients[0]), float(np.sqrt(covariance[0, 0]))
+
+
+def with_error(value, error, digits=2):
+    if math.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")  # + 0: no "-0.00"
+
+
+def small(value, unit):
+    """MB or ms, as one says it."""
+    if value >= 1000:
+        value, unit = value / 1000, dict(MB="GB", ms="s")[unit]
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+# %% [markdown]
+# ## A few points, now
+#
+# Small images, on this machine. The memory must be that of the record, whatever the machine; the times need not.
+
+# %%
+live_points = [
+    p
+    for p in cost_by_size.points(sides=(250, 500), counts=(1, 10, 25), patches=())
+    if p["method"] != "ATS, view at hand" and not (p["method"].startswith("Deep MIL") and p["side"] > 250)
+]
+live = {
+    "memory": dict(points=cost_by_size.sweep("memory", live_points, cpu, 6000, 10)),
+    "time": dict(points=[p | cost_by_size.measure_time(p, cpu, live_seconds) for p in live_points]),
+}
+
+# %% tags=["hide-input"]
+key = lambda p: tuple(p[name] for name in ("series", "method", "side", "n", "patch"))
+recorded_memory = {key(p): p for p in record["memory"]["points"]}
+both = [(p["peak_mb"], recorded_memory[key(p)]["peak_mb"]) for p in live["memory"]["points"] if key(p) in recorded_memory]
+worst = max(abs(now / then - 1) for now, then in both)
+
+# Of methods that draw nothing, the peak was counted from the shapes of the tensors; here one of them is really run.
+really_run = dict(series="side", method="CNN 1/2", side=250, n=10, patch=50)
+model, picture, label, _ = cost_by_size.prepare(really_run, cpu)
+run_mb = peak_memory(training_step(model, picture, label)) / 1e6
+counted_mb = next(p["peak_mb"] for p in live["memory"]["points"] if key(p) == key(really_run))
+Markdown(
+    f"Measured on this page: {len(live_points)} points. Of them {len(both)} are in the record, too, and their memory is "
+    + ("the same to the byte. " if worst == 0 else f"the same within {worst:.1%}. ")
+    + "For CNN and Deep MIL on the CPU no arithmetic is done to find the memory: the peak is counted from the shapes of the tensors, "
+    "which also works where it exceeds the machine's memory. "
+    f"A check, on CNN ½ at 250²: counted {counted_mb:.3f} MB, measured in a real step {run_mb:.3f} MB."
+)
+
+# %% [markdown]
+# ## Memory against the image
+#
+# There are two ways to show a larger image to the attention. Keep the **view** at 180 × 180 and let its scale fall; or keep the
+# **scale** at 0.12 and let the view grow. The paper chooses a scale for each data set, whose images are all of one size.
+
+# %% [markdown]
+# (cell-memory-by-size)=
+
+# %% mystnb={"image": {"alt": "Memory beyond the image against megapixels from 0.25 to 144, both logarithmic. Attention sampling with a fixed view and uniform sampling are flat near 15 megabytes. At constant scale the line bends upwards and reaches hundreds of megabytes. CNNs and Deep MIL are straight lines of slope one that end at tens to hundreds of gigabytes; Deep MIL in chunks is flat."}}
+figure, ax = plt.subplots(figsize=(7, 4.9))
+for method, (name, style) in METHODS.items():
+    if method == "ATS, view at hand":
+        continue  # as with a fixed view
+    ax.plot(*xy("memory", method), label=name, **style)
+    ax.plot(*xy("memory", method, source=live), "+", color="black", ms=9, mew=1.2, zorder=5)
+x = np.array(cost_by_size.SIDES) ** 2 / 1e6
+ax.plot(x, x, color="#bbbbbb", lw=1, label="the image itself, 1 byte a pixel")
+ax.plot([], [], "+", color="black", ms=9, mew=1.2, label="measured on this page")
+ax.axhline(1000 * gpu_gb, color="#bbbbbb", lw=1, ls=":")
+ax.text(0.07, 1000 * gpu_gb * 1.15, f"{gpu_gb} GB", color="#666666", fontsize=10)
+ax.set(xscale="log", yscale="log", xlabel="megapixels of the image", ylabel="memory beyond the image, MB")
+ax.set(xticks=[0.1, 1, 10, 100], xticklabels=[0.1, 1, 10, 100])
+figure.legend(loc="outside lower center", ncols=2)
+plt.show()
+
+# %% [markdown]
+# Each line is a method; a slope of 1 is growth in proportion to the pixels, 0 none. Only the methods that draw a fixed number of
+# patches from a view of fixed size are flat, and Deep MIL if its patches are taken in chunks.
+
+# %% tags=["hide-input"]
+rows = []
+for method, (name, _) in METHODS.items():
+    x, y = xy("memory", method)
+    if method == "ATS, view at hand" or not len(x):
+        continue
+    rows.append([name, small(y[0], "MB"), small(y[-1], "MB") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:]))])
+table(["memory beyond the image", f"at {x[0]:g} Mpx", "largest measured", "slope, all sizes", "slope, last two"], rows)
+
+# %% [markdown]
+# The standard error of a slope says how far the points lie from a straight line, not how well they are measured: memory has no
+# noise. Where the first slope is between 0 and 1 the curve bends, from what does not depend on the image to what does; the last column
+# is where it goes.
+#
+# (cell-claim-memory-independent)=
+
+# %% tags=["hide-input"]
+# Tables 1 and 2 of the paper: test error and its standard error, ms, MB
+PAPER = {
+    "colon_cancer": {
+        "U-10": (0.156, 0.006, 1.8, 19), "U-50": (0.124, 0.010, 4.6, 24), "CNN 1/2": (0.104, 0.009, 4.8, 65),
+        "CNN 1": (0.092, 0.012, 18.7, 250), "Deep MIL": (0.093, 0.004, 48.5, 644), "ATS-10": (0.093, 0.014, 1.8, 21),
+        "ATS-50": (0.093, 0.019, 4.5, 26),
+    },
+    "speed_limits": {
+        "U-5": (0.531, 0.004, 7.8, 39), "U-10": (0.472, 0.008, 10.8, 78), "CNN .3": (0.311, 0.049, 6.6, 86),
+        "CNN .5": (0.295, 0.039, 15.6, 239), "CNN 1": (0.247, 0.001, 64.2, 958), "Deep MIL": (0.083, 0.006, 97.2, 1497),
+        "ATS-5": (0.089, 0.002, 8.5, 86), "ATS-10": (0.095, 0.008, 10.3, 118),
+    },
+}  # fmt: skip
+TITLES = {"colon_cancer": "Colon cancer (Table 1)", "speed_limits": "Speed limits (Table 2)"}
+cost = {name: {row["method"]: row for row in read(f"cost/{name}.json").get(name, [])} for name in PAPER}
+
+_, fixed = xy("memory", "ATS, view fixed")
+megapixels, scaled = xy("memory", "ATS, scale fixed")
+spread = fixed.max() / fixed.min() - 1
+grown = scaled[-1] / scaled[0]
+paper_view = PAPER["speed_limits"]["ATS-5"][3] - PAPER["speed_limits"]["U-5"][3]
+signs = cost["speed_limits"]
+our_view = signs["ATS-5"]["peak_mb"] - signs["U-5"]["peak_mb"] if {"ATS-5", "U-5"} <= set(signs) else None
+Markdown(
+    "**§4.1.2, \"only depends on the number [of] sampled patches and the patch size\"**. With the view kept at 180² "
+    + ("that is so" if spread < 0.15 else "that is not so")
+    + f": between {megapixels[0]:g} and {megapixels[-1]:g} megapixels the memory beyond the image "
+    + (f"is {fixed.min():.1f} MB throughout " if spread < 0.005 else f"lies between {fixed.min():.1f} and {fixed.max():.1f} MB ")
+    + f"(slope {with_error(*slope(megapixels, fixed), 3)}). "
+    f"At constant scale it {'grows' if grown > 1.5 else 'stays'} from {scaled[0]:.1f} to {scaled[-1]:.0f} MB, and at the end in proportion to the pixels "
+    f"(slope {slope(megapixels[-2:], scaled[-2:])[0]:.2f}): the attention network keeps its activations for every pixel of the view.\n\n"
+    f"The paper's own Table 2 shows the same. U-5 and ATS-5 read as many patches of the same size, but ATS-5 takes {paper_view} MB more"
+    + (f" (here {our_view:.0f} MB)" if our_view is not None else "")
+    + ": the attention on a view of 288 × 384. So memory depends on three things, number of patches, size of patches, and *size of "
+    "the view*; on the image only if the view grows with it. The image itself is not counted: in the paper it stays in main memory."
+)
+
+# %% [markdown]
+# ## Time against the image
+#
+# Time has a further part. Somebody has to make the view, and for that every pixel is read once. In formats that keep a pyramid
+# of resolutions, as slides and satellite images do, the view is at hand (`model(image, low)`), and that part is gone.
+#
+# (cell-time-by-size)=
+
+# %% mystnb={"image": {"alt": "Milliseconds per sample against megapixels, both logarithmic. Uniform sampling and attention sampling with the view at hand are flat. With the view computed from the image the line rises at the largest images, at constant scale earlier. CNNs and Deep MIL rise in proportion to the pixels and end where memory or time limits are exceeded; hollow markers continue them."}}
+figure, ax = plt.subplots(figsize=(7, 4.9))
+for method, (name, style) in METHODS.items():
+    x, y = xy("time", method)
+    if not len(x):
+        continue
+    ax.plot(x, y, label=name, **style)
+    if not method.startswith("ATS"):
+        ax.plot(*xy("time", method, source=live), "+", color="black", ms=9, mew=1.2, zorder=5)
+    left_out = [p for p in record["time"]["points"] if p["series"] == "side" and p["method"] == method and "skipped" in p]
+    if left_out:  # in proportion to the pixels, and marked so
+        larger = np.array([p["side"] ** 2 / 1e6 for p in left_out])
+        ax.plot(larger, y[-1] * larger / x[-1], **style | dict(linestyle="none", mfc="white"), alpha=0.8)
+ax.plot([], [], "+", color="black", ms=9, mew=1.2, label="measured on this page")
+ax.plot([], [], "o", color="black", mfc="white", label="extrapolated: not run")
+ax.set(xscale="log", yscale="log", xlabel="megapixels of the image", ylabel="forward and backward, ms")
+ax.set(xticks=[0.1, 1, 10, 100], xticklabels=[0.1, 1, 10, 100])
+figure.legend(loc="outside lower center", ncols=2)
+plt.show()
+
+# %% tags=["hide-input"]
+rows = []
+for method, (name, _) in METHODS.items():
+    x, y = xy("time", method)
+    if not len(x):
+        continue
+    left_out = [p for p in record["time"]["points"] if p["series"] == "side" and p["method"] == method and "skipped" in p]
+    why = "–"
+    if left_out:
+        why = "from {:g} Mpx: {}".format(left_out[0]["side"] ** 2 / 1e6, "does not fit" if left_out[0]["skipped"] == "memory" else "too long")
+    rows.append([name, f"{y[0]:.0f} ms", small(y[-1], "ms") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:])), why])
+display(table(["time", "at 0.25 Mpx", "largest measured", "slope, all sizes", "slope, last two", "not run"], rows))
+
+timed = [p for p in record["time"]["points"] if "skipped" not in p and "cpu_ms" in p]
+share = sum(p["cpu_ms"] for p in timed) / sum(p["ms"] for p in timed) if timed else 1.0
+Markdown(
+    f"\"Does not fit\" means more than {record['time']['limit_mb'] / 1000:g} GB, \"too long\" more than {record['time']['limit_s']:g} s for one step, the limits of the "
+    "sweep; hollow markers (for chunks, crosses without a line) continue in proportion to the pixels. "
+    + (
+        f"While this was recorded, other programs ran: the sweep had {share:.0%} of a processor. Its times are processor times, which still "
+        "suffer from shared caches and from being interrupted. Read the slopes, not the milliseconds."
+        if share < 0.9
+        else "The machine had nothing else to do while this was recorded."
+    )
+)
+
+# %% tags=["hide-input"]
+at = {m: dict(zip(*xy("time", m))) for m in METHODS}
+large = max(set(at["ATS, view fixed"]) & set(at["ATS, view at hand"]))
+making = at["ATS, view fixed"][large] - at["ATS, view at hand"][large]
+s_hand, s_scale = slope(*xy("time", "ATS, view at hand")), slope(*(v[-2:] for v in xy("time", "ATS, scale fixed")))
+Markdown(
+    f"**§4.3, \"the computational and memory requirements depend only on the size and the number of the patches\"**. For time this "
+    f"{'holds' if abs(s_hand[0]) < 0.05 else 'does not hold'} where the view is at hand (slope {with_error(*s_hand, 3)}). Making a view of 180² from {large:g} megapixels "
+    f"took {making:.0f} ms, {making / at['ATS, view fixed'][large]:.0%} of that step. At constant scale the last slope is {s_scale[0]:.2f}: "
+    "attention on the view, cheap as it is for each pixel, becomes the largest part."
+)
+
+# %% [markdown]
+# ## Against the number of patches
+#
+# On images of 1500 × 1500, memory and time as N grows. A fixed part, image, view and attention, and a part for each patch:
+# $a + bN$, not a power of $N$. So the logarithmic slope lies between 0 and 1 and says little; the two numbers of the line say more.
+#
+# (cell-cost-by-n)=
+
+# %% mystnb={"image": {"alt": "Left: memory beyond the image against N from 1 to 200, both logarithmic, for attention sampling and uniform sampling: flat, then rising in proportion; straight-line fits follow the points. Right: the same for time, with a third curve for a forward pass alone."}}
+N_METHODS = {"ATS, view fixed": "ATS", "uniform": "uniform"}
+
+
+def line(x, y, sizes_from=5):
+    """a, b of y = a + b N with their standard errors; weighed by 1/y, so that each point counts for its share. Fewer than five
+    patches are left out: there, memory peaks in the attention."""
+    chosen = x >= sizes_from
+    coefficients, covariance = np.polyfit(x[chosen], y[chosen], 1, w=1 / y[chosen], cov=True)
+    b, a = coefficients
+    return a, b, *np.sqrt(np.diag(covariance))[::-1]
+
+
+def forward(method):
+    points = [p for p in points_of("time", method, "n") if "forward" in p]
+    return np.array([p["n"] for p in points], float), np.array([milliseconds(p["forward"]) for p in points], float)
+
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.9))
+lines = {}
+for method, name in N_METHODS.items():
+    style = METHODS[method][1]
+    for ax, part in ((left, "memory"), (right, "time")):
+        x, y = xy(part, method, "n")
+        lines[part, method] = line(x, y)
+        a, b, *_ = lines[part, method]
+        ax.plot(x, y, **style | dict(linestyle="none"), label=f"{name}: forward and backward")
+        ax.plot(x, a + b * x, color=style["color"], lw=1.2)
+        ax.plot(*xy(part, method, "n", source=live), "+", color="black", ms=8, mew=1, label="_")
+x, y = forward("ATS, view fixed")
+lines["forward", "ATS, view fixed"] = line(x, y)
+a, b, *_ = lines["forward", "ATS, view fixed"]
+right.plot(x, y, "s", color=plots.SKY, label="ATS: forward only")
+right.plot(x, a + b * x, color=plots.SKY, lw=1.2)
+left.set(ylabel="memory beyond the image, MB")
+right.set(ylabel="time, ms")
+for ax in (left, right):
+    ax.set(xscale="log", yscale="log", xlabel="patches N", xticks=[1, 10, 100], xticklabels=[1, 10, 100])
+right.plot([], [], "+", color="black", ms=8, mew=1, label="measured on this page")
+figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+plt.show()
+
+# %% tags=["hide-input"]
+names = {("memory", m): f"{n}, memory" for m, n in N_METHODS.items()} | {("time", m): f"{n}, time" for m, n in N_METHODS.items()}
+names |= {("forward", "ATS, view fixed"): "ATS, time of a forward pass"}
+rows = []
+for which, name in names.items():
+    a, b, a_error, b_error = lines[which]
+    unit = "MB" if which[0] == "memory" else "ms"
+    x, y = forward(which[1]) if which[0] == "forward" else xy(which[0], which[1], "n")
+    rows.append([name, f"{with_error(a, a_error, 1)} {unit}", f"{with_error(b, b_error, 2)} {unit}", with_error(*slope(x, y)), f"{a / b:.1f}"])
+display(table(["on 1500²", "fixed part a", "each patch b", "log-log slope", "a/b, in patches"], rows))
+
+patch_pixels, patch_memory = xy("memory", "ATS, view fixed", "patch")
+_, patch_time = xy("time", "ATS, view fixed", "patch")
+Markdown(
+    f"With patches of another size, ten of them, memory goes as the patch's pixels to the power {with_error(*slope(patch_pixels, patch_memory))}, "
+    + (f"time to the power {with_error(*slope(patch_pixels, patch_time))}, " if len(patch_time) > 2 else "")
+    + f"from {math.sqrt(patch_pixels[0]):.0f}² to {math.sqrt(patch_pixels[-1]):.0f}². What a view costs once, a few patches cost as well: the column at the right says how many. "
+    "Uniform sampling has no view to look at, and its fixed part is smaller."
+)
+
+# %% [markdown]
+# ## The paper's tables, as ratios
+#
+# Tables 1 and 2 give time and memory at the sizes of the two real data sets. `benchmarks/cost.py` measures the same methods, with
+# the networks of those experiments, one after the other in each repetition. To compare a CPU of today with a GPU of 2019, every number is divided by that of
+# attention sampling in the same table. The errors of the same tables are the subject of
+# [chapter 9](09_colon_cancer.ipynb) and [chapter 10](10_speed_limits.ipynb).
+#
+# (cell-tab1-cost)=
+# (cell-tab2-cost)=
+
+# %% mystnb={"image": {"alt": "Four panels of dots on logarithmic axes: time and memory of each method of Table 1 and Table 2 relative to attention sampling, the paper's as hollow diamonds and ours as filled dots. Deep MIL lies far to the right in all, ours further than the paper's in time."}}
+BASE = {"colon_cancer": "ATS-10", "speed_limits": "ATS-5"}
+figure, axes = plt.subplots(2, 2, figsize=(7, 6.6), height_ratios=[8, 9])
+for row, (name, paper) in zip(axes, PAPER.items()):
+    methods = list(paper) + [m for m in cost[name] if "chunks" in m]
+    for ax, quantity, column in zip(row, ("ms", "peak_mb"), (2, 3)):
+        for y, method in enumerate(reversed(methods)):
+            if method in paper:
+                ax.plot(paper[method][column] / paper[BASE[name]][column], y, "D", color=plots.ORANGE, mfc="white", mew=1.6, ms=7)
+            if method in cost[name]:
+                ax.plot(cost[name][method][quantity] / cost[name][BASE[name]][quantity], y, "o", color=plots.BLUE, ms=6)
+        ax.axvline(1, color="#999999", lw=1)
+        ax.set(xscale="log", yticks=range(len(methods)), yticklabels=reversed(methods) if ax is row[0] else [])
+        ax.set_xlabel(f"{'time' if quantity == 'ms' else 'memory'}, {BASE[name]} = 1")
+    row[0].set_title(TITLES[name], loc="left")
+axes[0, 1].plot([], [], "D", color=plots.ORANGE, mfc="white", mew=1.6, ms=7, label="paper, GPU")
+axes[0, 1].plot([], [], "o", color=plots.BLUE, ms=6, label="here")
+axes[0, 1].legend(loc="upper right")
+plt.show()
+
+# %% tags=["hide-input"]
+for name, paper in PAPER.items():
+    rows = []
+    base, paper_base = cost[name].get(BASE[name]), paper[BASE[name]]
+    for method in list(paper) + [m for m in cost[name] if "chunks" in m]:
+        ours = cost[name].get(method)
+        theirs = paper.get(method)
+        rows.append(
+            [
+                method,
+                f"{theirs[2] / paper_base[2]:.1f}" if theirs else "–",
+                f"{ours['ms'] / base['ms']:.1f}" if ours else "not measured",
+                f"{theirs[3] / paper_base[3]:.1f}" if theirs else "–",
+                f"{ours['peak_mb'] / base['peak_mb']:.1f}" if ours else "not measured",
+            ]
+        )
+    display(table([f"{TITLES[name]}, relative to {BASE[name]}", "time, paper", "time, here", "memory, paper", "memory, here"], rows))
+machine = read("cost/colon_cancer.json").get("hardware", {})
+Markdown(
+    f"Here: {machine.get('name', 'unknown')}, {machine.get('threads', '?')} thread(s), PyTorch; the paper: a GPU, TensorFlow 1. "
+    "Ratios of time depend on both. A likely reason why most are larger here: ten small patches cannot keep a GPU busy and 2,500 can, while one "
+    "core of a CPU is busy with either. Memory depends on the networks and on what is freed when."
+)
+
+# %% [markdown]
+# (cell-cost-ratios)=
+
+# %% tags=["hide-input"]
+CLAIMS = [  # where, what, table, method, what of it, how many times at least
+    ("§1, §4.3.1", "25× faster than Deep MIL", "colon_cancer", "Deep MIL", "ms", 25),
+    ("§1, §4.3.1", "Deep MIL needs 30× the memory", "colon_cancer", "Deep MIL", "peak_mb", 30),
+    ("§4.3.1", "10× faster than the CNN", "colon_cancer", "CNN 1", "ms", 10),
+    ("§4.3.1", "the leanest CNN needs 3× the memory", "colon_cancer", "CNN 1/2", "peak_mb", 3),
+    ("§4.4.1", "10× faster than Deep MIL", "speed_limits", "Deep MIL", "ms", 10),
+    ("§4.4.1", "17× less memory than Deep MIL", "speed_limits", "Deep MIL", "peak_mb", 17),
+]
+rows, reached = [], []
+for where, what, name, method, quantity, wanted in CLAIMS:
+    column = dict(ms=2, peak_mb=3)[quantity]
+    theirs = PAPER[name][method][column] / PAPER[name][BASE[name]][column]
+    ours = cost[name][method][quantity] / cost[name][BASE[name]][quantity] if method in cost[name] else math.nan
+    reached.append(ours >= wanted)
+    rows.append([f"{where}: {what}", f"{theirs:.1f}", f"{ours:.1f}", "yes" if ours >= wanted else "no"])
+display(table(["claim", "ratio in the paper's table", "ratio here", "reached here"], rows))
+
+chunked = {name: next((m for m in cost[name] if "chunks" in m), None) for name in PAPER}
+text = []
+for name, method in chunked.items():
+    if method:
+        base, whole, parts = (cost[name][m] for m in (BASE[name], "Deep MIL", method))
+        change = parts["ms"] / whole["ms"]
+        text.append(
+            f"On the sizes of {TITLES[name].split(' (')[0].lower()}, \"{method}\" takes {parts['peak_mb'] / base['peak_mb']:.1f} times the memory of {BASE[name]} instead of "
+            f"{whole['peak_mb'] / base['peak_mb']:.0f} times, in {change:.2f} of the time of plain Deep MIL; it is still {parts['ms'] / base['ms']:.0f} times slower than {BASE[name]}."
+        )
+Markdown(
+    f"{sum(reached)} of {len(reached)} reached. "
+    "**A caution about the memory.** The paper's Deep MIL, and ours, holds the activations of all patches until the backward pass. It need not: taken "
+    "in chunks, each computed again when its gradient is due (`DeepMIL(chunk=…)`), it gives the same outputs and gradients. "
+    + " ".join(text)
+    + " So the factor in memory is one between programs as much as between methods. The factor in time remains: patches that are not read cost nothing."
+)
+
+# %% [markdown]
+# ## The same accuracy?
+#
+# The abstract says that attention sampling reduces computation and memory "by an order of magnitude for the same accuracy as
+# classical architectures". The cost is above; for the accuracy the records of the colon cancer runs are asked, run by run on the same
+# folds.
+#
+# (cell-claim-order-of-magnitude)=
+
+# %% tags=["hide-input"]
+runs = load_records("../results/runs")
+
+changes = [c for c in runs if c.startswith("settings.changes.")]
+usual = {"settings.changes.batch_size", "settings.changes.updates"}  # how long a slow method was trained, not what it is
+plain = runs[[c for c in changes if c not in usual]].isna().all(axis=1)
+colon = runs[
+    (runs["experiment"] == "colon_cancer") & (runs["profile"] == "laptop") & (runs["seed"] < 5) & plain
+    & runs["dataset.name"].str.startswith("CRCHisto")
+].copy()  # fmt: skip
+scales = colon["settings.cnn_scale"] if "settings.cnn_scale" in colon else [math.nan] * len(colon)
+colon["name"] = [
+    method_name(m, n, s).replace("CNN 0.5", "CNN 1/2") for m, n, s in zip(colon["method"], colon["n_patches"], scales)
+]
+error_of = {
+    name: dict(zip(group["seed"], group["final.test_error"])) for name, group in colon.groupby("name") if name in PAPER["colon_cancer"]
+}
+ATS = error_of.get("ATS-10", {})
+
+rows, accuracy = [], {}
+for name in PAPER["colon_cancer"]:
+    values = error_of.get(name, {})
+    common = sorted(set(values) & set(ATS))
+    ratio = {q: cost["colon_cancer"][name][q] / cost["colon_cancer"]["ATS-10"][q] for q in ("ms", "peak_mb")} if name in cost["colon_cancer"] else {}
+    error = with_error(*mean_and_stderr(list(values.values())), 3) if values else "not run"
+    p = permutation_test([values[s] for s in common], [ATS[s] for s in common], paired=True) if len(common) > 1 and name != "ATS-10" else math.nan
+    difference = float(np.mean([values[s] - ATS[s] for s in common])) if common and name != "ATS-10" else math.nan
+    accuracy[name] = (len(common), difference, p)
+    rows.append(
+        [name, len(values), error, "–" if math.isnan(difference) else f"{difference:+.3f} ({len(common)})", "–" if math.isnan(p) else f"{p:.2f}",
+         *(f"{ratio[q]:.1f}" if ratio else "–" for q in ("ms", "peak_mb")), f"{PAPER['colon_cancer'][name][0]:.3f}"]
+    )  # fmt: skip
+display(table(["colon cancer", "runs", "test error", "minus ATS-10's (folds)", "p", "time ratio", "memory ratio", "paper's error"], rows))
+
+CLASSICAL = ("CNN 1", "CNN 1/2", "Deep MIL")
+cheaper = {n: min(cost["colon_cancer"][n][q] / cost["colon_cancer"]["ATS-10"][q] for q in ("ms", "peak_mb")) for n in CLASSICAL if n in cost["colon_cancer"]}
+tenfold = [n for n, factor in cheaper.items() if factor >= 10]
+known = [n for n in CLASSICAL if accuracy.get(n, (0,))[0]]
+sentences = [
+    f"**Cost:** at least ten times less in time *and* memory against {', '.join(tenfold) or 'none of them'}"
+    + (f"; not against {', '.join(n for n in cheaper if n not in tenfold)}" if len(tenfold) < len(cheaper) else "")
+    + "."
+]
+for n in known:
+    count, difference, p = accuracy[n]
+    words = "lower" if difference < 0 else "higher" if difference > 0 else "equal"
+    tail = (
+        "one fold of 20 images says nothing about a difference of this size"
+        if count < 2
+        else f"p = {p:.2f}; the least that {count} pairs can give is {2 / 2**count:.2f}"
+    )
+    sentences.append(
+        f"**Accuracy, {n}:** its error on the {count} fold{'s' if count > 1 else ''} that both ran is "
+        + (f"{abs(difference):.3f} {words} than that of ATS-10" if difference else "that of ATS-10")
+        + f" ({tail})."
+    )
+if len(known) < len(CLASSICAL):
+    sentences.append(
+        f"**Not run yet:** {', '.join(n for n in CLASSICAL if n not in known)}; "
+        "`python -m atslib.experiments colon_cancer --profile laptop --method cnn,deep_mil --seed 0,1,2,3,4 --set batch_size=4 --resume` makes them."
+    )
+sentences.append(
+    "Training here was short (1,500 updates where the paper made 30,000), and five folds of 20 images bound what can be seen: a "
+    f"mean of 100 test images at an error of 0.1 has a standard error of {math.sqrt(0.1 * 0.9 / 100):.2f}. \"The same accuracy\" cannot be shown on so few, by us or "
+    "by the paper; what can be said is whether a difference was found."
+)
+Markdown("\n\n".join(sentences))
+
+# %% [markdown]
+# ## What a budget buys
+#
+# N is a dial that can be turned after training. How finely does it trade error against time? The errors come from the records of the
+# Megapixel MNIST runs: one network, trained with ten patches, tested with 5, 10, 25 and 50 on the same 1,000 images. The times are those of a
+# forward pass, as above. One and two patches, which no record has, are tested now on a few images.
+#
+# (cell-claim-budget)=
+
+# %%
+large_runs = runs[
+    (runs["experiment"] == "megapixel_mnist") & (runs["profile"] == "laptop") & (runs["estimator"] == "systematic")
+    & (runs["method"] == "ats") & plain
+]  # fmt: skip
+digits = {True: "all of MNIST", False: "digits that ship"}
+families = {}
+for _, run in large_runs.iterrows():
+    full = "whole" in run["dataset.name"]
+    curve = {
+        int(c.split(".")[2]): run[c] for c in runs if c.startswith("final.by_n_patches.") and c.endswith("test_error") and run[c] == run[c]
+    }
+    families.setdefault((int(run["n_patches"]), full), []).append((int(run["seed"]), int(run["dataset.n_test"]), curve))
+
+# Trained on the digits that ship, of whose test part the images below are made.
+live_run = next(f for f in large_runs[large_runs["n_patches"] == 10]["file"] if "-full" not in f)
+weights = Path(live_run.replace("/runs/", "/weights/")).with_suffix(".safetensors")
+model = megapixel_mnist.build_model(10)
+model.load_state_dict(load_file(weights))
+live_images = Subset(MegapixelMNIST("test"), range({"smoke": 100}.get(profile, 1000)))
+live_errors = {n: evaluate(model, live_images, seed=5, progress=False, n_patches=n) for n in (1, 2)}
+
+# %% mystnb={"image": {"alt": "Left: test error on Megapixel MNIST against milliseconds of a forward pass for 1 to 50 patches; the error falls steeply until about ten patches and then flattens. Right: test error on colon cancer against the time of a step relative to ATS-10 for the methods that ran, with error bars."}}
+ms_at = dict(zip(*forward("ATS, view fixed")))
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4.6))
+marks = iter(zip((plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.RED, plots.SKY), "os^Dv<"))
+operating = {}
+for (trained_n, full), members in sorted(families.items(), key=lambda item: (-item[0][1], item[0][0])):
+    counts = sorted(n for n in members[0][2] if n in ms_at and all(n in m[2] for m in members))
+    means = [np.mean([m[2][n] for m in members]) for n in counts]
+    n_images = members[0][1]
+    # of the images: all runs of a family are tested on the same ones
+    bars = [math.sqrt(e * (1 - e) / n_images) for e in means]
+    colour, marker = next(marks)
+    many = f"{len(members)} run{'s' if len(members) > 1 else ''}"
+    left.errorbar([ms_at[n] for n in counts], means, bars, color=colour, marker=marker, capsize=2, label=f"N = {trained_n}, {digits[full]} ({many})")
+    operating[trained_n, full] = (counts, means, bars, len(members))
+    if (trained_n, full) == sorted(families, key=lambda f: (-f[1], abs(f[0] - 10)))[0]:
+        for n, e in zip(counts, means):
+            left.annotate(f"{n}", (ms_at[n], e), textcoords="offset points", xytext=(4, 7), fontsize=9)
+error, bar = ([live_errors[n][k] for n in live_errors] for k in ("error", "stderr"))
+left.errorbar([ms_at[n] for n in live_errors], error, bar, color="black", marker="+", ms=9, ls="none", capsize=2, label=f"now, {len(live_images)} images, digits that ship")
+left.set(xscale="log", xlabel="forward pass, ms", ylabel="test error", ylim=(0, None), title="Megapixel MNIST")
+ticks = [t for t in (2, 5, 10, 20, 50, 100) if ms_at[1] / 2 <= t <= 2 * ms_at[50]]
+left.set(xticks=ticks, xticklabels=ticks)
+left.minorticks_off()
+for n in live_errors:
+    left.annotate(f"{n}", (ms_at[n], live_errors[n]["error"]), textcoords="offset points", xytext=(6, -3), fontsize=9)
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", title="left, trained with", alignment="left", fontsize=9)
+for name, values in error_of.items():
+    if name not in cost["colon_cancer"]:
+        continue
+    mean, bar = mean_and_stderr(list(values.values()))
+    colour = plots.BLUE if name.startswith("ATS") else plots.GREEN if name.startswith("U") else plots.BLACK
+    relative = cost["colon_cancer"][name]["ms"] / cost["colon_cancer"]["ATS-10"]["ms"]
+    right.errorbar(relative, mean, 0 if math.isnan(bar) else bar, color=colour, marker="o" if len(values) > 1 else "x", capsize=2)
+    right.annotate(f"{name} ({len(values)})", (relative, mean), textcoords="offset points", xytext=(5, 5), fontsize=9)
+right.set(xscale="log", xlabel="forward and backward, ATS-10 = 1", ylabel="test error", title="colon cancer (number of runs)", ylim=(0, None))
+low, high = right.get_xlim()
+right.set_xlim(low / 1.3, high * 2.2)
+ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low / 1.3 <= t <= high * 2.2]
+right.set(xticks=ticks, xticklabels=ticks)
+right.minorticks_off()
+plt.show()
+
+# %% tags=["hide-input"]
+chosen = sorted(operating, key=lambda f: (-f[1], abs(f[0] - 10)))[0]
+counts, means, bars, many = operating[chosen]
+base = counts.index(10)
+rows, steps = [], []
+for k, n in enumerate(counts):
+    note = "–"
+    if k:
+        gain, doubt = means[k - 1] - means[k], math.hypot(bars[k - 1], bars[k])
+        steps.append((counts[k - 1], n, gain, doubt))
+        note = f"{round(-gain, 3) + 0:+.3f} ± {doubt:.3f}"
+    rows.append([n, f"{ms_at[n]:.1f} ms ({ms_at[n] / ms_at[10]:.2f})", with_error(means[k], bars[k], 3), note])
+display(table([f"patches (trained with {chosen[0]}, {digits[chosen[1]]}, {many} run{'s' if many > 1 else ''})", "forward pass (N = 10: 1)", "test error", "change"], rows))
+
+a, b, *_ = lines["forward", "ATS, view fixed"]
+clear = [f"from {m} to {n}" for m, n, gain, doubt in steps if gain > 2 * doubt]
+unclear = [f"from {m} to {n}" for m, n, gain, doubt in steps if abs(gain) <= 2 * doubt]
+worse = [f"from {m} to {n}" for m, n, gain, doubt in steps if gain < -2 * doubt]
+patterns = [
+    f"**§5, \"finely control the trade-off between accuracy and spent computation\".** One patch more costs {b:.2f} ms, or {b / (a + 10 * b):.0%} of a pass with ten; "
+    f"below that lies the {a:.1f} ms for view and attention, which no choice of N saves.",
+    (f"The error falls by more than two standard errors {' and '.join(clear)} patches" if clear else "No step of N lowers the error by more than two standard errors")
+    + (f"; {' and '.join(unclear)} the change is within two" if unclear and clear else "")
+    + (f"; it rises {' and '.join(worse)}" if worse else "")
+    + ". (The errors of a step are taken as independent, though the images are the same; that makes the doubt too large rather than too small.)",
+]
+others = sorted({n for n, _ in families} - {10})
+patterns.append(
+    f"Networks trained with {', '.join(map(str, others))} patches are in the figure, too."
+    if others
+    else "All of these networks were trained with ten patches; `--n-patches 5,25` would say whether a network trained for its budget does better."
+)
+Markdown(" ".join(patterns))
+
+# %% [markdown]
+# Left, the operating curve of one trained network; the bars are one standard error from the number of test images, and the numbers
+# at the points are N. A single patch cannot do better than an error of 0.4 on average, even if it always shows a digit: three digits of five are of the class
+# in question. Nor can two, for when they disagree nothing decides; so the curve begins to fall at three. The paper's Figure 2 shows the training side of the same trade: error against hours, one curve for each N (chapter 8). Right,
+# what other methods pay for their error on the colon cancer images; with five folds of 20 images the bars are wide. A CNN has a dial as
+# well, its scale, but each position needs a training of its own.
+#
+# ## A gigapixel
+#
+# "A nested model of attention sampling can be used to … classify up to gigapixel images using a single GPU" (§5). Nobody has
+# trained one on this page; chapter 14 is to. But what it would *cost* follows from the numbers above.
+#
+# One level with a fixed view fails for another reason than memory: a gigapixel image is about 31,600 pixels wide, and
+# a view of 180² shows it so small that the patches at its locations no longer cover it. One level at constant scale keeps seeing, at a price
+# in proportion to the pixels. A **nested** model looks twice: attention on a view of the whole picks $M$ regions; in
+# each, attention on a view of the region picks $n$ patches. With the same reduction at both levels, a view pixel of the second level covers
+# $\sqrt{31{,}600/180}$ pixels. That makes $1 + M$ looks at a view of 180² and $M n$ patches.
+#
+# (cell-claim-nested)=
+
+# %%
+GIGA = 1e9
+side = math.sqrt(GIGA)
+reduction = math.sqrt(side / cost_by_size.VIEW)  # of each of two levels
+M, n = 10, 10
+
+
+def straight(part, method):
+    """a, b of y = a + b · megapixels through the two largest sizes: what grows, grows in proportion by then."""
+    x, y = xy(part, method)
+    b = (y[-1] - y[-2]) / (x[-1] - x[-2])
+    return max(y[-1] - b * x[-1], 0), b
+
+
+def at_giga(part, method):
+    a, b = straight(part, method)
+    return a + b * GIGA / 1e6
+
+
+view_mb, patch_mb, *_ = lines["memory", "ATS, view fixed"]
+view_ms, patch_ms, *_ = lines["time", "ATS, view fixed"]  # the view made from a region of 1500²
+region = side / reduction
+nested = dict(memory=(1 + M) * view_mb + M * n * patch_mb, time=(1 + M) * view_ms + M * n * patch_ms)
+covered = min(1.0, (50 / (side / cost_by_size.VIEW)) ** 2)
+print(f"side {side:,.0f}; one view pixel covers {side / 180:.0f}² image pixels at one level, {reduction:.1f}² at the second of two")
+print(f"patches of 50² around the locations of one fixed view cover {covered:.1%} of the image")
+print(f"nested, M = {M} regions of {region:,.0f}², n = {n} patches in each: {1 + M} views and {M * n} patches")
+
+# %% tags=["hide-input"]
+rows = [["nested, two levels", small(nested["memory"], "MB"), small(nested["time"], "ms"), "1"]]
+for method in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL"):
+    memory = at_giga("memory", method)
+    ms = at_giga("time", method) if len(xy("time", method)[0]) > 1 else math.nan
+    rows.append([METHODS[method][0], small(memory, "MB"), "–" if math.isnan(ms) else small(ms, "ms"), f"{memory / nested['memory']:,.0f}"])
+display(table(["a gigapixel, computed", "memory beyond the image", "time of a step, this CPU", "memory, nested = 1"], rows))
+
+fits = []
+for method in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL"):
+    a, b = straight("memory", method)
+    fits.append(f"{METHODS[method][0]} {(1000 * gpu_gb - a) / b:,.0f} megapixels")
+single = at_giga("memory", "ATS, scale fixed")
+Markdown(
+    f"In {gpu_gb} GB, image not counted, fit: " + "; ".join(fits) + ". "
+    + (
+        f"So a gigapixel does fit on one GPU, nested or not: even one level at scale 0.12 needs {small(single, 'MB')}, because its attention network is so small. What nesting saves is "
+        f"reading: it looks at {M} regions and a view of the whole (at hand in a pyramid), {M * region**2 / GIGA:.0%} of the pixels, where one level makes its view from all of them."
+        if single < 1000 * gpu_gb
+        else f"So one level at scale 0.12, which needs {small(single, 'MB')}, does not fit on one GPU, while two nested levels do."
+    )
+    + " This is arithmetic on measured parts. Whether such a model *learns* to find a few thousand pixels in a gigapixel is another question, and the harder one: at the first level "
+    f"a digit of 28 pixels is {28 / (side / 180):.1f} of a view pixel wide."
+)
+
+# %% [markdown]
+# ## Where a CPU's time goes: fresh pages
+#
+# One thing that costs time on a CPU has nothing to do with the method. The C library of Linux gives a large tensor (glibc: always
+# if it has more than 32 MB) back to the
+# system when it is freed, and gets fresh pages, which are filled with zeros when they are first touched, for the next one.
+# `atslib.memory.keep_freed_memory()` has it keep them instead; `python -m atslib.experiments` calls it. The same training was run in
+# fresh processes, in turn with and without.
+#
+# (cell-kept)=
+
+# %% tags=["hide-input"]
+if "kept" in record:
+    kept = record["kept"]
+    ms = {how: [run["cpu_ms_per_image"] for run in kept[how]] for how in ("returned", "kept")}
+    saved = [1 - k / r for r, k in zip(ms["returned"], ms["kept"])]
+    message = (
+        f"Megapixel MNIST, training of {kept['images']} images of 1500², {kept['libc'] or 'no glibc'}: {np.median(ms['returned']):.1f} ms of processor time an image where memory is returned, "
+        f"{np.median(ms['kept']):.1f} ms where it is kept: **{np.median(saved):.0%} saved** (the {len(saved)} pairs: {', '.join(f'{s:.0%}' for s in saved)})."
+        + (" Other programs ran on the machine meanwhile." if (kept["hardware"].get("load_before") or 0) > 0.5 else "")
+        if kept["available"]
+        else "The C library of the recording machine has no such switch."
+    )
+else:
+    message = "Not measured yet: `python benchmarks/cost_by_size.py kept --threads 1 --json results/cost/by_size.json`."
+Markdown(message)
+
+# %% [markdown]
+# The other numbers of this chapter are taken without it, as a user's own program would run. At batch size 1 only CNN and Deep MIL have such
+# large tensors, so part of their time on a CPU, and of our ratios to it, is this.
+#
+# ## Summary
+#
+# - Beyond the image, attention sampling takes memory for the patches and for the view. It does not grow with the image as long as
+#   the view does not; at constant scale it grows in proportion, with a small factor.
+# - Time has one part more, making the view from all pixels, which a pyramid of resolutions saves.
+# - CNNs and Deep MIL grow in proportion to the pixels, in time and memory. Deep MIL's memory can be bounded by taking its patches
+#   in chunks, and then most of the paper's factor in memory is gone; the factor in time is not.
+# - N trades error for time after training, in steps of one patch, above a fixed price for view and attention.
+# - By arithmetic, a gigapixel fits on one GPU. Whether a nested model learns from it remains to be shown.
+#
+# ## Exercises
+#
+# :::{exercise}
+# :label: ex-13-patch
+# Each patch more takes a certain memory (the column "each patch b" above). Work it out by hand: LeNetFeatures has four unpadded convolutions of 32
+# channels with kernels 7, 3, 3, 3, and a patch has 50 × 50 pixels. What must be kept for the backward pass, and what
+# comes on top at its beginning?
+# :::
+#
+# :::{solution} ex-13-patch
+# :class: dropdown
+# The convolutions give 44², 42², 40² and 38² pixels of 32 channels in float32: $4 \cdot 32 \cdot (1936 + 1764 + 1600 + 1444) =
+# 863{,}232$ bytes. ReLU works in place and adds nothing. The patch itself, in float32, has 10,000. The backward pass begins with the
+# maximum over 38² pixels and the ReLU before it, and holds the gradients on either side of this ReLU, 184,832 bytes each. Together
+# 1,242,896 bytes, 1.24 MB. From there on it frees activations as it goes.
+# :::
+#
+# :::{exercise}
+# :label: ex-13-scale
+# You have 500 MB beside the image and pictures of 100 megapixels. What is the largest scale of the view that ten patches of 50² allow?
+# Use `straight("memory", "ATS, scale fixed")`.
+# :::
+#
+# :::{solution} ex-13-scale
+# :class: dropdown
+# At scale 0.12 the memory is $a + bP$ for $P$ megapixels, so one megapixel of *view* takes $b / 0.12^2$. With `a, b =
+# straight("memory", "ATS, scale fixed")`, the view may have `(500 - a) / (b / 0.12**2)` megapixels, and the scale is the square root
+# of that over 100. Check it by a call of `cost_by_size.measure_memory` on a model with this scale.
+# :::
+#
+# :::{exercise}
+# :label: ex-13-chunk
+# Deep MIL in chunks computes every patch twice in the forward direction. Count forward as one unit of arithmetic and backward as two. By
+# which factor should its time grow? Compare with the tables above, and explain the difference.
+# :::
+#
+# :::{solution} ex-13-chunk
+# :class: dropdown
+# From 3 units to 4, a third more. On a CPU it may be faster all the same: the activations of a chunk stay in the cache, and the pages that
+# hold those of all patches need not be fetched from the system and filled with zeros (the last section). On a GPU, where neither matters,
+# expect a third more.
+# :::
