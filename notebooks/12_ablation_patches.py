@@ -91,7 +91,7 @@ def show_rows(rows, columns, title):
 # ## The gap in the theory
 #
 # The estimate $z$ of the pooled feature is unbiased for every $N$, and so are the logits of a linear classifier. The *loss* is not
-# ([chapter 5](05_lower_variance.ipynb#cell-claim-unbiased-output)): for independent draws it exceeds the loss of the full model by about $\tfrac{1}{2N} \operatorname{tr}(H\,\mathbb V)$, with $\mathbb V$ the variance of one draw
+# ([chapter 5](05_lower_variance.ipynb)): for independent draws it exceeds the loss of the full model by about $\tfrac{1}{2N} \operatorname{tr}(H\,\mathbb V)$, with $\mathbb V$ the variance of one draw
 # and $H$ the curvature of the loss. Training minimises this sum. So with few patches it is paid, a little, for an attention under which the draws agree with each other; with many it is not.
 #
 # A case that can be computed. Of $K$ = 576 locations 32 are informative; attention puts the share $m$ on them, evenly, and the rest on the others, evenly. A draw that hits an
