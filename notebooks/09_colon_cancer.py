@@ -194,7 +194,7 @@ Markdown(
     f"{paper.training.batch_size} images would take {days:.0f} days of one core for the methods measured. Other departures from the paper, for all methods: "
     f"unit-norm features are multiplied by {first['settings.feature_scale']:g} before the classifier, the learning rate falls "
     f"({first['settings.training.schedule']}), gradients are clipped, locations are drawn systematically along a curve "
-    "([chapter 5](05_lower_variance.ipynb))."
+    "([chapter 5](05_lower_variance.html))."
 )
 
 # %% [markdown]
@@ -257,7 +257,7 @@ Markdown(
     "a run or on the same ones, not how far the error on another hundred images might be. The paper does not say how it split the set.\n\n"
     f"A yardstick without any network: give each image the label of the one whose six colour numbers (mean and spread of red, green, blue) are "
     f"nearest, and the error is {1 - tissue['nearest_has_same_label']:.2f}. "
-    "[Most neighbours in number are crops of one slide](data_colon_cancer.ipynb)."
+    "[Most neighbours in number are crops of one slide](data_colon_cancer.html)."
 )
 
 # %% [markdown]
@@ -479,7 +479,7 @@ Markdown(
         if chunked
         else ""
     )
-    + " [Chapter 13](13_cost.ipynb) has more."
+    + " [Chapter 13](13_cost.html) has more."
 )
 
 # %% [markdown]
