@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
 
     glibc serves a large tensor with pages fresh from the system, which are filled with zeros one by one when they are first
     touched, and returns them when it is freed. A training step on the CPU asks for the same tensors again and again, and spends
-    a third of its time on this. The program's memory then stays at its peak. Without glibc nothing happens.
+    much of its time on this; ``benchmarks/cost_by_size.py kept`` measures how much. The program's memory then stays at its
+    peak. Without glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False

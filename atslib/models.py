@@ -123,7 +123,7 @@ class AttentionSampling(nn.Module):
             ValueError: an image of the wrong rank, a view of another aspect, a patch larger than the image, more distinct
                 patches than locations, attention that is not finite.
         """
-        low, log_attention = self._attend(image, low)
+        low, log_attention = self.attend(image, low)
         geometry = self.geometry(image, low, log_attention)
         n = self.n_patches if n_patches is None else n_patches
         index = self.estimator.sample(log_attention, n, generator=generator)  # (B, N)
@@ -147,7 +147,7 @@ class AttentionSampling(nn.Module):
         Differentiable; without gradients, memory is bounded by ``chunk`` patches at a time. This is what attention sampling
         avoids: K is 32,400 in the paper's first experiment.
         """
-        low, log_attention = self._attend(image, low)
+        low, log_attention = self.attend(image, low)
         geometry = self.geometry(image, low, log_attention)
         attention = log_attention.flatten(1).exp()  # (B, K)
         per_image = max(1, chunk // len(image))
@@ -163,6 +163,25 @@ class AttentionSampling(nn.Module):
         _check_image(image)
         return downsample(image, low_size(image.shape[2:], self.scale))
 
+    def attend(
+        self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B h2 w2"]]:
+        """The view, and the log-attention over its map in float32, whatever the autocast: a heat map, without any patch.
+
+        Raises:
+            ValueError: an image of the wrong rank or type, a view of another aspect, batch or number of channels.
+        """
+        _check_image(image)
+        if low is None:
+            low = self.view(image)
+        elif low.ndim != 4 or low.shape[:2] != image.shape[:2]:
+            raise ValueError(
+                f"low-resolution view of shape {tuple(low.shape)} for an image of shape {tuple(image.shape)}: "
+                "expected the same batch and channels, (B, C, h, w)"
+            )
+        check_aspect(tuple(image.shape[2:]), tuple(low.shape[2:]))
+        return low, _log_softmax(self.attention(low))
+
     def geometry(self, image: Tensor, low: Tensor, log_attention: Tensor) -> PatchGeometry:
         """Where in the image each location of the attention map lies."""
         return PatchGeometry(
@@ -174,19 +193,6 @@ class AttentionSampling(nn.Module):
             padding=self.attention.padding,
             receptive_field=self.attention.receptive_field,
         )
-
-    def _attend(self, image: Tensor, low: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The view and the log-attention over its map, (B, h, w), in float32 whatever the autocast."""
-        _check_image(image)
-        if low is None:
-            low = self.view(image)
-        elif low.ndim != 4 or low.shape[:2] != image.shape[:2]:
-            raise ValueError(
-                f"low-resolution view of shape {tuple(low.shape)} for an image of shape {tuple(image.shape)}: "
-                "expected the same batch and channels, (B, C, h, w)"
-            )
-        check_aspect(tuple(image.shape[2:]), tuple(low.shape[2:]))
-        return low, _log_softmax(self.attention(low))
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
         return _features(self.features, patches)

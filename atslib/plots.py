@@ -1,14 +1,20 @@
 """Figures of the book: one style, one colour for each estimator in every chapter, and pictures of what a model sees.
 
-Imported by notebooks only; needs matplotlib.
+Imported by notebooks only; needs matplotlib and IPython.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Markdown
 from jaxtyping import Float, Int, Shaped
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -135,3 +141,52 @@ def show_patches(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def show_maps(rows: dict[str, list[Float[Tensor, "h w"] | None]], columns: list[str], title: str) -> Figure:
+    """Small multiples of log-attention maps; the colour says how much more than uniform, in powers of two.
+
+    Args:
+        rows: label of a row -> its maps from left to right; None leaves a place empty.
+        columns: their titles.
+        title: of the colour bar.
+
+    Raises:
+        ValueError: a row that is not as long as ``columns``.
+    """
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(7, 0.6 + 6.2 / len(columns) * len(rows)), squeeze=False)
+    scale = Normalize(-4, 4)
+    for line, (label, maps) in zip(axes, rows.items(), strict=True):
+        if len(maps) != len(columns):
+            raise ValueError(f"row {label!r} has {len(maps)} maps: expected {len(columns)}, one a column")
+        for ax, log_attention in zip(line, maps, strict=True):
+            ax.grid(False)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if log_attention is None:
+                ax.set_axis_off()
+                continue
+            uniform = -np.log(log_attention.numel())
+            times = (log_attention.detach().float().cpu().numpy() - uniform) / np.log(2)
+            ax.imshow(times, cmap=ATTENTION_COLOURS, norm=scale)
+        line[0].set_ylabel(label)
+    for ax, column in zip(axes[0], columns, strict=True):
+        ax.set_title(column)
+    bar = figure.colorbar(ScalarMappable(scale, ATTENTION_COLOURS), ax=axes, shrink=min(1.0, 2.2 / len(rows)), aspect=18)
+    bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
+    bar.set_label(title)
+    return figure
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence]) -> Markdown:
+    """Rows of numbers and words as a table of the page, the first column to the left and the others to the right.
+
+    Raises:
+        ValueError: a row that is not as long as the head.
+    """
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for row in rows:
+        if len(row) != len(head):
+            raise ValueError(f"row {row!r}: expected {len(head)} entries, one for each of {list(head)}")
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return Markdown("\n".join(lines))

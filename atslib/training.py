@@ -293,7 +293,8 @@ def evaluate(
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
-        (images), ``classes`` (how many there are), ``predicted`` and ``labels`` (tensors, in the set's order).
+        (images), ``confusion`` (images by true and by answered class), ``predicted`` and ``labels`` (tensors, in the set's
+        order).
     """
     group = processes or Processes(device)
     device = group.device
@@ -315,14 +316,14 @@ def evaluate(
             logits[numbers], labels[numbers] = out.logits.float(), targets
     model.train(was_training)
     logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
-    predicted = logits.argmax(1)
+    predicted, classes = logits.argmax(1), logits.shape[1]
     error = (predicted != labels).double().mean().item()
     return dict(
         error=error,
         loss=F.cross_entropy(logits, labels).item(),
         stderr=math.sqrt(error * (1 - error) / len(labels)),
         n=len(labels),
-        classes=logits.shape[1],
+        confusion=torch.bincount(classes * labels + predicted, minlength=classes**2).view(classes, classes),
         predicted=predicted,
         labels=labels,
     )

@@ -71,11 +71,16 @@ def fingerprint(name: str, profile: str) -> str:
     digest = hashlib.sha256(f"{profile}\n{platform.python_version()}\n".encode())
     shared = [ROOT / "constraints.txt"]
     for folder in (ROOT / "atslib", ROOT / "results"):
-        shared += (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        shared += (path for path in folder.rglob("*") if path.is_file() and not _passing(path))
     for path in [NOTEBOOKS / f"{name}.py", *sorted(shared)]:
         digest.update(f"{path.relative_to(ROOT)}\n".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _passing(path: Path) -> bool:
+    """Whether a file comes and goes, while a run is under way, say, and no page depends on it."""
+    return bool({"__pycache__", "checkpoints"} & set(path.parts)) or path.suffix == ".part"
 
 
 def reusable(name: str, profile: str) -> Run | None:

@@ -77,6 +77,17 @@ def check_page(page: str, html: Path) -> Iterator[str]:
         yield f"shows an error: {error.get_text(' ', strip=True)[:120]!r}"
     if "Traceback (most recent call last)" in article.get_text():
         yield "shows a Python traceback"
+    yield from check_markup(article)
+
+
+def check_markup(article) -> Iterator[str]:
+    """Markdown that was meant to be rendered and stands on the page as it was written."""
+    for paragraph in article.find_all("p"):
+        text = paragraph.get_text(" ", strip=True)
+        if text.startswith("|") and text.endswith("|"):
+            yield f"shows the source of a table: {text[:60]!r}"
+        if re.search(r"\{(cite|eq|ref|doc|numref)\}", text):
+            yield f"shows the source of a reference: {text[:60]!r}"
 
 
 def check_figures(page: str, path: Path, article) -> Iterator[str]:

@@ -44,12 +44,6 @@ blocks = {"smoke": 8, "laptop": 32, "paper": 128}[profile]  # of random problems
 NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systematic", "pps"]
 
 
-def table(head, rows):
-    """Rows of numbers and words as a table of the page."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
-
-
 # %% [markdown]
 # ## One formula, seven ways to draw
 #
@@ -259,7 +253,7 @@ HEAD = [f"α = {alpha:g}, N = {n}" for alpha, n in SETTINGS]
 feature = {line: [feature_error(line, *setting) for setting in SETTINGS] for line in EARLIER_FEATURE}
 noise = max(error for row in feature.values() for _, error in row)
 display(
-    table(
+    plots.table(
         ["feature error over one draw's variance", *HEAD],
         [
             [line, *(beside(value, e, 3, 0.05) for (value, _), e in zip(row, EARLIER_FEATURE[line], strict=True))]
@@ -406,7 +400,7 @@ def gradient_table(rho, earlier=None):
             rows.append([line, *(beside(v, e, 2, 0.15) for v, e in zip(values, earlier[line], strict=True))])
         else:
             rows.append([line, *(f"{v:.2f}" for v in values)])
-    return table([f"gradient error over eq. 12's, ρ = {rho:.2f}", *HEAD], rows)
+    return plots.table([f"gradient error over eq. 12's, ρ = {rho:.2f}", *HEAD], rows)
 
 
 display(gradient_table(rho["strong"], EARLIER_GRADIENT))
@@ -418,7 +412,7 @@ display(gradient_table(rho["ReLU"]))
 display(Markdown("The earlier figures again, against the ReLU features whose cosine was measured above:"))
 baselines = [line for line in EARLIER_GRADIENT if "baseline" in line]
 display(
-    table(
+    plots.table(
         ["with baseline, α = 1, N = 5", "earlier", *(f"ρ = {r:.2f}" for r in (0.0, rho["ReLU"], 0.8, 0.9))],
         [
             [
@@ -736,7 +730,7 @@ axes[0].set(ylabel="N × squared error / variance of one draw", ylim=(0, 1.3))
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 display(
-    table(
+    plots.table(
         ["features alike: N × error / variance of one draw", *(f"N = {n}" for n in counts)],
         [
             [label, *(f"{v:.2f} ({low:.2f} … {high:.2f})" for v, low, high in zip(r.mean(0), r.amin(0), r.amax(0), strict=True))]
@@ -782,7 +776,7 @@ on_map_gradient = {
     for label, estimator in {"with replacement": ESTIMATORS["with_replacement"], **ORDERED}.items()
 }
 display(
-    table(
+    plots.table(
         ["gradient error over eq. 12's, N = 10", "each location", "summed over objects"],
         [
             [label, *(f"{e / reference:.2f}" for e, reference in zip(error, on_map_gradient["with replacement"], strict=True))]
@@ -920,7 +914,7 @@ for name in NAMES:
         generator = torch.Generator().manual_seed(0)
         cost[name, n] = milliseconds(lambda e=estimator, n=n, g=generator: e.weights(maps, e.sample(maps, n, generator=g)))
 display(
-    table(
+    plots.table(
         ["milliseconds for 16 maps", "N = 10", "N = 100"],
         [[plots.ESTIMATOR_NAMES[name], *(f"{cost[name, n]:.1f}" for n in (10, 100))] for name in NAMES]
         + [["(attention network)", f"{network_time:.1f}", f"{network_time:.1f}"]],

@@ -57,12 +57,6 @@ LEFT = 0.8  # a run has left chance when its test error is below this: six stand
 WEIGHTS = Path("../results/weights")
 
 
-def table(head, rows):
-    """Rows of numbers and words as a table of the page."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
-
-
 def with_error(values, digits=3):
     """Mean ± standard error of runs; the value alone where there is one run."""
     mean, stderr = mean_and_stderr(values)
@@ -168,7 +162,7 @@ wanted = [
         for name in COMPARED[1:]
     ),
 ]  # fmt: skip
-table(["what", "runs with a record", "the command that makes it"], [[what, ran(rows), f"`{command}`"] for what, rows, command in wanted])
+plots.table(["what", "runs with a record", "the command that makes it"], [[what, ran(rows), f"`{command}`"] for what, rows, command in wanted])
 
 # %% [markdown]
 # A run also stores the weights of its attention network after each epoch, so its attention maps can be computed at any later time, and those of a run that was given up too. A location is *on a digit* if its patch holds the centre of a digit, *on
@@ -329,7 +323,7 @@ for kind, rows in kinds.items():
     if len(rows) > 1:
         lines.append([f"**{kind}: mean**", f"{len(rows)} runs", "", f"**{with_error([r['final.test_error'] for r in rows])}**",
                       with_error([r["final.train_loss"] for r in rows], 2), ""])  # fmt: skip
-display(table(["run", "seed", "left chance in epoch", "test error", "training loss", "minutes"], lines))
+display(plots.table(["run", "seed", "left chance in epoch", "test error", "training loss", "minutes"], lines))
 display(Markdown("Test errors of single runs: ± one standard error of 1,000 test images. Means: ± one standard error over runs."))
 
 # %% tags=["hide-input"]
@@ -397,13 +391,14 @@ plt.show()
 if len(by_n):
     rows = [["test error"] + [with_error(by_n[:, k]) for k in range(4)]]
     rows += [["training step (ms)"] + [f"{cost_of_n[n]['ms']:.0f}" for n in looks]]
-    display(table([f"{len(by_n)} networks trained with N = 10", *(f"N = {n}" for n in looks)], rows))
+    display(plots.table([f"{len(by_n)} networks trained with N = 10", *(f"N = {n}" for n in looks)], rows))
     falls = (by_n[:, 0] > by_n[:, 1:].max(1)).all() and (by_n[:, 1] >= by_n[:, 3]).all()
     display(
         Markdown(
             f"**Fewer patches, more error:** {'yes' if falls else 'not'} in {'all' if falls else 'every one'} of the {len(by_n)} networks; "
             f"from N = 50 to N = 5 the error grows by {with_error(by_n[:, 0] - by_n[:, 3])}, and a step takes "
             f"{cost_of_n[5]['ms'] / cost_of_n[50]['ms']:.2f} of the time. "
+            "The networks differ in λ, schedule and digits, so that ± says how they scatter, not how exactly one setting is known. "
             "Training loss for each N would need a training run for each; the table at the top says which there are.\n\n"
             f"**Five patches:** an error of {span(by_n[:, 0])}, where the paper says about 20 %: "
             + ("lower than the paper's." if by_n[:, 0].max() < 0.18 else "near the paper's." if by_n[:, 0].max() < 0.22 else "higher than the paper's.")
@@ -572,7 +567,7 @@ for name in [n for n in panels if evolution[n][1][-1, 0] > 0.5 and n in names.va
     gaps.append(noise - ground)
     rows.append([short(name), f"{something[0]:.2f} → {something[-1]:.2f}", f"{ground:.1f}",
                  f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}", f"{noise:.1f}"])  # fmt: skip
-display(table(["finished run that learned", "attention not on the ground", "half way in epoch", "of it, on digits", "half way in epoch"], rows))
+display(plots.table(["finished run that learned", "attention not on the ground", "half way in epoch", "of it, on digits", "half way in epoch"], rows))
 with_prior = evolution[found[0]] if found else None
 display(
     Markdown(
@@ -608,7 +603,7 @@ for what, key in (("1500 × 1500, 50 scribbles, N = 10", "laptop"), ("600 × 600
             on_digit, on_noise = ((a * mask).sum(1).mean().item() for mask in (digit, noise))
             seen = (1 - (1 - (a * digit).sum(1)) ** n).mean().item()
             rows.append([f"{what}: {start}", f"{on_digit:.3f}", f"{on_noise:.3f}", f"{seen:.2f}", f"{per_epoch * n * on_digit:,.0f}"])
-display(table(["", "a draw holds a digit", "a draw holds noise", "N draws hold one or more", "digits seen in an epoch"], rows))
+display(plots.table(["", "a draw holds a digit", "a draw holds noise", "N draws hold one or more", "digits seen in an epoch"], rows))
 released, ours = (float(rows[k][4].replace(",", "")) for k in (0, 1))
 if len(learned):
     display(
@@ -678,7 +673,7 @@ for what, models in cases:
     each = loss_push.mean(1).tolist()  # of the three seeds, or of three draws of the one trained network
     pushed[what] = each, entropy_push.mean().item(), length.mean().item()
     rows.append([what, f"{length.mean():.0f}", ", ".join(f"{value:+.1f}" for value in each), f"{entropy_push.mean():+.1f}"])
-display(table(["in thousandths", "length of the loss's gradient, an image", "its push on digits: three seeds, or draws", "push of λ𝓗 on digits"], rows))
+display(plots.table(["in thousandths", "length of the loss's gradient, an image", "its push on digits: three seeds, or draws", "push of λ𝓗 on digits"], rows))
 
 # %% tags=["hide-input"]
 one, sixteen, even = (pushed[f"untrained, {what}"] for what in ("prior, scale 1", "prior, scale 16", "no prior, scale 16"))
@@ -729,11 +724,12 @@ for prior, scale in ((False, 1), (False, 16), (True, 1), (True, 16)):
         if name == "systematic" or (not prior or scale == 1):
             label = f"small: {'prior' if prior else 'no prior'}, scale {scale}, λ = {weight:g}" + (f", {plots.ESTIMATOR_NAMES[name]}" if name != "systematic" else "")
             rows.append([label, *outcome(group)])
-for (weight, dataset), group in ten.groupby(["weight", "dataset.name"]):
-    rows.append([f"paper's size: prior, scale 16, λ = {weight:g}, {dataset.split(', ')[1]}", *outcome(group)])
+for (weight, epochs, dataset), group in ten.groupby(["weight", "settings.training.epochs", "dataset.name"]):
+    label = f"paper's size: prior, scale 16, λ = {weight:g}, {epochs:.0f} epochs, {dataset.split(', ')[1]}"
+    rows.append([label, *outcome(group)])
 for name in given_up:
     rows.append([f"paper's size, no record: {short(name)}", f"{given_up[name]} epochs", "0" if name not in found else "yes, by its attention", "", f"{evolution[name][1][-1, 3]:.2f}"])
-display(table(["setting", "runs", "of them left chance", "test error at the end", "entropy of attention at the end"], rows))
+display(plots.table(["setting", "runs", "of them left chance", "test error at the end", "entropy of attention at the end"], rows))
 display(Markdown(f"Uniform attention has the entropy {math.log(72 * 72):.2f} on the small images and {math.log(180 * 180):.2f} at the paper's size."))
 
 # %% mystnb={"image": {"alt": "Test error by epoch on the small images for the four combinations of prior and scale. Only with both the prior and scale 16 does the error fall within the fifteen epochs; the other recorded runs stay at 0.9."}}
@@ -816,7 +812,7 @@ for name in COMPARED:
          with_error(group["final.train_loss"], 2), f"{np.mean([e[-1] for e in group['curve.entropy']]):.2f}",
          p_value(sign_test(first["final.wrong"], reference_wrong)) if comparable else ""]
     )  # fmt: skip
-display(table(["estimator", "gradient", "runs", "left chance in epoch", "test error", "training loss", "entropy", "p against systematic"], rows))
+display(plots.table(["estimator", "gradient", "runs", "left chance in epoch", "test error", "training loss", "entropy", "p against systematic"], rows))
 display(Markdown("Error of a single run: one standard error is at most 0.022 (500 test images). p: sign test on the images that only one of the two gets wrong, seed 0 of both; it knows the test images' chance, not that of another training run."))
 
 
@@ -875,7 +871,7 @@ model.load_state_dict(load_file(WEIGHTS / f"{run_name}.safetensors"))
 blind = UniformSampling(model.features, model.classifier, like=model.attention, n_patches=10)
 own, uniform_result = (evaluate(m, some, seed=1, progress=False) for m in (model, blind))
 display(
-    table(
+    plots.table(
         ["", *(f"N = {n}" for n in (5, 10, 25, 50, 100))],
         [
             ["digits seen in any part, expected", *(f"{n * q:.3f}" for n in (5, 10, 25, 50, 100))],
@@ -915,7 +911,7 @@ costs = json.loads(Path("../results/cost/colon_cancer.json").read_text()), json.
 ours = [next(row["peak_mb"] for row in cost[cost["benchmark"] if cost["benchmark"] in cost else key] if row["method"] == "Deep MIL")
         for cost, key in zip(costs, ("colon_cancer", "speed_limits"), strict=True)]  # fmt: skip
 paper_mil = (644, 1497)  # MB, tables 1 and 2 of the paper
-display(table(["patches", *(str(k) for k in peaks), "60 × 60 (by the line)", "180 × 180 (by the line)"],
+display(plots.table(["patches", *(str(k) for k in peaks), "60 × 60 (by the line)", "180 × 180 (by the line)"],
               [["peak memory of a step (MB)", *(f"{mb:.0f}" for mb in peaks.values()), *(f"{1000 * gb:,.0f}" for gb in gigabytes.values())]]))  # fmt: skip
 display(
     Markdown(

@@ -58,12 +58,6 @@ except (DataError, ImportError):
     tests = None  # the page does without
 
 
-def table(head, rows):
-    """Rows of numbers and words as a table of the page."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
-
-
 def pm(values, digits=3):
     mean, stderr = mean_and_stderr(values)
     return f"{mean:.{digits}f}" + ("" if math.isnan(stderr) else f" ± {stderr:.{digits}f}")
@@ -170,7 +164,7 @@ for name in PLAN:
     minutes = f"{np.mean([s[-1] for s in group['curve.seconds']]) / 60:.1f}" if len(group) else "–"
     seen = f"{group['seen'].iloc[0]:,}" if len(group) else "–"
     rows.append([name, f"{len(group)} of {N_FOLDS}", seen, minutes])
-display(table(["", "runs", "images seen by each", "minutes each"], rows))
+display(plots.table(["", "runs", "images seen by each", "minutes each"], rows))
 missing = {name: [seed for seed in range(N_FOLDS) if not len(there(name)) or seed not in there(name).index] for name in PLAN}
 if any(missing.values()):
     print("What is missing is made by")
@@ -194,7 +188,7 @@ Markdown(
     f"{paper.training.batch_size} images would take {days:.0f} days of one core for the methods measured. Other departures from the paper, for all methods: "
     f"unit-norm features are multiplied by {first['settings.feature_scale']:g} before the classifier, the learning rate falls "
     f"({first['settings.training.schedule']}), gradients are clipped, locations are drawn systematically along a curve "
-    "([chapter 5](05_lower_variance.html))."
+    "([chapter 5](05_lower_variance.ipynb))."
 )
 
 # %% [markdown]
@@ -221,8 +215,8 @@ for label, (loss, loss_se, error, error_se, *_) in PAPER.items():
     ours = ["–"] * 3 if group is None else [pm(group[f"final.{key}"]) for key in ("test_error", "train_loss", "test_loss")]
     errors.append([label, runs, seen, ours[0], f"{error:.3f} ± {error_se:.3f}"])
     losses.append([label, ours[1], f"{loss:.3f} ± {loss_se:.3f}", ours[2]])
-display(table(["", "runs", "images seen", "test error", "the paper's"], errors))
-display(table(["", "training loss", "the paper's", "test loss"], losses))
+display(plots.table(["", "runs", "images seen", "test error", "the paper's"], errors))
+display(plots.table(["", "training loss", "the paper's", "test loss"], losses))
 
 # %% [markdown]
 # ## How much can 100 images say?
@@ -257,7 +251,7 @@ Markdown(
     "a run or on the same ones, not how far the error on another hundred images might be. The paper does not say how it split the set.\n\n"
     f"A yardstick without any network: give each image the label of the one whose six colour numbers (mean and spread of red, green, blue) are "
     f"nearest, and the error is {1 - tissue['nearest_has_same_label']:.2f}. "
-    "[Most neighbours in number are crops of one slide](data_colon_cancer.html)."
+    "[Most neighbours in number are crops of one slide](data_colon_cancer.ipynb)."
 )
 
 # %% [markdown]
@@ -448,7 +442,7 @@ for label in ORDER:
     rows.append(
         [label, time_ratio, f"{PAPER[label][4] / paper_base[4]:.1f}", memory_ratio, f"{PAPER[label][5] / paper_base[5]:.1f}"]
     )
-display(table(["", "time", "the paper's", "memory", "the paper's"], rows))
+display(plots.table(["", "time", "the paper's", "memory", "the paper's"], rows))
 
 # %% tags=["hide-input"]
 
@@ -479,7 +473,7 @@ Markdown(
         if chunked
         else ""
     )
-    + " [Chapter 13](13_cost.html) has more."
+    + " [Chapter 13](13_cost.ipynb) has more."
 )
 
 # %% [markdown]
@@ -712,7 +706,7 @@ if rows:
             f"Rank correlation of two attentions over the 2,500 cells of an image, mean of {len(ids)} images ± standard error: 1 is the same order, 0 none."
         )
     )
-    display(table(["", "everywhere", "away from epithelial nuclei"], rows))
+    display(plots.table(["", "everywhere", "away from epithelial nuclei"], rows))
 else:
     print("Two attentions are needed to compare them; recorded:", ", ".join(maps) or "none")
 
@@ -764,7 +758,7 @@ if tests:
             )
     rows.append(agreement_row("darkness", [[darkness[n] for n in test.ids if n in darkness] for test in tests]))
 if rows:
-    display(table(["", "folds", "mass", "area", "AUC", "AUC among nuclei"], rows))
+    display(plots.table(["", "folds", "mass", "area", "AUC", "AUC among nuclei"], rows))
 else:
     print("Nothing is measured yet: python -m atslib.experiments.nuclei")
 
@@ -846,7 +840,7 @@ for label in ORDER:
         )
 if rows:
     display(
-        table(["", "runs, random", "runs, together", "error, random", "error, together", "loss, random", "loss, together"], rows)
+        plots.table(["", "runs, random", "runs, together", "error, random", "error, together", "loss, random", "loss, together"], rows)
     )
     display(Markdown("\n".join(lines)))
 else:
@@ -870,7 +864,7 @@ if tests:
     hardest = sorted((n for n in missed if missed[n]), key=lambda n: -len(missed[n]) / counted[n])[:8]
     label_of = {number: int(label) for test in tests for number, label in zip(test.ids, test.labels, strict=True)}
     display(
-        table(
+        plots.table(
             ["image", "label", "missed by", ""],
             [
                 [n, ("negative", "positive")[label_of[n]], f"{len(missed[n])} of {counted[n]}", ", ".join(missed[n])]

@@ -27,18 +27,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import Markdown, display
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from torch import nn
 
-from atslib import AttentionSampling, data, entropy, networks, plots
+from atslib import data, plots
 from atslib.experiments import load_records
 from atslib.experiments.history import load_maps, total_variation
 from atslib.experiments.runs import sweep
+from atslib.experiments.stripes import Stripes, build_model, follow
 from atslib.experiments.summary import mean_and_stderr
-from atslib.loading import InMemory
 from atslib.processes import Processes
-from atslib.training import Settings, train
+from atslib.training import Settings
 
 plots.use_style()
 STYLES = {
@@ -49,34 +46,6 @@ STYLES = {
     0.1: dict(color=plots.ORANGE, linestyle="-."),
     1.0: dict(color=plots.GREEN, linestyle=":"),
 }
-
-
-def table(head, rows):
-    """Rows of numbers and words as a table of the page."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
-
-
-def show_rows(rows, columns, title):
-    """Small multiples of log-attention maps: rows a dict of lists. The colour says how much more than uniform, in powers of two."""
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(7, 0.6 + 6.2 / len(columns) * len(rows)), squeeze=False)
-    scale = Normalize(-4, 4)
-    for line, (label, maps) in zip(axes, rows.items(), strict=True):
-        for ax, log_attention in zip(line, maps, strict=True):
-            ax.grid(False)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            if log_attention is None:
-                ax.set_axis_off()
-                continue
-            ax.imshow((log_attention + math.log(log_attention.numel())) / math.log(2), cmap=plots.ATTENTION_COLOURS, norm=scale)
-        line[0].set_ylabel(label)
-    for ax, column in zip(axes[0], columns, strict=True):
-        ax.set_title(column)
-    bar = figure.colorbar(ScalarMappable(scale, plots.ATTENTION_COLOURS), ax=axes, shrink=min(1.0, 2.2 / len(rows)), aspect=18)
-    bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
-    bar.set_label(title)
-    plt.show()
 
 
 # %% [markdown]
@@ -96,90 +65,15 @@ def show_rows(rows, columns, title):
 # has something to learn (the bright squares), and it can learn it only if patches drawn there help to answer.
 
 # %%
-SIDE = 16  # of a square, in pixels
-
-
-class Stripes(torch.utils.data.Dataset):
-    """Two striped and four plain squares on grey; the label is the direction of the stripes."""
-
-    def __init__(self, n_images: int, seed: int):
-        random = np.random.RandomState(seed)
-        self.labels = torch.arange(n_images) % 2
-        self.images, self.corners = [], []  # corners of the striped squares
-        for label in self.labels.tolist():
-            image = random.normal(80, 12, (96, 96))
-            cells = random.permutation(16)[:6]  # of 4 × 4 cells of 24 pixels
-            corners = np.stack([cells // 4, cells % 4], 1) * 24 + random.randint(0, 24 - SIDE + 1, (6, 2))
-            wave = np.tile(np.where(np.arange(SIDE) // 2 % 2, 60, -60), (SIDE, 1))
-            for number, (top, left) in enumerate(corners):
-                square = image[top : top + SIDE, left : left + SIDE]
-                square += 60 + (wave.T if label else wave) if number < 2 else random.normal(-60, 12, (SIDE, SIDE))
-            self.images.append(torch.from_numpy(image.clip(0, 255).astype(np.uint8))[None])
-            self.corners.append(corners[:2])
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, number):
-        return self.images[number], int(self.labels[number])
-
-
-def small_model(n_patches: int, seed: int):
-    torch.manual_seed(seed)
-    features = nn.Sequential(
-        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), networks.UnitNorm()
-    )
-    classifier = networks.Classifier(32, 2, scale=16.0)
-    return AttentionSampling(
-        networks.MegapixelMNISTAttention(), features, classifier, patch_size=20, n_patches=n_patches, scale=0.25
-    )
-
-
 train_set, tests = Stripes(320, seed=0), Stripes(128, seed=1)
-views = torch.cat([small_model(5, 0).view(image[None]) for image in tests.images])
-middle = (torch.arange(24) + 0.5) * 4  # of each location, in pixels
-on_stripes = torch.stack(
-    [
-        torch.stack(
-            [
-                ((middle >= top) & (middle < top + SIDE))[:, None] & ((middle >= left) & (middle < left + SIDE))
-                for top, left in corners
-            ]
-        ).any(0)
-        for corners in tests.corners
-    ]
-)  # (images, 24, 24)
+views = build_model(5, seed=0).view(torch.stack(tests.images))
 
 
 def watch(weight: float, seed: int = 0, n_patches: int = 5, epochs: int = 10) -> dict:
     """Train with λ = weight; log-attention on the test images after each epoch, and how it ended."""
-    model, maps = small_model(n_patches, seed), []
-
-    def look(entry=None):
-        with torch.no_grad():
-            maps.append(model.attention(views).flatten(1).log_softmax(1).view_as(on_stripes))
-
-    look()
-    settings = Settings(
-        epochs=epochs,
-        batch_size=16,
-        learning_rate=3e-3,
-        schedule="cosine",
-        entropy_weight=weight,
-        seed=seed,
-        test_every=1000,
-        bfloat16=False,
-    )
-    images = [InMemory(part, "cpu", progress=False) for part in (train_set, tests)]
-    curve = train(model, *images, settings, progress=False, on_epoch=look)
-    return dict(
-        maps=maps,
-        entropy=[entropy(m.flatten(1)).mean().item() for m in maps],
-        mass=[(m.exp() * on_stripes).sum((1, 2)).mean().item() for m in maps],
-        train_loss=[entry["train_loss"] for entry in curve],
-        error=curve[-1]["test_error"],
-        loss=curve[-1]["test_loss"],
-    )
+    schedule = dict(epochs=epochs, batch_size=16, learning_rate=3e-3, schedule="cosine", test_every=1000, bfloat16=False)
+    settings = Settings(entropy_weight=weight, seed=seed, **schedule)
+    return follow(build_model(n_patches, seed), train_set, tests, settings)
 
 
 small = {weight: watch(weight) for weight in STYLES}
@@ -192,7 +86,7 @@ plots.show_image(axes[1], views[0], "what attention sees, 24 × 24")
 plt.show()
 PAPER_WEIGHTS = [0.0, 0.01, 0.1, 1.0]
 times = [0, 4, 6, 10]
-show_rows(
+plots.show_maps(
     {f"λ = {weight:g}": [small[weight]["maps"][epoch][0] for epoch in times] for weight in PAPER_WEIGHTS},
     [f"epoch {epoch}" for epoch in times],
     "attention, times uniform",
@@ -208,7 +102,7 @@ for weight, style in STYLES.items():
     left.plot(small[weight]["entropy"], **style, label=f"λ = {weight:g}")
     right.plot(small[weight]["mass"], **style)
 left.axhline(math.log(576), color=plots.GREY, linewidth=1)
-right.axhline(on_stripes.float().mean(), color=plots.GREY, linewidth=1)
+right.axhline(tests.striped().float().mean(), color=plots.GREY, linewidth=1)
 left.set(xlabel="epoch", ylabel="entropy (nats)", ylim=(0, None))
 right.set(xlabel="epoch", ylabel="attention on stripes", ylim=(0, 1.02))
 figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -228,7 +122,7 @@ rows = [
     for weight, r in small.items()
 ]
 display(
-    table(
+    plots.table(
         ["λ", "entropy, epoch 4", "entropy, end", "as a number of 576 locations", "on stripes, end", "test error", "test loss"],
         rows,
     )
@@ -320,7 +214,7 @@ for weight in STYLES:
                 "",
             ]
         )
-display(table(["λ", "in the paper", "fold 0, seed 0", "training took", "missing: add to the command"], rows))
+display(plots.table(["λ", "in the paper", "fold 0, seed 0", "training took", "missing: add to the command"], rows))
 display(
     Markdown(
         f"Those missing come from `{EXPERIMENT}`, and the maps and distances below from `python -m atslib.experiments.history --data DIR` after it."
@@ -360,7 +254,7 @@ if maps:
     last = max(first)
     times = [epoch for epoch in (0, 20, 40, 60, last) if epoch in first]
     image = next(iter(first[times[0]]))
-    show_rows(
+    plots.show_maps(
         {f"λ = {weight:g}": [m[epoch][image] if epoch in m else None for epoch in times] for weight, m in maps.items()},
         [f"epoch {epoch}" for epoch in times],
         "attention, times uniform",
@@ -461,7 +355,7 @@ for weight, row in of.items():
         ]
     )
 display(
-    table(
+    plots.table(
         [
             "λ",
             "entropy, epoch 60",
@@ -585,13 +479,13 @@ display(Markdown("\n\n".join(verdicts)))
 #
 # :::{solution} ex-11-schedule
 # :class: dropdown
-# Exploration early, sharp attention late. `Settings` holds one weight for a run; call `train` twice on the same model, `small_model(5, 0)`, first with `entropy_weight=0.1` and then with 0, five epochs each. The second call begins with a new
+# Exploration early, sharp attention late. `Settings` holds one weight for a run; call `follow` twice on the same model, `build_model(5, 0)`, first with `entropy_weight=0.1` and then with 0, five epochs each. The second call begins with a new
 # optimiser. In the toy the entropy stays high in the first half and falls in the second; the final error is the same, since nothing in the toy needs exploring.
 # :::
 #
 # :::{exercise}
 # :label: ex-11-scale
-# Divide the classifier's scale in `small_model` by four. Will `watch(0.01)` now end with broader or with sharper attention?
+# In `watch`, keep the model in a variable and divide `model.classifier.scale` by four before training. Will `watch(0.01)` now end with broader or with sharper attention?
 # :::
 #
 # :::{solution} ex-11-scale

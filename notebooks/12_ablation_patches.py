@@ -29,19 +29,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import Markdown, display
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from scipy.stats import binom
-from torch import nn
 
-from atslib import AttentionSampling, data, entropy, networks, plots
+from atslib import data, plots
 from atslib.experiments import load_records
 from atslib.experiments.history import load_maps, total_variation
 from atslib.experiments.runs import sweep
+from atslib.experiments.stripes import Stripes, build_model, follow
 from atslib.experiments.summary import permutation_test
-from atslib.loading import InMemory
 from atslib.processes import Processes
-from atslib.training import Settings, train
+from atslib.training import Settings
 
 plots.use_style()
 STYLES = {
@@ -51,34 +48,6 @@ STYLES = {
     25: dict(color=plots.GREEN, linestyle="-"),
     50: dict(color=plots.BLACK, linestyle="-"),
 }
-
-
-def table(head, rows):
-    """Rows of numbers and words as a table of the page."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
-
-
-def show_rows(rows, columns, title):
-    """Small multiples of log-attention maps: rows a dict of lists. The colour says how much more than uniform, in powers of two."""
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(7, 0.6 + 6.2 / len(columns) * len(rows)), squeeze=False)
-    scale = Normalize(-4, 4)
-    for line, (label, maps) in zip(axes, rows.items(), strict=True):
-        for ax, log_attention in zip(line, maps, strict=True):
-            ax.grid(False)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-            if log_attention is None:
-                ax.set_axis_off()
-                continue
-            ax.imshow((log_attention + math.log(log_attention.numel())) / math.log(2), cmap=plots.ATTENTION_COLOURS, norm=scale)
-        line[0].set_ylabel(label)
-    for ax, column in zip(axes[0], columns, strict=True):
-        ax.set_title(column)
-    bar = figure.colorbar(ScalarMappable(scale, plots.ATTENTION_COLOURS), ax=axes, shrink=min(1.0, 2.2 / len(rows)), aspect=18)
-    bar.set_ticks([-4, -2, 0, 2, 4], labels=["1/16", "1/4", "1", "4", "16"])
-    bar.set_label(title)
-    plt.show()
 
 
 # %% [markdown]
@@ -153,98 +122,22 @@ for weight in (0.01, 0.05, 0.1):
 # Beginning with two patches is slow, since they rarely hit anything. So that all have learned what a stripe is, every network begins with ten patches; after three epochs it goes on with two or with ten.
 
 # %%
-SIDE = 16  # of a square, in pixels
-
-
-class Stripes(torch.utils.data.Dataset):
-    """Two striped and four plain squares on grey; the label is the direction of the stripes."""
-
-    def __init__(self, n_images: int, seed: int):
-        random = np.random.RandomState(seed)
-        self.labels = torch.arange(n_images) % 2
-        self.images, self.corners = [], []  # corners of the striped squares
-        for label in self.labels.tolist():
-            image = random.normal(80, 12, (96, 96))
-            cells = random.permutation(16)[:6]  # of 4 × 4 cells of 24 pixels
-            corners = np.stack([cells // 4, cells % 4], 1) * 24 + random.randint(0, 24 - SIDE + 1, (6, 2))
-            wave = np.tile(np.where(np.arange(SIDE) // 2 % 2, 60, -60), (SIDE, 1))
-            for number, (top, left) in enumerate(corners):
-                square = image[top : top + SIDE, left : left + SIDE]
-                square += 60 + (wave.T if label else wave) if number < 2 else random.normal(-60, 12, (SIDE, SIDE))
-            self.images.append(torch.from_numpy(image.clip(0, 255).astype(np.uint8))[None])
-            self.corners.append(corners[:2])
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, number):
-        return self.images[number], int(self.labels[number])
-
-
-def small_model(n_patches: int, seed: int):
-    torch.manual_seed(seed)
-    features = nn.Sequential(
-        nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), networks.UnitNorm()
-    )
-    classifier = networks.Classifier(32, 2, scale=16.0)
-    return AttentionSampling(
-        networks.MegapixelMNISTAttention(), features, classifier, patch_size=20, n_patches=n_patches, scale=0.25
-    )
-
-
 train_set, tests = Stripes(512, seed=0), Stripes(128, seed=1)
-views = torch.cat([small_model(5, 0).view(image[None]) for image in tests.images])
-middle = (torch.arange(24) + 0.5) * 4  # of each location, in pixels
-on_stripes = torch.stack(
-    [
-        torch.stack(
-            [
-                ((middle >= top) & (middle < top + SIDE))[:, None] & ((middle >= left) & (middle < left + SIDE))
-                for top, left in corners
-            ]
-        ).any(0)
-        for corners in tests.corners
-    ]
-)  # (images, 24, 24)
-
-
+views = build_model(5, seed=0).view(torch.stack(tests.images))
 FIRST, THEN = 3, 4  # epochs
 
 
 def go_on(model, n_patches: int, seed: int, epochs: int, schedule: str = "constant") -> dict:
     """Train with N = n_patches; log-attention on the test images before and after each epoch, and how it ended."""
-    model.n_patches, maps = n_patches, []
-
-    def look(entry=None):
-        with torch.no_grad():
-            maps.append(model.attention(views).flatten(1).log_softmax(1).view_as(on_stripes))
-
-    look()
-    settings = Settings(
-        epochs=epochs,
-        batch_size=16,
-        learning_rate=3e-3,
-        schedule=schedule,
-        entropy_weight=WEIGHT,
-        seed=seed,
-        test_every=1000,
-        bfloat16=False,
-    )
-    images = [InMemory(part, "cpu", progress=False) for part in (train_set, tests)]
-    curve = train(model, *images, settings, progress=False, on_epoch=look)
-    return dict(
-        maps=maps,
-        entropy=[entropy(m.flatten(1)).mean().item() for m in maps],
-        mass=[(m.exp() * on_stripes).sum((1, 2)).mean().item() for m in maps],
-        error=curve[-1]["test_error"],
-        loss=curve[-1]["test_loss"],
-    )
+    model.n_patches = n_patches
+    same = dict(batch_size=16, learning_rate=3e-3, entropy_weight=WEIGHT, test_every=1000, bfloat16=False)
+    return follow(model, train_set, tests, Settings(epochs=epochs, schedule=schedule, seed=seed, **same))
 
 
 SMALL_N, SEEDS = (2, 10), range(4)
 small = {}
 for seed in SEEDS:
-    begun = small_model(10, seed)
+    begun = build_model(10, seed)
     start = go_on(begun, 10, seed, FIRST)
     for n in SMALL_N:
         rest = go_on(copy.deepcopy(begun), n, seed + 100, THEN, "cosine")
@@ -252,7 +145,7 @@ for seed in SEEDS:
 
 # %% mystnb={"image": {"alt": "Grid of small attention maps on one test image, rows N = 2 and 10, columns epochs 0, 3, 5 and 7. The first two columns are the same; at the end both are bright at the two striped squares."}}
 times = [0, FIRST, FIRST + 2, FIRST + THEN]
-show_rows(
+plots.show_maps(
     {f"then N = {n}": [small[n, 0]["maps"][epoch][0] for epoch in times] for n in SMALL_N},
     [f"epoch {epoch}" for epoch in times],
     "attention, times uniform",
@@ -304,7 +197,7 @@ rows = [
     ]
     for (n, seed), r in small.items()
 ]
-display(table(["N after epoch 3", "seed", "entropy", "on stripes", "best share by the formula", "test error", "test loss"], rows))
+display(plots.table(["N after epoch 3", "seed", "entropy", "on stripes", "best share by the formula", "test error", "test loss"], rows))
 final = {kind: values[:, -1] for kind, values in distance.items()}
 shares = [[small[n, seed]["mass"][-1] for seed in SEEDS] for n in SMALL_N]
 p = permutation_test(*shares)
@@ -364,7 +257,7 @@ for n in PAPER_N:
         else ""
     )
     rows.append([f"{n}", ", ".join(map(str, seeds)) or "none", took, f"`--n-patches {n} --seed {missing}`" if missing else ""])
-display(table(["N", "recorded seeds", "seed 0 took", "missing: add to the command"], rows))
+display(plots.table(["N", "recorded seeds", "seed 0 took", "missing: add to the command"], rows))
 display(
     Markdown(
         f"Missing runs come from `{EXPERIMENT}`, and the maps and distances below from `python -m atslib.experiments.history --data DIR` after it. The fold is the seed modulo 5: "
@@ -401,7 +294,7 @@ if maps:
     first = next(iter(maps.values()))
     times = [epoch for epoch in (20, 40, 60, 100, max(first)) if epoch in first]
     image = next(iter(first[times[0]]))
-    show_rows(
+    plots.show_maps(
         {f"N = {n}": [m[epoch][image] if epoch in m else None for epoch in times] for n, m in maps.items()},
         [f"epoch {epoch}" for epoch in times],
         "attention, times uniform",
@@ -483,7 +376,7 @@ if other_n and len(yardstick):
     )
     if len(same_fold):
         rows.append(["same N, same fold, two seeds: mean", *(f"{same_fold[:, i].mean():.2f}" for i in at.values())])
-    display(table(["total variation", *(f"epoch {epochs[i]}" for i in at.values())], rows))
+    display(plots.table(["total variation", *(f"epoch {epochs[i]}" for i in at.values())], rows))
     inside = {n: values[-1] <= yardstick[:, -1].max() for n, values in other_n.items()}
     beyond = [n for n, fits in inside.items() if not fits]
     verdicts.append(
@@ -575,7 +468,7 @@ rows = [
     ]
     for n, row in of.items()
 ]
-display(table(["seed 0", *(f"test loss, N = {k}" for k in tested), "training loss, last epoch", "test error, own N"], rows))
+display(plots.table(["seed 0", *(f"test loss, N = {k}" for k in tested), "training loss, last epoch", "test error, own N"], rows))
 
 # %% [markdown]
 # Twenty test images: an error has a standard error of nearly a tenth, and the losses are not much better. Whether more patches *help* is a question for [the chapter on this data set](09_colon_cancer.ipynb), which has all five folds.

@@ -50,12 +50,6 @@ cpu = torch.device("cpu")
 device = cpu if profile == "smoke" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def table(head, rows):
-    """Rows of numbers and words as a table of the page."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return Markdown("\n".join(lines + ["| " + " | ".join(str(x) for x in row) + " |" for row in rows]))
-
-
 def read(name):
     path = Path("../results") / name
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -94,7 +88,7 @@ def state(part):
     return [f"`{part}`", count, f"{machine['name']}, {machine['threads']} thread(s)", how, f"{record[part]['wall_seconds']:.0f} s"]
 
 
-table(["part of the record", "points", "machine", "load before", "took"], [state(part) for part in ("memory", "time", "kept")])
+plots.table(["part of the record", "points", "machine", "load before", "took"], [state(part) for part in ("memory", "time", "kept")])
 
 # %% tags=["hide-input"]
 METHODS = {  # of the record -> name on this page, style
@@ -226,7 +220,7 @@ for method, (name, _) in METHODS.items():
     if method == "ATS, view at hand" or not len(x):
         continue
     rows.append([name, small(y[0], "MB"), small(y[-1], "MB") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:]))])
-table(["memory beyond the image", f"at {x[0]:g} Mpx", "largest measured", "slope, all sizes", "slope, last two"], rows)
+plots.table(["memory beyond the image", f"at {x[0]:g} Mpx", "largest measured", "slope, all sizes", "slope, last two"], rows)
 
 # %% [markdown]
 # The standard error of a slope says how far the points lie from a straight line, not how well they are measured: memory has no
@@ -312,7 +306,7 @@ for method, (name, _) in METHODS.items():
     if left_out:
         why = "from {:g} Mpx: {}".format(left_out[0]["side"] ** 2 / 1e6, "does not fit" if left_out[0]["skipped"] == "memory" else "too long")
     rows.append([name, f"{y[0]:.0f} ms", small(y[-1], "ms") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:])), why])
-display(table(["time", "at 0.25 Mpx", "largest measured", "slope, all sizes", "slope, last two", "not run"], rows))
+display(plots.table(["time", "at 0.25 Mpx", "largest measured", "slope, all sizes", "slope, last two", "not run"], rows))
 
 timed = [p for p in record["time"]["points"] if "skipped" not in p and "cpu_ms" in p]
 share = sum(p["cpu_ms"] for p in timed) / sum(p["ms"] for p in timed) if timed else 1.0
@@ -398,7 +392,7 @@ for which, name in names.items():
     unit = "MB" if which[0] == "memory" else "ms"
     x, y = forward(which[1]) if which[0] == "forward" else xy(which[0], which[1], "n")
     rows.append([name, f"{with_error(a, a_error, 1)} {unit}", f"{with_error(b, b_error, 2)} {unit}", with_error(*slope(x, y)), f"{a / b:.1f}"])
-display(table(["on 1500²", "fixed part a", "each patch b", "log-log slope", "a/b, in patches"], rows))
+display(plots.table(["on 1500²", "fixed part a", "each patch b", "log-log slope", "a/b, in patches"], rows))
 
 patch_pixels, patch_memory = xy("memory", "ATS, view fixed", "patch")
 _, patch_time = xy("time", "ATS, view fixed", "patch")
@@ -456,7 +450,7 @@ for name, paper in PAPER.items():
                 f"{ours['peak_mb'] / base['peak_mb']:.1f}" if ours else "not measured",
             ]
         )
-    display(table([f"{TITLES[name]}, relative to {BASE[name]}", "time, paper", "time, here", "memory, paper", "memory, here"], rows))
+    display(plots.table([f"{TITLES[name]}, relative to {BASE[name]}", "time, paper", "time, here", "memory, paper", "memory, here"], rows))
 machine = read("cost/colon_cancer.json").get("hardware", {})
 Markdown(
     f"Here: {machine.get('name', 'unknown')}, {machine.get('threads', '?')} thread(s), PyTorch; the paper: a GPU, TensorFlow 1. "
@@ -483,7 +477,7 @@ for where, what, name, method, quantity, wanted in CLAIMS:
     ours = cost[name][method][quantity] / cost[name][BASE[name]][quantity] if method in cost[name] else math.nan
     reached.append(ours >= wanted)
     rows.append([f"{where}: {what}", f"{theirs:.1f}", f"{ours:.1f}", "yes" if ours >= wanted else "no"])
-display(table(["claim", "ratio in the paper's table", "ratio here", "reached here"], rows))
+display(plots.table(["claim", "ratio in the paper's table", "ratio here", "reached here"], rows))
 
 chunked = {name: next((m for m in cost[name] if "chunks" in m), None) for name in PAPER}
 text = []
@@ -544,7 +538,7 @@ for name in PAPER["colon_cancer"]:
         [name, len(values), error, "–" if math.isnan(difference) else f"{difference:+.3f} ({len(common)})", "–" if math.isnan(p) else f"{p:.2f}",
          *(f"{ratio[q]:.1f}" if ratio else "–" for q in ("ms", "peak_mb")), f"{PAPER['colon_cancer'][name][0]:.3f}"]
     )  # fmt: skip
-display(table(["colon cancer", "runs", "test error", "minus ATS-10's (folds)", "p", "time ratio", "memory ratio", "paper's error"], rows))
+display(plots.table(["colon cancer", "runs", "test error", "minus ATS-10's (folds)", "p", "time ratio", "memory ratio", "paper's error"], rows))
 
 CLASSICAL = ("CNN 1", "CNN 1/2", "Deep MIL")
 cheaper = {n: min(cost["colon_cancer"][n][q] / cost["colon_cancer"]["ATS-10"][q] for q in ("ms", "peak_mb")) for n in CLASSICAL if n in cost["colon_cancer"]}
@@ -666,7 +660,7 @@ for k, n in enumerate(counts):
         steps.append((counts[k - 1], n, gain, doubt))
         note = f"{round(-gain, 3) + 0:+.3f} ± {doubt:.3f}"
     rows.append([n, f"{ms_at[n]:.1f} ms ({ms_at[n] / ms_at[10]:.2f})", with_error(means[k], bars[k], 3), note])
-display(table([f"patches (trained with {chosen[0]}, {digits[chosen[1]]}, {many} run{'s' if many > 1 else ''})", "forward pass (N = 10: 1)", "test error", "change"], rows))
+display(plots.table([f"patches (trained with {chosen[0]}, {digits[chosen[1]]}, {many} run{'s' if many > 1 else ''})", "forward pass (N = 10: 1)", "test error", "change"], rows))
 
 a, b, *_ = lines["forward", "ATS, view fixed"]
 clear = [f"from {m} to {n}" for m, n, gain, doubt in steps if gain > 2 * doubt]
@@ -742,7 +736,7 @@ for method in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL"):
     memory = at_giga("memory", method)
     ms = at_giga("time", method) if len(xy("time", method)[0]) > 1 else math.nan
     rows.append([METHODS[method][0], small(memory, "MB"), "–" if math.isnan(ms) else small(ms, "ms"), f"{memory / nested['memory']:,.0f}"])
-display(table(["a gigapixel, computed", "memory beyond the image", "time of a step, this CPU", "memory, nested = 1"], rows))
+display(plots.table(["a gigapixel, computed", "memory beyond the image", "time of a step, this CPU", "memory, nested = 1"], rows))
 
 fits = []
 for method in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL"):

@@ -358,3 +358,14 @@ def test_bad_settings_of_the_other_methods_are_refused():
 
 def test_unit_norm_of_nothing_is_nothing():
     assert UnitNorm()(torch.zeros(1, 4)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_attend_gives_the_map_that_patches_are_drawn_from():
+    model = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 10), 50, 3, 0.2)
+    image = torch.rand(2, 1, 100, 100)
+    low, log_attention = model.attend(image)
+    torch.testing.assert_close(log_attention, model(image).log_attention)
+    torch.testing.assert_close(model.attend(image, low)[1], log_attention)
+    torch.testing.assert_close(log_attention.exp().sum((1, 2)), torch.ones(2))
+    with pytest.raises(ValueError, match="expected rank 4"):
+        model.attend(image[0])

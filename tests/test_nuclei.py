@@ -220,3 +220,12 @@ def test_committed_numbers_come_out_again(tmp_path):
     for row, before in zip(again["final"], numbers["final"], strict=True):
         assert row == pytest.approx(before, rel=1e-3, nan_ok=True)
     assert all(log_attention.shape == (100, 100) for log_attention in maps.values())
+
+
+@pytest.mark.parametrize("command", ["nuclei", "history"])
+def test_without_the_images_the_commands_say_so(command, tmp_path, capsys):
+    import importlib
+
+    run = importlib.import_module(f"atslib.experiments.{command}").main
+    assert run(["--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "get_colon_cancer" in capsys.readouterr().err and not list(tmp_path.iterdir())

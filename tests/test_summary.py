@@ -59,6 +59,21 @@ def test_balanced_error():
     assert balanced_error([[8, 2, 0], [0, 0, 0], [1, 0, 1]]) == pytest.approx((0.2 + 0.5) / 2)
 
 
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: balanced_error([[1, 2]]), "square table"),
+        (lambda: balanced_error([[0, 0], [0, 0]]), "at least one image"),
+        (lambda: method_name("atts", 5), "method 'atts'"),
+        (lambda: method_name("ats"), "belongs to its name"),
+        (lambda: method_name("cnn"), "belongs to its name"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_results_table():
     import pandas
 

@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     started = time.monotonic()
     names = ("method", "estimator", "n_patches", "cnn_scale", "seed", "order", "profile", "data", "out")
-    runs = sweep(args.name, changes=combinations(args.set), **{name: getattr(args, name) for name in names})
     keep_freed_memory()
     try:
+        runs = sweep(args.name, changes=combinations(args.set), **{name: getattr(args, name) for name in names})
         group = processes(args.device)
         report = (lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None)
         states = {run: run.state for run in runs}
@@ -97,14 +97,6 @@ def _several(kind: Callable, allowed=None) -> Callable[[str], list]:
     return parse
 
 
-def _setting(text: str) -> str:
-    """Of ``name=value``, with commas between several values."""
-    name, equals, values = text.partition("=")
-    if not (name and equals and all(values.split(","))):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE, or several values with commas")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m atslib.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -119,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--order", choices=["hilbert", "raster"], default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")
     add("--cnn-scale", type=_several(float), default=[1.0], metavar="S", help="of the image that the CNN sees (default: 1)")
     add("--seed", type=_several(int), default=[0], metavar="S", help="default: 0")
-    add("--profile", default="smoke", help="sizes: smoke, laptop, paper, and small for megapixel_mnist (default: smoke)")
-    add("--set", type=_setting, action="append", default=[], metavar="NAME=V", help="change a setting of the profile")
+    add("--profile", default="smoke", help="sizes: smoke, small (not for colon_cancer), laptop or paper (default: smoke)")
+    add("--set", action="append", default=[], metavar="NAME=V", help="change a setting of the profile; V,V for several")
     add("--data", metavar="DIR", help="data root, or 'generated' for stand-ins (default: real photographs where they are found)")
     add("--out", type=Path, default=Path("results"), metavar="DIR", help="folder for runs/, weights/, checkpoints/")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

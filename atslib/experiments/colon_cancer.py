@@ -1,8 +1,8 @@
 """Colon cancer (§4.3): does a stained tissue section of 500 × 500 pixels show epithelial nuclei?
 
 ``paper`` is as in the paper (§4.3, §H.2), which gives updates but no batch size: 16 here. ``laptop`` is shorter, its unit-norm
-features are scaled before the classifier, and its learning rate falls. Where the paper's images are not at hand, and always in
-``smoke``, drawn tissue stands in (:class:`atslib.data.GeneratedHistology`), and the run's name says so.
+features are scaled before the classifier, and its learning rate falls. Where the paper's images are not at hand, and in
+``smoke`` unless a data root is named, drawn tissue stands in (:class:`atslib.data.GeneratedHistology`); the run's name says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 from atslib import data, networks
 from atslib.estimators import Estimator
-from atslib.experiments.parts import Data, Parts, build, described
+from atslib.experiments.parts import Data, Parts, build, described, profile_of
 from atslib.training import Settings
 
 NAME = "colon_cancer"
@@ -60,7 +60,7 @@ def build_model(
     cnn_scale: float = 1.0,
 ) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
-    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
+    sizes = profile_of(profile, PROFILES)
     parts = Parts(
         attention=networks.ColonCancerAttention,
         features=networks.IlseFeatures,
@@ -82,8 +82,8 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
     Args:
         root: the data root; ``"generated"`` asks for drawn images. Without it the paper's are taken where they are found.
     """
-    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
-    if root != "generated" and (profile != "smoke" or root is not None):
+    sizes = profile_of(profile, PROFILES)
+    if root != "generated":
         try:
             fold = seed % 5
             train, test = (data.ColonCancer(root, split, fold=fold, scheme=sizes.scheme) for split in ("train", "test"))

@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import pad
 
-from atslib.data import ColonCancer
+from atslib.data import ColonCancer, DataError
 from atslib.estimators import entropy
 from atslib.experiments.nuclei import run_of
 from atslib.experiments.records import read_record
 from atslib.experiments.runs import Run, attention_snapshots
+from atslib.models import _log_softmax
 
 EPOCHS = (*range(0, 101, 10), *range(125, 301, 25))  # at which distances are measured
 MAP_EPOCHS = (0, 20, 40, 60, 100, 300)  # of which maps are kept
@@ -67,8 +68,7 @@ def history(run: Run, views: Float[Tensor, "B C h w"], epochs: Iterable[int]) ->
     maps = {}
     for epoch in sorted(set(epochs) & set(snapshots)):
         network.load_state_dict(snapshots[epoch])
-        logits = network(views).float()
-        maps[epoch] = logits.flatten(1).log_softmax(1).view_as(logits)
+        maps[epoch] = _log_softmax(network(views))
     return maps
 
 
@@ -116,6 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="laptop", help="of the runs (default: laptop)")
     parser.add_argument("--images", type=int, default=2, help="of so many positive ones maps are kept, for runs of this fold")
     args = parser.parse_args(arguments)
+    try:
+        tests = ColonCancer(args.data, "test", fold=args.fold)
+    except (DataError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     runs = {}
     for path in sorted((args.out / "runs").glob("colon_cancer-ats-*.json")):
         record = read_record(path)
@@ -126,7 +131,6 @@ def main(arguments: list[str] | None = None) -> int:
     if not runs:
         print(f"{args.out}: no run of profile {args.profile!r} with snapshots of its attention", file=sys.stderr)
         return 2
-    tests = ColonCancer(args.data, "test", fold=args.fold)
     view = next(iter(runs)).build().view  # the same for all
     views = torch.cat([view(tests[number][0][None]) for number in range(len(tests))])
     shown = [number for number in range(len(tests)) if int(tests.labels[number]) == 1][: args.images]

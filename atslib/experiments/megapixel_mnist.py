@@ -18,7 +18,7 @@ from atslib.data import MegapixelMNIST
 from atslib.data.digits import mnist_digits
 from atslib.data.mnist import full_mnist
 from atslib.estimators import Estimator
-from atslib.experiments.parts import Data, Parts, build
+from atslib.experiments.parts import Data, Parts, build, profile_of
 from atslib.experiments.records import array_digest
 from atslib.training import Settings
 
@@ -69,7 +69,7 @@ def build_model(
     cnn_scale: float = 1.0,
 ) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
-    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
+    sizes = profile_of(profile, PROFILES)
     parts = Parts(
         attention=lambda: (
             networks.SaliencyPrior(networks.MegapixelMNISTAttention())
@@ -95,7 +95,7 @@ def build_data(profile: str | Profile = "laptop", digits: dict | None = None) ->
     Args:
         digits: for each split the images and labels to draw from; those that ship with the package if None.
     """
-    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
+    sizes = profile_of(profile, PROFILES)
     return tuple(
         MegapixelMNIST(split, count, sizes.size, n_noise=sizes.n_noise, digits=digits[split] if digits else None)
         for split, count in (("train", sizes.n_train), ("test", sizes.n_test))

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atslib.data import ColonCancer
+from atslib.data import ColonCancer, DataError
 from atslib.experiments.records import read_record
 from atslib.experiments.runs import Run, attention_snapshots
 
@@ -129,7 +129,7 @@ def measure(run: Run, tests: ColonCancer, n_maps: int = 0) -> tuple[dict, dict[s
         image = tests[number][0][None]
         if run.method == "deep_mil":
             return model(image).log_attention[0]
-        return model._attend(image, None)[1][0]
+        return model.attend(image)[1][0]
 
     maps = {number: look(number) for number in positives}
     size = {number: tuple(tests[number][0].shape[1:]) for number in positives}
@@ -155,6 +155,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="folder of runs/ and weights/")
     parser.add_argument("--maps", type=int, default=4, help="of so many images the attention is kept, for runs of seed 0")
     args = parser.parse_args(arguments)
+    try:
+        ColonCancer(args.data)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     folder = args.out / "nuclei"
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((args.out / "runs").glob("colon_cancer-*.json")):

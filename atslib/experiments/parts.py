@@ -65,6 +65,19 @@ class Parts:
     feature_scale: float = 1.0
 
 
+def profile_of(profile, profiles: dict):
+    """The profile of that name; one that is given itself, perhaps with changes, is taken as it is.
+
+    Raises:
+        ValueError: there is no such profile.
+    """
+    if not isinstance(profile, str):
+        return profile
+    if profile not in profiles:
+        raise ValueError(f"profile {profile!r}: expected one of {', '.join(profiles)}")
+    return profiles[profile]
+
+
 def build(parts: Parts, method: str, n_patches: int, estimator: str | Estimator, cnn_scale: float = 1.0) -> nn.Module:
     """The model of a method, untrained; seed torch first.
 

@@ -22,7 +22,7 @@ from torch.utils.data import Subset
 
 from atslib.estimators import PPS, Estimator, Stratified, Systematic, get_estimator
 from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
-from atslib.experiments.parts import METHODS, Data
+from atslib.experiments.parts import METHODS, Data, profile_of
 from atslib.experiments.records import hardware, read_record, software, write_record
 from atslib.loading import InMemory
 from atslib.models import AttentionSampling
@@ -84,10 +84,7 @@ class Run:
         Raises:
             ValueError: the experiment has no such profile.
         """
-        profiles = self.module.PROFILES
-        if self.profile not in profiles:
-            raise ValueError(f"profile {self.profile!r} of {self.experiment}: expected one of {', '.join(profiles)}")
-        return changed(profiles[self.profile], self.changes)
+        return changed(profile_of(self.profile, self.module.PROFILES), self.changes)
 
     @cached_property
     def loaded(self) -> Data:
@@ -184,6 +181,8 @@ class Run:
             for part in (self.loaded.train, self.loaded.test)
         )
         model = self.build()
+        if group.rank == 0 and not self.checkpoint.exists():
+            self.snapshots.unlink(missing_ok=True)  # of an earlier run, whose checkpoint and record were taken away
         snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
 
         def on_epoch(entry: dict) -> None:
@@ -260,7 +259,6 @@ class Run:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
         asked = dict(order=self.order, cnn_scale=self.cnn_scale)
-        classes = final["classes"]
         return dict(
             experiment=self.experiment,
             method=self.method,
@@ -282,9 +280,7 @@ class Run:
                 test_stderr=final["stderr"],
                 test_loss=final["loss"],
                 # of the test images, in the set's order
-                confusion=torch.bincount(classes * final["labels"] + final["predicted"], minlength=classes**2)
-                .view(classes, classes)
-                .tolist(),
+                confusion=final["confusion"].tolist(),
                 wrong=(final["predicted"] != final["labels"]).nonzero()[:, 0].tolist(),
             )
             | (
@@ -345,11 +341,10 @@ class _Snapshots:
     """Weights of a model's attention network, in one small file that grows with training and outlives an interruption."""
 
     def __init__(self, model: nn.Module, path: Path):
-        self.network = getattr(model, "attention", None) if isinstance(model, AttentionSampling) else None
+        learns = isinstance(model, AttentionSampling) and next(model.attention.parameters(), None) is not None
+        self.network = model.attention if learns else None  # that of uniform sampling has nothing to keep
         self.path = path
-        if self.network is not None and not any(True for _ in self.network.parameters()):
-            self.network = None  # that of uniform sampling has nothing to keep
-        if self.network is not None and not path.exists():
+        if not path.exists():
             self.take(0)
 
     def take(self, epoch: int) -> None:
@@ -383,9 +378,19 @@ def combinations(settings: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
     [(('entropy_weight', '0'), ('epochs', '3')), (('entropy_weight', '0.1'), ('epochs', '3'))]
     >>> combinations([])
     [()]
+
+    Raises:
+        ValueError: not written so, or the same name twice.
     """
-    split = [setting.partition("=") for setting in settings]
-    return list(itertools.product(*([(name, value) for value in values.split(",")] for name, _, values in split)))
+    values = {}
+    for setting in settings:
+        name, _, several = setting.partition("=")
+        if not name or not all(several.split(",")):
+            raise ValueError(f"setting {setting!r}: expected NAME=VALUE, or several values with commas")
+        if name in values:
+            raise ValueError(f"setting {name!r} stands there twice; for several values write them with commas")
+        values[name] = several.split(",")
+    return list(itertools.product(*([(name, value) for value in several] for name, several in values.items())))
 
 
 def sweep(

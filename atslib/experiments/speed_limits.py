@@ -15,7 +15,7 @@ from torch import nn
 
 from atslib import data, networks
 from atslib.estimators import Estimator
-from atslib.experiments.parts import Data, Parts, build, described
+from atslib.experiments.parts import Data, Parts, build, described, profile_of
 from atslib.training import Settings
 
 NAME = "speed_limits"
@@ -82,7 +82,7 @@ def build_model(
     cnn_scale: float = 1.0,
 ) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
-    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
+    sizes = profile_of(profile, PROFILES)
     parts = Parts(
         attention=networks.SpeedLimitsAttention,
         features=lambda: networks.ResNet8Features(norm=sizes.norm),
@@ -104,9 +104,9 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
     Args:
         root: the data root; ``"generated"`` asks for drawn images. Without it real ones are taken where they are found.
     """
-    sizes = profile if isinstance(profile, Profile) else PROFILES[profile]
+    sizes = profile_of(profile, PROFILES)
     train, test, name, suffix = None, None, "generated roads, a stand-in", "-generated"
-    if root != "generated" and (profile != "smoke" or root is not None):
+    if root != "generated":
         missing = None
         for kind, *about in (
             (data.SwedishTrafficSigns, "Swedish Traffic Signs", ""),

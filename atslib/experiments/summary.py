@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atslib.experiments.parts import METHODS
+
 if TYPE_CHECKING:
     import pandas
 
@@ -89,10 +91,15 @@ def balanced_error(confusion: Sequence[Sequence[int]]) -> float:
     Args:
         confusion: true class × answered class, ``final["confusion"]`` of a record. Classes without images do not count.
 
+    Raises:
+        ValueError: not a square table, or no image in it.
+
     >>> balanced_error([[90, 0], [10, 0]])
     0.5
     """
     confusion = np.asarray(confusion, dtype=float)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or not confusion.sum() > 0:
+        raise ValueError(f"confusion of shape {confusion.shape}: expected a square table with at least one image")
     of_class = confusion.sum(1)
     return float(1 - (np.diag(confusion)[of_class > 0] / of_class[of_class > 0]).mean())
 
@@ -103,7 +110,11 @@ def method_name(method: str, n_patches: float | None = None, cnn_scale: float | 
     >>> [method_name("ats", 10), method_name("uniform", 5), method_name("cnn", cnn_scale=0.5), method_name("deep_mil")]
     ['ATS-10', 'U-5', 'CNN 0.5', 'Deep MIL']
     """
-    if method in ("ats", "uniform"):
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+    if (method == "cnn" and cnn_scale is None) or (METHODS[method] and n_patches is None):
+        raise ValueError(f"method {method!r} with n_patches={n_patches}, cnn_scale={cnn_scale}: one belongs to its name")
+    if METHODS[method]:
         return f"{dict(ats='ATS', uniform='U')[method]}-{n_patches:g}"
     return "Deep MIL" if method == "deep_mil" else f"CNN {cnn_scale:g}"
 
