@@ -30,11 +30,34 @@ def seed_for(purpose: str, seed: int, *position: int) -> int:
     return int(sequence.generate_state(1, np.uint32)[0])
 
 
-def epoch_batches(n_images: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The image numbers of each batch of an epoch; the last batch may be smaller."""
+def epoch_batches(
+    n_images: int, batch_size: int, seed: int, epoch: int, labels: Int[Tensor, " n_images"] | None = None
+) -> list[list[int]]:
+    """The image numbers of each batch of an epoch; the last batch may be smaller.
+
+    Args:
+        labels: of the images. With them every class is shown as often as any other, in an epoch of ``n_images`` visits as
+            without: images of a small class come several times, of a large one only some, others in other epochs.
+    """
     shuffle = torch.Generator().manual_seed(seed_for("order", seed, epoch))
-    order = torch.randperm(n_images, generator=shuffle).tolist()
+    order = torch.randperm(n_images, generator=shuffle)
+    if labels is not None:
+        order = _equal_shares(order, labels.cpu())[torch.randperm(n_images, generator=shuffle)]
+    order = order.tolist()
     return [order[i : i + batch_size] for i in range(0, n_images, batch_size)]
+
+
+def _equal_shares(order: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """As many image numbers as there are, the classes in equal shares, each class in ``order`` and from its beginning again."""
+    classes = labels.unique().tolist()
+    # Whole visits; the classes that get one more than others change with the order.
+    first = int(order[0])
+    shares = [(len(order) + (place + first) % len(classes)) // len(classes) for place in range(len(classes))]
+    parts = []
+    for value, share in zip(classes, shares, strict=True):
+        mine = order[labels[order] == value]
+        parts.append(mine.repeat(-(-share // len(mine)))[:share])
+    return torch.cat(parts)
 
 
 class InMemory(Dataset):

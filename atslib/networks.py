@@ -18,7 +18,7 @@ Where paper and released code (https://github.com/idiap/attention-sampling) diff
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -185,36 +185,73 @@ class UniformAttention(nn.Module):
         return f"stride={self.stride}, padding={self.padding}, receptive_field={self.receptive_field}"
 
 
+def magnitude(view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 1 h w"]:
+    """How much there is at each pixel: :math:`|V|`, mean over the channels."""
+    return view.float().abs().mean(1, keepdim=True)
+
+
+def redness(view: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 1 h w"]:
+    """How red each pixel is, whatever the light.
+
+    .. math::  \\max\\bigl(0, \\min(r - g,\\, r - b)\\bigr) / (r + g + b)
+
+    1 for pure red, 0 for grey and for whatever has as much green or blue. A sum below 1/255 counts as 1/255.
+
+    Raises:
+        ValueError: a view without three channels.
+
+    Source: Ruta, Li & Liu, *Real-time traffic sign recognition from video by class-specific discriminative features*, Pattern
+    Recognition 43, 2010.
+    """
+    if view.shape[1] != 3:
+        raise ValueError(f"view of shape {tuple(view.shape)}: expected 3 channels, red, green and blue")
+    red, green, blue = view.float().split(1, dim=1)  # (B, 1, h, w) each
+    return torch.minimum(red - green, red - blue).clamp(min=0) / (red + green + blue).clamp(min=1 / 255)
+
+
 class SaliencyPrior(nn.Module):
     """An attention network that begins by looking where there is something to see.
 
-    .. math::  \\text{logits} = \\text{network}(V) + \\log(\\epsilon + \\overline{|V|})
+    .. math::  \\text{logits} = \\text{network}(V) + p \\log(\\epsilon + \\overline{s(V)})
 
-    with :math:`\\overline{|V|}` the view's mean magnitude in each location's receptive field. An untrained network is
-    close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and training stays at chance for
-    hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look among them remains
-    to be learned. Not part of the paper.
+    with :math:`\\overline{s(V)}` the mean, or the maximum, of a saliency s of the view's pixels in each location's receptive field.
+    An untrained network is close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and training
+    stays at chance for hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look among
+    them remains to be learned. Not part of the paper.
 
     Args:
         network: an attention network; its geometry is passed on.
-        epsilon: magnitude of "nothing there"; the smaller, the fewer first draws fall on empty ground.
+        epsilon: saliency of "nothing there"; the smaller, the fewer first draws fall on empty ground.
+        saliency: from a view ``(B, C, h, w)`` to ``(B, 1, h, w)``, not negative; :func:`magnitude` or :func:`redness`, say.
+        peak: take the maximum in the receptive field, for what is smaller than it, rather than the mean.
+        power: p. An untrained network draws a location in proportion to the p-th power of its saliency.
     """
 
-    def __init__(self, network: AttentionNetwork, epsilon: float = 1e-3):
+    def __init__(
+        self,
+        network: AttentionNetwork,
+        epsilon: float = 1e-3,
+        saliency: Callable[[Tensor], Tensor] = magnitude,
+        peak: bool = False,
+        power: float = 1.0,
+    ):
         super().__init__()
         if not epsilon > 0:
             raise ValueError(f"epsilon={epsilon}: expected a positive number, or empty locations could never be drawn")
+        if not power > 0:
+            raise ValueError(f"power={power}: expected a positive number; a prior of power 0 is none")
         self.network = network
-        self.epsilon = epsilon
+        self.epsilon, self.saliency, self.peak, self.power = epsilon, saliency, peak, power
         self.stride, self.padding, self.receptive_field = network.stride, network.padding, network.receptive_field
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
-        magnitude = F.pad(view.float().abs().mean(1, keepdim=True), [self.padding] * 4)
-        local_mean = F.avg_pool2d(magnitude, self.receptive_field, self.stride)[:, 0]  # (B, h2, w2)
-        return self.network(view).float() + (local_mean + self.epsilon).log()
+        salient = F.pad(self.saliency(view), [self.padding] * 4)
+        pool = F.max_pool2d if self.peak else F.avg_pool2d
+        local = pool(salient, self.receptive_field, self.stride)[:, 0]  # (B, h2, w2)
+        return self.network(view).float() + self.power * (local + self.epsilon).log()
 
     def extra_repr(self) -> str:
-        return f"epsilon={self.epsilon}"
+        return f"epsilon={self.epsilon}, saliency={getattr(self.saliency, '__name__', self.saliency)}, peak={self.peak}, power={self.power}"
 
 
 class UnitNorm(nn.Module):

@@ -46,6 +46,8 @@ class Settings:
         entropy_weight: λ of eq. 21.
         clip_norm: gradients longer than this are shortened to it; None for never.
         class_weights: of each class's cross-entropy; None for one each. See :func:`attention_loss`.
+        balanced: show every class as often as any other, instead of weighing their cross-entropy: the same loss on average, for
+            fewer visits where a large class has little to teach. The training set then needs ``labels``.
         bfloat16: run convolutions and matrix products in bfloat16 (autocast); weights and the estimator stay float32.
         test_every: epochs between two tests; the last epoch is always tested.
         seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation.
@@ -59,6 +61,7 @@ class Settings:
     entropy_weight: float = 0.01
     clip_norm: float | None = 1.0
     class_weights: tuple[float, ...] | None = None
+    balanced: bool = False
     bfloat16: bool = True
     test_every: int = 1
     seed: int = 0
@@ -74,6 +77,8 @@ class Settings:
             )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm={self.clip_norm}: expected a positive number, or None for no clipping")
+        if self.balanced and self.class_weights is not None:
+            raise ValueError("balanced=True with class_weights: expected one of them, together they count small classes twice")
 
     def learning_rate_at(self, epochs_done: float) -> float:
         """The learning rate after so many epochs, whole or not.
@@ -143,7 +148,7 @@ def train(
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings; the differences are listed.
+        ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
@@ -156,6 +161,11 @@ def train(
         if device.type != "cpu" or not any(isinstance(module, nn.GroupNorm) for module in network.modules()):
             network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    classes = None  # of the images, where it matters for the order in which they are shown
+    if settings.balanced:
+        if not hasattr(train_set, "labels"):
+            raise ValueError(f"balanced=True: {type(train_set).__name__} has no attribute labels, the class of each image, (N,)")
+        classes = torch.as_tensor(train_set.labels)
     what = asdict(settings) | dict(n_train=len(train_set), augment=None if augment is None else repr(augment))
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
@@ -180,7 +190,7 @@ def train(
     with _StopSignals(listen=checkpoint is not None) as signals:
         for epoch in range(len(curve) + 1, settings.epochs + 1):
             began = time.monotonic() - seconds
-            batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, epoch)
+            batches = epoch_batches(len(train_set), settings.batch_size, settings.seed, epoch, classes)
             # A process without an image in the last batch works on another's, which then counts nothing.
             shares = [group.share(len(batch)) or [0] for batch in batches]
             mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
@@ -203,7 +213,7 @@ def train(
                 # was stopped, or how many processes share the batch.
                 draws.manual_seed(seed_for("draws", settings.seed, epoch, step))
                 if augment is not None:
-                    images = _augmented(images, numbers, augment, settings.seed, epoch)
+                    images = _augmented(images, numbers, augment, settings.seed, epoch, *([step] if settings.balanced else []))
                 with (
                     group.drawing(draws, rows, len(batch)),
                     torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16),
@@ -341,12 +351,15 @@ def _losses(
     return cross_entropy - entropy_weight * entropy(out.log_attention), cross_entropy
 
 
-def _augmented(images: Tensor, numbers: Sequence[int], augment: Callable, seed: int, epoch: int) -> Tensor:
-    """Each image changed by itself: what happens to it does not depend on the others in the batch."""
+def _augmented(images: Tensor, numbers: Sequence[int], augment: Callable, seed: int, epoch: int, *step: int) -> Tensor:
+    """Each image changed by itself: what happens to it does not depend on the others in the batch.
+
+    ``step`` counts where an image may come several times in an epoch, to be changed in another way each time.
+    """
     generator = torch.Generator()
     return torch.cat(
         [
-            augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number)))
+            augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number, *step)))
             for image, number in zip(images, numbers, strict=True)
         ]
     )

@@ -13,7 +13,7 @@ from atslib.data.histology import GeneratedHistology
 from atslib.data.megapixel_mnist import MegapixelMNIST
 from atslib.data.mnist import full_mnist
 from atslib.data.roads import GeneratedRoads
-from atslib.data.speed_limits import GTSDB, SpeedLimits, SwedishTrafficSigns
+from atslib.data.speed_limits import GTSDB, SignWindows, SpeedLimits, SwedishTrafficSigns
 
 __all__ = [
     "GTSDB",
@@ -24,6 +24,7 @@ __all__ = [
     "GeneratedRoads",
     "LabelledImages",
     "MegapixelMNIST",
+    "SignWindows",
     "SpeedLimits",
     "SwedishTrafficSigns",
     "data_root",

@@ -6,12 +6,17 @@ and the German Traffic Sign Detection Benchmark (Houben et al., 2013). Results o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atslib.data.files import DataError, ImageFiles, find_set, read_image
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor
+
+from atslib.data.files import DataError, ImageFiles, find_set, needed, read_image
 
 SWEDISH_GET = "python data_scripts/get_swedish_traffic_signs.py"
 SWEDISH_FOLDER = "swedish_traffic_signs"
@@ -174,6 +179,77 @@ class GTSDB(SpeedLimits):
             signs.append(some)
             labels.append(classes.index(label))
         super().__init__(files, signs, labels, classes, cache=cache)
+
+
+class SignWindows(SpeedLimits):
+    """One window of each photograph, at full resolution: the same question with less road to search.
+
+    The window of an image with a label shows the largest sign that gives it, at a random place; that of an image of class
+    ``none`` lies anywhere. Which sign and where is decided once, from ``seed`` and the image's number. The boxes are used to cut
+    the windows, and no further: what a model is told is the label of the window as a whole. For training where the whole
+    photographs take too long.
+
+    Args:
+        dataset: the photographs.
+        size: height and width of the windows in pixels.
+        margin: pixels that the sign keeps from the window's border where the photograph allows, so that a small shift of the
+            window does not push it out.
+        seed: another seed, other windows.
+
+    Raises:
+        ValueError: a window larger than an image, or one in which a sign finds no place.
+
+    Items are ``(image, label)``: uint8 of shape ``(3, *size)`` and an int.
+    """
+
+    def __init__(self, dataset: SpeedLimits, size: tuple[int, int], *, margin: int = 50, seed: int = 0):
+        super().__init__(dataset.files, dataset._signs, dataset.labels.tolist(), dataset.classes)
+        self.dataset, self.size, self.margin, self.seed = dataset, tuple(size), margin, seed
+
+    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 h w"], int]:
+        image, label = self.dataset[number]
+        (top, left), (height, width) = self.corner(number, tuple(image.shape[1:])), self.size
+        return image[:, top : top + height, left : left + width].clone(), label
+
+    def corner(self, number: int, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Row and column of the window's first pixel in an image of this size."""
+        if any(window > side for window, side in zip(self.size, image_size, strict=True)):
+            raise ValueError(f"window of {self.size} pixels from image {number} of {image_size}: expected one no larger")
+        boxes = self.dataset.boxes(number)
+        left, top, right, bottom = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1])) if boxes else (0, 0, *image_size[::-1])
+        place = np.random.default_rng([self.seed, number]).random(2)
+        first = []
+        for window, side, low, high, share in zip(self.size, image_size, (top, left), (bottom, right), place, strict=True):
+            least, most = 0, side - window
+            if boxes:
+                if high - low > window:
+                    raise ValueError(f"window of {self.size} pixels: the sign of image {number}, {boxes}, finds no place in it")
+                margin = min(self.margin, (window - (high - low)) / 2)
+                least = min(most, max(0, math.ceil(high + margin - window)))
+                most = max(least, min(most, math.floor(low - margin)))
+            first.append(int(least + share * (most - least + 1)))
+        return tuple(first)
+
+    def signs(self, number: int) -> tuple[Sign, ...]:
+        """Those of the photograph's signs whose middle is in the window, in pixels of the window."""
+        top, left = self.corner(number, self._image_size(number))
+        found = []
+        for sign in self._signs[number]:
+            x1, y1, x2, y2 = (edge - origin for edge, origin in zip(sign.box, (left, top, left, top), strict=True))
+            if 0 <= (x1 + x2) / 2 < self.size[1] and 0 <= (y1 + y2) / 2 < self.size[0]:
+                found.append(replace(sign, box=(x1, y1, x2, y2)))
+        return tuple(found)
+
+    def boxes(self, number: int) -> list[tuple[float, float, float, float]]:
+        name = self.classes[int(self.labels[number])]
+        return [sign.box for sign in self.signs(number) if sign.limit is not None and sign.limit == name]
+
+    def digest(self) -> str:
+        return f"{super().digest()}-windows{self.size[0]}x{self.size[1]}-{self.margin}-{self.seed}"
+
+    def _image_size(self, number: int) -> tuple[int, int]:
+        with needed("PIL.Image").open(self.files[number]) as image:  # reads the header only
+            return image.height, image.width
 
 
 def paper_label(signs: Sequence[Sign]) -> str | None:

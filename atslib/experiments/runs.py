@@ -237,7 +237,7 @@ class Run:
         settings, loaded = self.settings, self.loaded
         few = min(len(loaded.train), 2 * settings.batch_size)
         model, some = self.build(), Subset(loaded.train, range(few))
-        short = replace(settings, epochs=1, schedule="constant", milestones=())
+        short = replace(settings, epochs=1, schedule="constant", milestones=(), balanced=False)  # a Subset has no labels
         run = lambda: train(model, some, None, short, augment=loaded.augment, progress=False, processes=group)
         run()  # warm-up
         per_image = _timed(run) / few

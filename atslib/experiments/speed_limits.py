@@ -2,8 +2,9 @@
 
 ``paper`` is as in the paper (§4.4, §H.3), which gives iterations but no batch size: 32 here, the released code's. ``laptop`` is
 shorter, its unit-norm features are scaled before the classifier, and its learning rate falls. ``small`` is for drawn images: a
-sign is a seventh of the image's width, not a fortieth, so that methods learn within minutes on one core. The Swedish images are
-the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn roads
+sign is a seventh of the image's width, not a fortieth, so that methods learn within minutes on one core. ``windows`` is for
+photographs on one core: a window of 480 × 640 pixels of each, at full resolution, all classes shown equally often, and attention that
+starts where the view is red. The Swedish images are the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn roads
 (:class:`atslib.data.GeneratedRoads`), and the run's name says so.
 """
 
@@ -38,6 +39,8 @@ class Profile:
         patch, grid: side of the patches, in pixels; rows and columns of Deep MIL's.
         norm: of the feature network and of the CNN, see :class:`atslib.networks.ResNet`. In a time in which the feature network
             learns to read drawn signs with ``"batch"``, it learns nothing with ``"group"``.
+        window: height and width of the part of each photograph that is shown (:class:`atslib.data.SignWindows`); None for all of it.
+        red_prior: whether attention starts where the view is red (:class:`atslib.networks.SaliencyPrior`).
     """
 
     updates: int
@@ -51,6 +54,8 @@ class Profile:
     patch: int = PATCH
     grid: tuple[int, int] = GRID
     norm: str = "group"
+    window: tuple[int, int] | None = None
+    red_prior: bool = False
 
 
 PROFILES = {
@@ -68,6 +73,15 @@ PROFILES = {
         grid=(4, 6),
         norm="batch",
     ),
+    # Patches as far apart as in the paper.
+    "windows": Profile(
+        *(1500, (480, 640), 800, 400, 1000, 16.0),
+        Settings(batch_size=16, entropy_weight=0.01, schedule="cosine", balanced=True, test_every=3),
+        grid=(6, 8),
+        norm="batch",
+        window=(480, 640),
+        red_prior=True,
+    ),
     "paper": Profile(
         300_000, (960, 1280), 800, 400, 1000, 1.0, Settings(batch_size=32, entropy_weight=0.05, clip_norm=None, test_every=50)
     ),
@@ -84,7 +98,7 @@ def build_model(
     """The model of this experiment, untrained; seed torch first."""
     sizes = profile_of(profile, PROFILES)
     parts = Parts(
-        attention=networks.SpeedLimitsAttention,
+        attention=lambda: red_prior(networks.SpeedLimitsAttention()) if sizes.red_prior else networks.SpeedLimitsAttention(),
         features=lambda: networks.ResNet8Features(norm=sizes.norm),
         cnn=lambda: networks.ResNet16(norm=sizes.norm),
         width=32,
@@ -96,6 +110,14 @@ def build_model(
         feature_scale=sizes.feature_scale,
     )
     return build(parts, method, n_patches, estimator, cnn_scale)
+
+
+def red_prior(network: networks.AttentionNetwork) -> networks.SaliencyPrior:
+    """Attention that starts at the reddest pixels: a speed limit's ring is still red in the view, its number gone.
+
+    The square of the peak, so that a few pixels of a ring outweigh a brick wall.
+    """
+    return networks.SaliencyPrior(network, epsilon=0.01, saliency=networks.redness, peak=True, power=2)
 
 
 def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: int = 0) -> Data:
@@ -120,6 +142,9 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
                 missing = missing or error
         if train is None and root is not None:
             raise missing
+    if train is not None and sizes.window is not None:
+        train, test = (data.SignWindows(part, sizes.window) for part in (train, test))
+        name += f", windows of {sizes.window[0]} × {sizes.window[1]}"
     if train is None:
         train, test = (
             data.GeneratedRoads(split, count, sizes.size, sign_width=sizes.sign_width)
@@ -133,5 +158,7 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
         test,
         suffix=suffix,
         augment=data.Augmentation(contrast=0.2, brightness=0.1, shift=shift),
-        class_weights=tuple(round(weight, 6) for weight in train.class_weights().tolist()),
+        class_weights=None
+        if sizes.training.balanced
+        else tuple(round(weight, 6) for weight in train.class_weights().tolist()),
     )
