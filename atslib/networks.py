@@ -214,10 +214,10 @@ class SaliencyPrior(nn.Module):
 
     .. math::  \\text{logits} = \\text{network}(V) + p \\log(\\epsilon + \\overline{s(V)})
 
-    with :math:`\\overline{s(V)}` the mean, or the maximum, of a saliency s of the view's pixels in each location's receptive field.
-    An untrained network is close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and training
-    stays at chance for hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look among
-    them remains to be learned. Not part of the paper.
+    with :math:`\\overline{s(V)}` the mean, or the maximum, of a saliency s of the view's pixels in each location's receptive
+    field. An untrained network is close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and
+    training stays at chance for hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look
+    among them remains to be learned. Not part of the paper.
 
     Args:
         network: an attention network; its geometry is passed on.
@@ -251,7 +251,8 @@ class SaliencyPrior(nn.Module):
         return self.network(view).float() + self.power * (local + self.epsilon).log()
 
     def extra_repr(self) -> str:
-        return f"epsilon={self.epsilon}, saliency={getattr(self.saliency, '__name__', self.saliency)}, peak={self.peak}, power={self.power}"
+        saliency = getattr(self.saliency, "__name__", self.saliency)
+        return f"epsilon={self.epsilon}, saliency={saliency}, peak={self.peak}, power={self.power}"
 
 
 class UnitNorm(nn.Module):

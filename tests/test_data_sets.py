@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from PIL import Image
 from scipy.io import savemat
 from torch.utils.data import DataLoader
 
-from atslib.data import GTSDB, ColonCancer, SwedishTrafficSigns, colon_cancer, speed_limits
+from atslib.data import GTSDB, ColonCancer, SignWindows, SwedishTrafficSigns, colon_cancer, speed_limits
 from atslib.data.catalogue import SETS
 from atslib.data.colon_cancer import KINDS, RUNS
 from atslib.data.files import DataError, data_root
 from atslib.data.mnist import full_mnist
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
+from atslib.experiments import speed_limits as experiment
+from atslib.networks import SaliencyPrior
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
 
@@ -424,6 +427,63 @@ def test_german_two_limits(german):
     (german / "gt.txt").write_text("00001.ppm;1;2;3;4;2\n00001.ppm;1;2;3;4;4\n")
     with pytest.raises(DataError, match=r"gt\.txt: image 00001 shows the limits \['50', '70'\]"):
         GTSDB(german)
+
+
+def test_windows_show_the_sign(german, tmp_path):
+    """Whatever the seed, and as far from the border as the photograph allows; without a sign the window lies anywhere."""
+    train, corners = GTSDB(tmp_path), set()
+    for seed in range(20):
+        windows = SignWindows(train, (40, 60), margin=8, seed=seed)
+        assert len(windows) == len(train) and torch.equal(windows.labels, train.labels)
+        ((left, top, right, bottom),) = windows.boxes(0)
+        assert (right - left, bottom - top) == (20, 20)
+        assert 8 <= left and right <= 52 and 8 <= top and bottom <= 32
+        corners.add(windows.corner(0, (80, 136)))
+        assert windows.corner(0, (80, 136)) == (20 - top, 10 - left)
+        assert windows.boxes(400) == [] and windows.signs(0)[0].limit == "50"
+    assert len(corners) > 5
+    image, label = windows[0]
+    assert image.shape == (3, 40, 60) and label == 1
+    assert windows.digest() != SignWindows(train, (40, 60), margin=8, seed=0).digest() != train.digest()
+
+
+def test_windows_are_parts_of_the_photograph(german, tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (80, 136, 3), dtype=np.uint8)
+    (german / "00000.ppm").unlink()  # a link to the others
+    Image.fromarray(colours).save(german / "00000.ppm")
+    train = GTSDB(tmp_path)
+    windows = SignWindows(train, (40, 60), margin=8)
+    top, left = windows.corner(0, (80, 136))
+    assert torch.equal(windows[0][0], train[0][0][:, top : top + 40, left : left + 60])
+
+
+def test_windows_at_the_photographs_border(german, tmp_path):
+    """Where there is no room for the margin, the sign comes first."""
+    (german / "gt.txt").write_text("00000.ppm;0;60;20;80;2\n")
+    for seed in range(10):
+        ((left, top, right, bottom),) = SignWindows(GTSDB(tmp_path), (40, 60), margin=8, seed=seed).boxes(0)
+        assert (left, right) == (0, 20) and (top, bottom) == (20, 40)
+
+
+@pytest.mark.parametrize(
+    "size, message", [((90, 60), r"window of \(90, 60\) pixels from image 0"), ((10, 60), "finds no place")]
+)
+def test_windows_that_do_not_fit(german, tmp_path, size, message):
+    with pytest.raises(ValueError, match=message):
+        SignWindows(GTSDB(tmp_path), size)[0]
+
+
+def test_the_profile_of_windows_shows_windows(german, tmp_path):
+    sizes = replace(experiment.PROFILES["windows"], window=(40, 60))
+    loaded = experiment.load_data(sizes, tmp_path)
+    assert loaded.suffix == "-gtsdb" and loaded.name.endswith("windows of 40 × 60")
+    assert loaded.train[0][0].shape == loaded.test[0][0].shape == (3, 40, 60)
+    assert loaded.class_weights is None  # classes are shown equally often
+    assert loaded.describe()["image_size"] == [40, 60] and "windows40x60" in loaded.describe()["digest"]
+    whole = experiment.load_data("laptop", tmp_path)
+    assert whole.train[0][0].shape == (3, 80, 136) and whole.class_weights is not None
+    assert isinstance(experiment.build_model(profile="windows").attention, SaliencyPrior)
+    assert not isinstance(experiment.build_model(profile="laptop").attention, SaliencyPrior)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from atslib.networks import (
     SaliencyPrior,
     SpeedLimitsAttention,
     UniformAttention,
+    redness,
     window_geometry,
 )
 
@@ -237,3 +238,41 @@ def test_refusals():
         window_geometry([nn.Conv2d(1, 1, 4, padding="same")])
     with pytest.raises(ValueError, match="returned 2 channels: expected 1"):
         AttentionNetwork(nn.Conv2d(1, 2, 3))(torch.zeros(1, 1, 8, 8))
+
+
+def test_redness_by_hand():
+    pixels = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.6, 0.2, 0.1], [0.2, 0.6, 0.1], [0.6, 0.1, 0.5], [0, 0, 0]])
+    view = pixels.T[None, :, None]  # (1, 3, 1, 6)
+    torch.testing.assert_close(redness(view)[0, 0, 0], torch.tensor([1.0, 0, 0.4 / 0.9, 0, 0.1 / 1.2, 0]))
+    torch.testing.assert_close(redness(view), redness(0.3 * view))  # whatever the light
+    with pytest.raises(ValueError, match="expected 3 channels"):
+        redness(view[:, :1])
+
+
+@pytest.mark.parametrize("peak, power", [(False, 1.0), (True, 1.0), (True, 2.0)])
+def test_prior_of_a_red_spot(peak, power):
+    """An untrained pooled network under the prior: attention is the power of the pooled redness, and nothing else."""
+    network = SpeedLimitsAttention()
+    for layer in network.layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+    view = torch.full((1, 3, 48, 64), 0.5)
+    view[0, 1:, 20:22, 30:32] = 0.0  # pure red, 2 × 2 pixels
+    prior = SaliencyPrior(network, epsilon=0.01, saliency=redness, peak=peak, power=power)
+    attention = prior(view).exp()[0]
+    assert attention.shape == network(view).shape[1:]
+    stride, padding, field = prior.stride, prior.padding, prior.receptive_field
+    for row, column in ((0, 0), (2, 3), (2, 4), (5, 7)):
+        cells = [
+            (row * stride - padding + i, column * stride - padding + j)
+            for i in range(field)
+            for j in range(field)
+            if 20 <= row * stride - padding + i < 22 and 30 <= column * stride - padding + j < 32
+        ]
+        pooled = float(bool(cells)) if peak else len(cells) / field**2
+        torch.testing.assert_close(attention[row, column], torch.tensor((pooled + 0.01) ** power))
+
+
+def test_prior_refusals():
+    with pytest.raises(ValueError, match="power=0: expected a positive number"):
+        SaliencyPrior(MegapixelMNISTAttention(), power=0)

@@ -14,7 +14,7 @@ from torch import nn
 
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
-from atslib.loading import InMemory
+from atslib.loading import InMemory, epoch_batches
 from atslib.models import AttentionSampling, Output
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures
 from atslib.training import Settings, attention_loss, evaluate, train
@@ -218,6 +218,70 @@ def test_how_images_are_read_changes_nothing(how, uninterrupted):
     assert torch.equal(weights(trained), uninterrupted[1])
 
 
+def test_balanced_epochs_show_every_class_as_often():
+    labels = torch.tensor([0] * 20 + [1] * 3 + [2] * 8)
+    of_class, of_image = torch.zeros(3), torch.zeros(31)
+    for epoch in range(1, 31):
+        batches = epoch_batches(31, 8, seed=0, epoch=epoch, labels=labels)
+        assert [len(batch) for batch in batches] == [8, 8, 8, 7]
+        numbers = torch.tensor([number for batch in batches for number in batch])
+        visits = torch.bincount(numbers, minlength=31)
+        shares = torch.bincount(labels[numbers], minlength=3)
+        assert sorted(shares.tolist()) == [10, 10, 11]
+        for value in range(3):  # all of a small class before any of it once more
+            assert visits[labels == value].max() - visits[labels == value].min() <= 1
+        of_class, of_image = of_class + shares, of_image + visits
+    # The visit that is left over goes to each class in turn, on average.
+    assert of_class.max() - of_class.min() <= 15
+    assert of_image[labels == 0].min() > 5  # of 15: none is forgotten
+    assert epoch_batches(31, 8, 0, 1, labels) == epoch_batches(31, 8, 0, 1, labels) != epoch_batches(31, 8, 0, 2, labels)
+
+
+def test_balanced_epochs_of_equal_classes_are_permutations():
+    batches = epoch_batches(12, 5, seed=0, epoch=1, labels=torch.arange(12) % 3)
+    assert sorted(number for batch in batches for number in batch) == list(range(12))
+
+
+class Labelled(MegapixelMNIST):
+    """Two images of one digit, all others of another."""
+
+    labels = torch.tensor([0, 0] + [1] * 22)
+
+    def __getitem__(self, number):
+        return super().__getitem__(number)[0], int(self.labels[number])
+
+
+def test_a_balanced_run_stops_and_resumes_to_the_same_numbers(tmp_path):
+    settings, dataset = replace(SETTINGS, balanced=True), Labelled("train", 24, size=120, n_digits=2, n_same=2, n_noise=1)
+    whole = model()
+    curve = train(whole, dataset, None, settings, augment=Noisy(), progress=False)
+    options = dict(augment=Noisy(), progress=False, checkpoint=tmp_path / "run.pt", max_seconds=0)
+    parts = model()
+    while len(train(parts, dataset, None, settings, **options)) < 3:
+        parts = model(seed=99)
+    assert torch.equal(weights(whole), weights(parts))
+    resumed = torch.load(tmp_path / "run.pt", weights_only=True)["position"]["curve"]
+    assert without_times(curve) == without_times(resumed)
+
+
+def test_an_image_shown_twice_is_changed_in_two_ways():
+    """In a balanced epoch the two images of the small class come six times each."""
+    dataset = Labelled("train", 24, size=120, n_digits=2, n_same=2, n_noise=1)
+    seen = []
+
+    def note(image, generator):
+        seen.append(torch.rand((), generator=generator).item())
+        return image
+
+    train(model(), dataset, None, replace(SETTINGS, epochs=1, batch_size=1, balanced=True), augment=note, progress=False)
+    assert len(seen) == len(set(seen)) == 24
+
+
+def test_balanced_needs_labels():
+    with pytest.raises(ValueError, match="Subset has no attribute labels"):
+        train(model(), torch.utils.data.Subset(data(), range(8)), None, replace(SETTINGS, balanced=True), progress=False)
+
+
 def test_in_memory_wants_one_size():
     images = [(torch.zeros(1, side, side, dtype=torch.uint8), 0) for side in (8, 9)]
     with pytest.raises(ValueError, match=r"image 1 is \(1, 9, 9\), image 0 \(1, 8, 8\)"):
@@ -301,7 +365,8 @@ def test_evaluate_counts_errors():
 
 @pytest.mark.parametrize(
     "options",
-    [{"schedule": "linear"}, {"epochs": 0}, {"batch_size": 0}, {"milestones": (3,)}, {"clip_norm": 0.0}, {"test_every": 0}],
+    [{"schedule": "linear"}, {"epochs": 0}, {"batch_size": 0}, {"milestones": (3,)}, {"clip_norm": 0.0}, {"test_every": 0}]
+    + [{"balanced": True, "class_weights": (1.0, 2.0)}],
 )
 def test_bad_settings(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -3,9 +3,11 @@
 ``paper`` is as in the paper (§4.4, §H.3), which gives iterations but no batch size: 32 here, the released code's. ``laptop`` is
 shorter, its unit-norm features are scaled before the classifier, and its learning rate falls. ``small`` is for drawn images: a
 sign is a seventh of the image's width, not a fortieth, so that methods learn within minutes on one core. ``windows`` is for
-photographs on one core: a window of 480 × 640 pixels of each, at full resolution, all classes shown equally often, and attention that
-starts where the view is red. The Swedish images are the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn roads
-(:class:`atslib.data.GeneratedRoads`), and the run's name says so.
+photographs on one core: a window of 480 × 640 pixels of each, at full resolution, all classes shown equally often, and attention
+that starts where the view is red.
+
+The Swedish images are the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn
+roads (:class:`atslib.data.GeneratedRoads`), and the run's name says so.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Profile:
         patch, grid: side of the patches, in pixels; rows and columns of Deep MIL's.
         norm: of the feature network and of the CNN, see :class:`atslib.networks.ResNet`. In a time in which the feature network
             learns to read drawn signs with ``"batch"``, it learns nothing with ``"group"``.
-        window: height and width of the part of each photograph that is shown (:class:`atslib.data.SignWindows`); None for all of it.
+        window: height and width of the part of each photograph that is shown (:class:`atslib.data.SignWindows`); None: all of it.
         red_prior: whether attention starts where the view is red (:class:`atslib.networks.SaliencyPrior`).
     """
 
