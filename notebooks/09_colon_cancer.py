@@ -83,8 +83,8 @@ def pm(values, digits=3):
 # **The budget is not the same for all**: look at the column "images seen" before you compare.
 
 # %% tags=["hide-input"]
-less = [(("batch_size", 4),)] if trained == "laptop" else [()]
-least = [(("batch_size", 4), ("updates", 500))] if trained == "laptop" else [()]
+less = [(("batch_size", 4), ("updates", 500))] if trained == "laptop" else [()]
+least = [(("batch_size", 1), ("updates", 800))] if trained == "laptop" else [()]
 PLAN = {
     "U-10": dict(method=["uniform"], n_patches=[10]),
     "U-50": dict(method=["uniform"], n_patches=[50]),

@@ -1,5 +1,6 @@
 """Tables from records: against what a textbook or SciPy gives."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 from atslib.experiments.summary import (
     balanced_error,
+    balanced_sign_test,
     mean_and_stderr,
     method_name,
     permutation_test,
@@ -101,3 +103,37 @@ def test_results_table_by_another_field():
     table = results_table(records, {"final.test_error": "test error"}, by=("method", "n_patches", "estimator"))
     assert list(table.index) == ["ATS-5, eq14", "ATS-5, murthy"]
     assert list(results_table(records, {"final.test_error": "e"}, by=["estimator"]).index) == ["eq14", "murthy"]
+
+
+def test_balanced_sign_test_by_enumeration():
+    """Every way in which the images that only one gets wrong could have been dealt, counted one by one."""
+    labels = [0] * 6 + [1] * 3 + [2] * 2
+    wrong_a, wrong_b = [0, 1, 2, 6, 9], [2, 3, 7, 8, 10]
+    weight = [1 / labels.count(label) for label in labels]
+    differ = sorted(set(wrong_a) ^ set(wrong_b))
+    observed = sum(weight[i] * (1 if i in wrong_a else -1) for i in differ)
+    dealt = itertools.product([1, -1], repeat=len(differ))
+    sums = [sum(sign * weight[i] for sign, i in zip(signs, differ, strict=True)) for signs in dealt]
+    expected = np.mean([abs(value) >= abs(observed) - 1e-9 for value in sums])
+    assert balanced_sign_test(wrong_a, wrong_b, labels) == pytest.approx(expected, abs=1e-12)
+    assert balanced_sign_test(wrong_b, wrong_a, labels) == pytest.approx(expected, abs=1e-12)
+
+
+def test_balanced_sign_test_of_equal_classes_is_the_sign_test():
+    labels = [0, 1] * 10
+    wrong_a, wrong_b = [0, 1, 2, 3, 4, 5, 6, 7], [7, 9]
+    assert balanced_sign_test(wrong_a, wrong_b, labels) == pytest.approx(sign_test(wrong_a, wrong_b))
+    assert balanced_sign_test([3], [3], labels) == 1
+
+
+def test_balanced_sign_test_follows_the_balanced_error():
+    """One mistake fewer in a rare class weighs more than several more in a common one."""
+    labels = [0] * 200 + [1] * 10
+    a = [*range(8), 200]  # 8 of 200 and 1 of 10
+    b = list(range(200, 210))  # none and all 10
+    assert balanced_sign_test(a, b, labels) < 0.05 < sign_test(a, b)
+
+
+def test_balanced_sign_test_wants_all_labels():
+    with pytest.raises(ValueError, match="image 3 answered wrongly, but there are 3 labels"):
+        balanced_sign_test([3], [], [0, 1, 2])

@@ -85,6 +85,42 @@ def sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int]) -> float:
     return min(1.0, 2 * tail)
 
 
+def balanced_sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int], labels: Sequence[int]) -> float:
+    """Two-sided p-value that two classifiers have the same :func:`balanced_error`, tested on the same images; exact.
+
+    As :func:`sign_test`, but an image counts with the inverse of its class's size, as it does in the balanced error. Of the
+    images of class c that only one of the two gets wrong, the number that is a's is binomial with probability 1/2; all
+    combinations over the classes are enumerated.
+
+    Args:
+        wrong_a, wrong_b: numbers of the images answered wrongly.
+        labels: of all test images.
+
+    Raises:
+        ValueError: an image that has no label.
+
+    >>> balanced_sign_test([0, 1, 2, 3], [], [0, 0, 0, 0, 1, 1, 1, 1]) == sign_test([0, 1, 2, 3], [])
+    True
+    """
+    labels, a, b = np.asarray(labels), set(wrong_a), set(wrong_b)
+    if max(a | b, default=0) >= len(labels):
+        raise ValueError(f"image {max(a | b)} answered wrongly, but there are {len(labels)} labels: expected all test images'")
+    differences, chances = np.zeros(1), np.ones(1)  # of all combinations so far
+    observed = 0.0
+    for value in np.unique(labels):
+        mine = set(np.flatnonzero(labels == value).tolist())
+        only_a, only_b = len((a - b) & mine), len((b - a) & mine)
+        n = only_a + only_b
+        observed += (only_a - only_b) / len(mine)
+        counts = np.arange(n + 1)
+        binomial = np.array([math.comb(n, int(k)) for k in counts], dtype=float) / 2.0**n
+        differences = (differences[:, None] + (2 * counts - n) / len(mine)).ravel()
+        chances = (chances[:, None] * binomial).ravel()
+        differences, inverse = np.unique(differences.round(12), return_inverse=True)
+        chances = np.bincount(inverse, weights=chances)
+    return float(min(1.0, chances[np.abs(differences) >= abs(observed) - 1e-9].sum()))
+
+
 def balanced_error(confusion: Sequence[Sequence[int]]) -> float:
     """Mean over classes of the share of their images that is answered wrongly; guessing gives 1 − 1/classes.
 
