@@ -84,7 +84,7 @@ def pm(values, digits=3):
 
 # %% tags=["hide-input"]
 less = [(("batch_size", 4), ("updates", 500))] if trained == "laptop" else [()]
-least = [(("batch_size", 1), ("updates", 800))] if trained == "laptop" else [()]
+least = [(("batch_size", 1), ("updates", 960))] if trained == "laptop" else [()]
 PLAN = {
     "U-10": dict(method=["uniform"], n_patches=[10]),
     "U-50": dict(method=["uniform"], n_patches=[50]),
