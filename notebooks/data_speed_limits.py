@@ -174,9 +174,13 @@ for split, classes in counts.items():
 
 # %% [markdown]
 # Two thirds of the images are *none*: always answering so has an error of a third, and the paper weighs the cross-entropy with the
-# inverse of each class's share. `dataset.class_weights()` gives these weights. Ten *none* images show the end of a limit of 80, a grey
+# inverse of each class's share. `dataset.class_weights()` gives these weights; `Settings(balanced=True)` shows all classes equally often
+# instead, which is the same on average and spends fewer visits on the largest class. Ten *none* images show the end of a limit of 80, a grey
 # sign with the same digits; no image shows two different limits. The pictures were taken on drives, so neighbouring images may show one
 # street; the official split keeps no distance.
+#
+# Whole photographs take long. `SignWindows(GTSDB(), (480, 640))` shows of each a window at full resolution, the sign that gives the label at a
+# random place in it, so that there is less road to search; [chapter 10](10_speed_limits.ipynb) trains on these.
 #
 # ## Augmentation
 #

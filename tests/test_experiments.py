@@ -324,3 +324,18 @@ def test_all_of_mnist_where_a_root_is_given():
     assert shipped["name"].endswith("ship with atslib") and shipped["digest"] != run.loaded.describe()["digest"]
     with pytest.raises(data.DataError):
         Run("megapixel_mnist", data=str(data_root / "nowhere")).loaded  # noqa: B018
+
+
+def test_deep_mil_in_chunks_or_whole_is_the_same_run(tiny, tmp_path, capsys):
+    """But for rounding; in chunks it takes less memory."""
+    records = {}
+    for chunk in ("0", "8"):
+        out = tmp_path / chunk
+        assert main(["megapixel_mnist", "--method", "deep_mil", "--chunk", chunk, "--out", str(out), *ON_CPU]) == 0
+        records[chunk] = json.loads(next((out / "runs").iterdir()).read_text())
+    whole, parts = records["0"], records["8"]
+    assert whole["curve"]["train_loss"] == pytest.approx(parts["curve"]["train_loss"], rel=0.02)
+    assert parts["cost"]["peak_mb"] < 0.7 * whole["cost"]["peak_mb"]
+    capsys.readouterr()
+    assert main(["megapixel_mnist", "--method", "deep_mil", "--chunk", "-1", "--out", str(tmp_path / "none"), *ON_CPU]) == 2
+    assert "chunk=-1: expected a number of patches" in capsys.readouterr().err

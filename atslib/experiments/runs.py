@@ -25,7 +25,7 @@ from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data, profile_of
 from atslib.experiments.records import hardware, read_record, software, write_record
 from atslib.loading import InMemory
-from atslib.models import AttentionSampling
+from atslib.models import AttentionSampling, DeepMIL
 from atslib.processes import Processes
 from atslib.profiling import compare, training_step
 from atslib.training import Settings, evaluate, train
@@ -166,13 +166,21 @@ class Run:
         workers: int = 0,
         in_memory: bool | None = None,
         compile: bool = False,
+        chunk: int | None = None,
         report: Callable[[str], None] = print,
     ) -> bool:
         """Train, test, write the record and the weights; False if it was stopped on the way, with a checkpoint.
 
         Args:
             in_memory: whether the images are kept on the device; None where they are few enough.
+            chunk: patches whose activations Deep MIL holds at a time, 0 for all; None as it is built. Changes time and memory,
+                and results up to rounding.
+
+        Raises:
+            ValueError: a negative chunk; and what :func:`atslib.training.train` raises.
         """
+        if chunk is not None and chunk < 0:
+            raise ValueError(f"chunk={chunk}: expected a number of patches, or 0 for all at once")
         progress = sys.stderr.isatty()
         train_set, test_set = (
             InMemory(part, group.device, workers=workers, progress=progress and group.rank == 0)
@@ -181,6 +189,8 @@ class Run:
             for part in (self.loaded.train, self.loaded.test)
         )
         model = self.build()
+        if chunk is not None and isinstance(model, DeepMIL):
+            model.chunk = chunk or None
         if group.rank == 0 and not self.checkpoint.exists():
             self.snapshots.unlink(missing_ok=True)  # of an earlier run, whose checkpoint and record were taken away
         snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
