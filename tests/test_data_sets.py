@@ -438,13 +438,28 @@ def test_windows_show_the_sign(german, tmp_path):
         ((left, top, right, bottom),) = windows.boxes(0)
         assert (right - left, bottom - top) == (20, 20)
         assert 8 <= left and right <= 52 and 8 <= top and bottom <= 32
-        corners.add(windows.corner(0, (80, 136)))
-        assert windows.corner(0, (80, 136)) == (20 - top, 10 - left)
+        corners.add(windows.corners[0])
+        assert windows.corners[0] == (20 - top, 10 - left)
         assert windows.boxes(400) == [] and windows.signs(0)[0].limit == "50"
     assert len(corners) > 5
     image, label = windows[0]
     assert image.shape == (3, 40, 60) and label == 1
     assert windows.digest() != SignWindows(train, (40, 60), margin=8, seed=0).digest() != train.digest()
+
+
+def test_windows_without_the_sign_of_the_same_photographs(german, tmp_path):
+    train = GTSDB(tmp_path, limits="any")
+    assert train.classes == ("none", "limit") and train.class_counts().tolist() == [596, 4]
+    assert train.boxes(0) == [(10.0, 20.0, 30.0, 40.0)] and train.boxes(4) == []  # the end of a limit is none
+    windows = SignWindows(train, (40, 60), margin=8, negatives=True)
+    assert windows.class_counts().tolist() == [600, 4] and windows.photographs[600:] == [0, 1, 2, 3]
+    for number in range(600, 604):
+        top, left = windows.corners[number]
+        assert windows.boxes(number) == [] and windows[number][1] == 0
+        assert top >= 40 or left >= 30 or top + 40 <= 20 or left + 60 <= 10  # not even a part of the sign
+    assert [windows.corners[i] for i in range(600)] == SignWindows(train, (40, 60), margin=8).corners
+    # In a window nearly as large as the photograph there is no place without the sign.
+    assert len(SignWindows(train, (78, 130), margin=8, negatives=True)) == 600
 
 
 def test_windows_are_parts_of_the_photograph(german, tmp_path):
@@ -453,7 +468,7 @@ def test_windows_are_parts_of_the_photograph(german, tmp_path):
     Image.fromarray(colours).save(german / "00000.ppm")
     train = GTSDB(tmp_path)
     windows = SignWindows(train, (40, 60), margin=8)
-    top, left = windows.corner(0, (80, 136))
+    top, left = windows.corners[0]
     assert torch.equal(windows[0][0], train[0][0][:, top : top + 40, left : left + 60])
 
 
@@ -484,6 +499,19 @@ def test_the_profile_of_windows_shows_windows(german, tmp_path):
     assert whole.train[0][0].shape == (3, 80, 136) and whole.class_weights is not None
     assert isinstance(experiment.build_model(profile="windows").attention, SaliencyPrior)
     assert not isinstance(experiment.build_model(profile="laptop").attention, SaliencyPrior)
+
+
+def test_the_profile_that_asks_for_any_limit(german, tmp_path, monkeypatch):
+    sizes = replace(experiment.PROFILES["find"], window=(40, 60))
+    loaded = experiment.load_data(sizes, tmp_path)
+    assert loaded.train.classes == ("none", "limit") and len(loaded.train) == 604
+    model = experiment.build_model(profile="find")
+    assert model.classifier.linear.out_features == 2
+    monkeypatch.setenv("ATSLIB_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError):  # nothing stands in
+        experiment.load_data(sizes)
+    with pytest.raises(ValueError, match="drawn roads have only the paper's"):
+        experiment.load_data(sizes, "generated")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

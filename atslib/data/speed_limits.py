@@ -34,6 +34,7 @@ END_OF_80 = 6
 _VISIBILITY = ("VISIBLE", "BLURRED", "SIDE_ROAD", "OCCLUDED")  # best first
 _ENDINGS = (".ppm", ".jpg", ".jpeg", ".png")
 _PAPER = ("50", "70", "80")
+_ANY = "limit"  # the class of an image that shows any limit
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class SpeedLimits(ImageFiles):
     def boxes(self, number: int) -> list[tuple[float, float, float, float]]:
         """Boxes (left, top, right, bottom) of the signs that give the image its label; none where it is ``none``."""
         name = self.classes[int(self.labels[number])]
-        return [sign.box for sign in self._signs[number] if sign.limit is not None and sign.limit == name]
+        return [sign.box for sign in self.signs(number) if sign.limit is not None and name in (sign.limit, _ANY)]
 
 
 class SwedishTrafficSigns(SpeedLimits):
@@ -143,7 +144,8 @@ class GTSDB(SpeedLimits):
     Args:
         root: the data root, or the folder ``FullIJCNN2013`` itself.
         split: ``"train"`` or ``"test"``.
-        limits: ``"paper"`` for none, 50, 70 and 80, leaving out images with another limit; ``"all"`` for all eight.
+        limits: ``"paper"`` for none, 50, 70 and 80, leaving out images with another limit; ``"all"`` for all eight; ``"any"`` for
+            the two classes none and limit.
         cache: see :class:`atslib.data.files.ImageFiles`; 3.3 MB an image.
 
     Raises:
@@ -160,19 +162,19 @@ class GTSDB(SpeedLimits):
     ):
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: expected 'train' or 'test'")
-        if limits not in ("paper", "all"):
-            raise ValueError(f"limits={limits!r}: expected 'paper' (none, 50, 70, 80) or 'all'")
+        if limits not in ("paper", "all", "any"):
+            raise ValueError(f"limits={limits!r}: expected 'paper' (none, 50, 70, 80), 'all' or 'any' (none, limit)")
         folder = find_set(root, GTSDB_FOLDER, "gt.txt", GTSDB_GET)
         images = _german_images(folder)
         annotated = read_gtsdb(folder / "gt.txt")
-        classes = ("none", *(_PAPER if limits == "paper" else GERMAN_LIMITS.values()))
+        classes = ("none", *{"paper": _PAPER, "all": GERMAN_LIMITS.values(), "any": (_ANY,)}[limits])
         files, signs, labels = [], [], []
         for number in range(GTSDB_TRAIN) if split == "train" else range(GTSDB_TRAIN, GTSDB_IMAGES):
             some = annotated.get(number, [])
             shown = sorted({sign.limit for sign in some if sign.limit is not None})
             if len(shown) > 1:
                 raise DataError(f"{folder / 'gt.txt'}: image {number:05d} shows the limits {shown}; expected one at most")
-            label = shown[0] if shown else "none"
+            label = ("none" if not shown else _ANY if limits == "any" else shown[0])
             if label not in classes:
                 continue
             files.append(images[number])
@@ -182,19 +184,26 @@ class GTSDB(SpeedLimits):
 
 
 class SignWindows(SpeedLimits):
-    """One window of each photograph, at full resolution: the same question with less road to search.
+    """Windows of photographs, at full resolution: the same question with less road to search.
 
     The window of an image with a label shows the largest sign that gives it, at a random place; that of an image of class
-    ``none`` lies anywhere. Which sign and where is decided once, from ``seed`` and the image's number. The boxes are used to cut
-    the windows, and no further: what a model is told is the label of the window as a whole. For training where the whole
-    photographs take too long.
+    ``none`` lies anywhere. What is shown is decided once, from ``seed`` and the image's number. The boxes are used to cut the
+    windows, and no further: what a model is told is the label of the window as a whole. For training where the whole photographs
+    take too long.
 
     Args:
         dataset: the photographs.
         size: height and width of the windows in pixels.
         margin: pixels that the sign keeps from the window's border where the photograph allows, so that a small shift of the
             window does not push it out.
+        negatives: add a second window of each photograph with a label, of class ``none``: one that touches none of its signs
+            that set a limit (a photograph in which there is no such window gives one only). Then the place where a photograph
+            was taken says nothing about a window's label.
         seed: another seed, other windows.
+
+    Attributes:
+        photographs: for each window the number of its photograph in ``dataset``.
+        corners: for each window row and column of its first pixel.
 
     Raises:
         ValueError: a window larger than an image, or one in which a sign finds no place.
@@ -202,37 +211,42 @@ class SignWindows(SpeedLimits):
     Items are ``(image, label)``: uint8 of shape ``(3, *size)`` and an int.
     """
 
-    def __init__(self, dataset: SpeedLimits, size: tuple[int, int], *, margin: int = 50, seed: int = 0):
-        super().__init__(dataset.files, dataset._signs, dataset.labels.tolist(), dataset.classes)
-        self.dataset, self.size, self.margin, self.seed = dataset, tuple(size), margin, seed
+    def __init__(
+        self, dataset: SpeedLimits, size: tuple[int, int], *, margin: int = 50, negatives: bool = False, seed: int = 0
+    ):
+        self.size = tuple(size)
+        self.photographs: list[int] = []
+        self.corners: list[tuple[int, int]] = []
+        labels = []
+        sizes = [_image_size(path) for path in dataset.files]
+        for number, image_size in enumerate(sizes):
+            if any(window > side for window, side in zip(self.size, image_size, strict=True)):
+                raise ValueError(f"window of {self.size} pixels from image {number} of {image_size}: expected one no larger")
+            place = np.random.default_rng([seed, number]).random(2)
+            self.photographs.append(number)
+            self.corners.append(_window_with(dataset.boxes(number), place, self.size, image_size, margin, number))
+            labels.append(int(dataset.labels[number]))
+        for number, image_size in enumerate(sizes if negatives else []):
+            if dataset.labels[number]:
+                limits = [sign.box for sign in dataset.signs(number) if sign.limit is not None]
+                places = np.random.default_rng([seed, number, 1]).random((200, 2))
+                if (corner := _window_without(limits, places, self.size, image_size)) is not None:
+                    self.photographs.append(number)
+                    self.corners.append(corner)
+                    labels.append(0)
+        files, signs = ([part[number] for number in self.photographs] for part in (dataset.files, dataset._signs))
+        super().__init__(files, signs, labels, dataset.classes)
+        self.dataset = dataset
+        self._settings = f"{self.size[0]}x{self.size[1]}-{margin}-{seed}" + ("-negatives" if negatives else "")
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 h w"], int]:
-        image, label = self.dataset[number]
-        (top, left), (height, width) = self.corner(number, tuple(image.shape[1:])), self.size
-        return image[:, top : top + height, left : left + width].clone(), label
-
-    def corner(self, number: int, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Row and column of the window's first pixel in an image of this size."""
-        if any(window > side for window, side in zip(self.size, image_size, strict=True)):
-            raise ValueError(f"window of {self.size} pixels from image {number} of {image_size}: expected one no larger")
-        boxes = self.dataset.boxes(number)
-        left, top, right, bottom = max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1])) if boxes else (0, 0, *image_size[::-1])
-        place = np.random.default_rng([self.seed, number]).random(2)
-        first = []
-        for window, side, low, high, share in zip(self.size, image_size, (top, left), (bottom, right), place, strict=True):
-            least, most = 0, side - window
-            if boxes:
-                if high - low > window:
-                    raise ValueError(f"window of {self.size} pixels: the sign of image {number}, {boxes}, finds no place in it")
-                margin = min(self.margin, (window - (high - low)) / 2)
-                least = min(most, max(0, math.ceil(high + margin - window)))
-                most = max(least, min(most, math.floor(low - margin)))
-            first.append(int(least + share * (most - least + 1)))
-        return tuple(first)
+        image, _ = self.dataset[self.photographs[number]]
+        (top, left), (height, width) = self.corners[number], self.size
+        return image[:, top : top + height, left : left + width].clone(), int(self.labels[number])
 
     def signs(self, number: int) -> tuple[Sign, ...]:
         """Those of the photograph's signs whose middle is in the window, in pixels of the window."""
-        top, left = self.corner(number, self._image_size(number))
+        top, left = self.corners[number]
         found = []
         for sign in self._signs[number]:
             x1, y1, x2, y2 = (edge - origin for edge, origin in zip(sign.box, (left, top, left, top), strict=True))
@@ -240,16 +254,44 @@ class SignWindows(SpeedLimits):
                 found.append(replace(sign, box=(x1, y1, x2, y2)))
         return tuple(found)
 
-    def boxes(self, number: int) -> list[tuple[float, float, float, float]]:
-        name = self.classes[int(self.labels[number])]
-        return [sign.box for sign in self.signs(number) if sign.limit is not None and sign.limit == name]
-
     def digest(self) -> str:
-        return f"{super().digest()}-windows{self.size[0]}x{self.size[1]}-{self.margin}-{self.seed}"
+        return f"{self.dataset.digest()}-windows{self._settings}"
 
-    def _image_size(self, number: int) -> tuple[int, int]:
-        with needed("PIL.Image").open(self.files[number]) as image:  # reads the header only
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """Height and width, from the file's header."""
+    try:
+        with needed("PIL.Image").open(path) as image:
             return image.height, image.width
+    except OSError as error:
+        raise DataError(f"{path}: no readable image ({error}); delete the file and get the data set again") from error
+
+
+def _window_with(boxes, place, size, image_size, margin: int, number: int) -> tuple[int, int]:
+    """First pixel of a window that shows the largest of the boxes; without boxes of one anywhere. ``place``: two of [0, 1)."""
+    box = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
+    first = []
+    for axis, (window, side, share) in enumerate(zip(size, image_size, place, strict=True)):
+        least, most = 0, side - window
+        if box is not None:
+            low, high = box[1 - axis], box[3 - axis]
+            if high - low > window:
+                raise ValueError(f"window of {size} pixels: the sign of image {number}, {box}, finds no place in it")
+            room = min(margin, (window - (high - low)) / 2)
+            least = min(most, max(0, math.ceil(high + room - window)))
+            most = max(least, min(most, math.floor(low - room)))
+        first.append(int(least + share * (most - least + 1)))
+    return tuple(first)
+
+
+def _window_without(boxes, places, size, image_size) -> tuple[int, int] | None:
+    """First pixel of the first of these windows that touches none of the boxes; ``places``: pairs of [0, 1)."""
+    (height, width), (rows, columns) = size, image_size
+    for down, across in places:
+        top, left = int(down * (rows - height + 1)), int(across * (columns - width + 1))
+        if not any(x1 < left + width and x2 > left and y1 < top + height and y2 > top for x1, y1, x2, y2 in boxes):
+            return top, left
+    return None
 
 
 def paper_label(signs: Sequence[Sign]) -> str | None:

@@ -4,7 +4,8 @@
 shorter, its unit-norm features are scaled before the classifier, and its learning rate falls. ``small`` is for drawn images: a
 sign is a seventh of the image's width, not a fortieth, so that methods learn within minutes on one core. ``windows`` is for
 photographs on one core: a window of 480 × 640 pixels of each, at full resolution, all classes shown equally often, and attention
-that starts where the view is red.
+that starts where the view is red. ``find`` asks less: does a window show *any* speed limit? Each photograph with a limit also
+gives a window without it, so that the place says nothing.
 
 The Swedish images are the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn
 roads (:class:`atslib.data.GeneratedRoads`), and the run's name says so.
@@ -12,7 +13,8 @@ roads (:class:`atslib.data.GeneratedRoads`), and the run's name says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
@@ -41,6 +43,8 @@ class Profile:
         patch, grid: side of the patches, in pixels; rows and columns of Deep MIL's.
         norm: of the feature network and of the CNN, see :class:`atslib.networks.ResNet`. In a time in which the feature network
             learns to read drawn signs with ``"batch"``, it learns nothing with ``"group"``.
+        limits: which, see :class:`atslib.data.GTSDB`; other than ``"paper"`` on the German photographs only.
+        negatives: whether each photograph with a sign also gives a window without.
         window: height and width of the part of each photograph that is shown (:class:`atslib.data.SignWindows`); None: all of it.
         red_prior: whether attention starts where the view is red (:class:`atslib.networks.SaliencyPrior`).
     """
@@ -56,10 +60,20 @@ class Profile:
     patch: int = PATCH
     grid: tuple[int, int] = GRID
     norm: str = "group"
+    limits: str = "paper"
+    negatives: bool = False
     window: tuple[int, int] | None = None
     red_prior: bool = False
 
 
+_WINDOWS = Profile(
+    *(1500, (480, 640), 800, 400, 1000, 16.0),
+    Settings(batch_size=16, entropy_weight=0.01, schedule="cosine", balanced=True, test_every=3),
+    grid=(6, 8),  # patches as far apart as in the paper
+    norm="batch",
+    window=(480, 640),
+    red_prior=True,
+)
 PROFILES = {
     "smoke": Profile(4, (240, 320), 16, 8, 8, 16.0, Settings(batch_size=8, entropy_weight=0.05)),
     "laptop": Profile(
@@ -75,15 +89,8 @@ PROFILES = {
         grid=(4, 6),
         norm="batch",
     ),
-    # Patches as far apart as in the paper.
-    "windows": Profile(
-        *(1500, (480, 640), 800, 400, 1000, 16.0),
-        Settings(batch_size=16, entropy_weight=0.01, schedule="cosine", balanced=True, test_every=3),
-        grid=(6, 8),
-        norm="batch",
-        window=(480, 640),
-        red_prior=True,
-    ),
+    "windows": _WINDOWS,
+    "find": replace(_WINDOWS, limits="any", negatives=True),
     "paper": Profile(
         300_000, (960, 1280), 800, 400, 1000, 1.0, Settings(batch_size=32, entropy_weight=0.05, clip_norm=None, test_every=50)
     ),
@@ -105,7 +112,7 @@ def build_model(
         cnn=lambda: networks.ResNet16(norm=sizes.norm),
         width=32,
         cnn_width=256,
-        classes=4,
+        classes={"paper": 4, "all": 9, "any": 2}[sizes.limits],
         patch_size=sizes.patch,
         scale=SCALE,
         grid=sizes.grid,
@@ -132,9 +139,10 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
     train, test, name, suffix = None, None, "generated roads, a stand-in", "-generated"
     if root != "generated":
         missing = None
+        german = partial(data.GTSDB, limits=sizes.limits)
         for kind, *about in (
-            (data.SwedishTrafficSigns, "Swedish Traffic Signs", ""),
-            (data.GTSDB, "German Traffic Sign Detection Benchmark", "-gtsdb"),
+            *([(data.SwedishTrafficSigns, "Swedish Traffic Signs", "")] if sizes.limits == "paper" else []),
+            (german, "German Traffic Sign Detection Benchmark", "-gtsdb"),
         ):
             try:
                 train, test = (kind(root, split) for split in ("train", "test"))
@@ -142,10 +150,12 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
                 break
             except (data.DataError, ImportError) as error:
                 missing = missing or error
-        if train is None and root is not None:
+        if train is None and (root is not None or sizes.limits != "paper"):
             raise missing
+    elif sizes.limits != "paper":
+        raise ValueError(f"limits={sizes.limits!r}: drawn roads have only the paper's; name a data root with the German set")
     if train is not None and sizes.window is not None:
-        train, test = (data.SignWindows(part, sizes.window) for part in (train, test))
+        train, test = (data.SignWindows(part, sizes.window, negatives=sizes.negatives) for part in (train, test))
         name += f", windows of {sizes.window[0]} × {sizes.window[1]}"
     if train is None:
         train, test = (
