@@ -1050,8 +1050,8 @@ def measure(runs, images, boxes):
 
 ON_SIGNS = {}
 if photographs:
-    ON_SIGNS["photographs, which limit"] = measure(windowed, *kept(window_sets[1], 57)[1:])
-    real_numbers, real_images, real_boxes = kept(find_sets[1], 57)
+    ON_SIGNS["photographs, which limit"] = measure(windowed, *kept(window_sets[1], 30)[1:])
+    real_numbers, real_images, real_boxes = kept(find_sets[1], 30)
     ON_SIGNS["photographs, any limit"] = measure(finding, real_images, real_boxes)
 small_numbers, small_images, small_boxes = kept(roads, 60)
 ON_SIGNS["drawn roads"] = measure(compared, small_images, small_boxes)
@@ -1059,7 +1059,7 @@ for what, rows in ON_SIGNS.items():
     if not rows:
         display(Markdown(f"No trained weights of attention on {what} yet."))
         continue
-    n_images = len(small_images) if what == "drawn roads" else 57
+    n_images = len(small_images) if what == "drawn roads" else len(real_images)
     display(Markdown(f"**{what.capitalize()}**, {n_images} test images with a sign:"))
     shown_rows = [[a, b, c, f"{d:.1%}", f"{e:.1%}", f"{f:.1f}", f"{g:.0%}"] for a, b, c, d, e, f, g in rows]
     display(plots.table(["", "seed", "", "attention on signs", "uniform", "ratio", "5 draws see it"], shown_rows))
@@ -1075,6 +1075,11 @@ for what, rows in ON_SIGNS.items():
                 if best[5] > 1.5
                 else "It has **not** found them."
             )
+            + "".join(
+                f" Before training the ratio was {row[5]:.1f}: so far this is the prior's work, hardly the training's."
+                for row in rows
+                if row[:3] == [*best[:2], "before training"] and row[5] > 0.7 * best[5]
+            )
         )
     )
 if not photographs:
@@ -1085,7 +1090,7 @@ if not photographs:
 # ### Does seeing the sign help?
 #
 # The label of an image with a limit can be right because the sign was read, or because roads with a limit of 80 look like each other. Attention sampling lets us
-# tell the two apart: the same image, drawn from again and again, sometimes shows the model its sign and sometimes not. Six draws of each of forty images with a limit:
+# tell the two apart: the same image, drawn from again and again, sometimes shows the model its sign and sometimes not. Six draws of each of 24 images with a limit:
 
 
 # %% tags=["hide-input"]
@@ -1118,7 +1123,7 @@ for title, runs, sets in (
     if not (some := runs_of("ATS-5", runs)) or load_model(some[0]) is None:
         continue
     for which, dataset in sets.items():
-        numbers_, images_, boxes_ = kept(dataset, 40)
+        numbers_, images_, boxes_ = kept(dataset, 24)
         sight[title, which] = by_sight(some[0], images_, boxes_, [int(dataset.labels[i]) for i in numbers_])
         share, seen_right, unseen_right = sight[title, which]
         rows.append([title, which, f"{share:.0%}", f"{seen_right:.0%}", "–" if math.isnan(unseen_right) else f"{unseen_right:.0%}"])
