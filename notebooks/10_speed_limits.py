@@ -234,7 +234,7 @@ if profile != "smoke":
 # (cell-tab2)=
 # ## Table 2, first part: windows of photographs
 #
-# The paper trains for 300,000 iterations on whole photographs. On a CPU core that would take months, and shorter runs on whole photographs see too few
+# The paper trains for 300,000 iterations on whole photographs. On a CPU core that would take far too long, and shorter runs on whole photographs see too few
 # signs to learn anything ([below](#cell-slow), in numbers). So from each photograph a window of 480 × 640 pixels is shown, at full resolution, the sign at
 # a random place in it: the same question with less road around. Networks, patches, the scale of the view and the spacing of Deep MIL's grid are the paper's
 # (§H.3). Departures, for all methods: all classes are shown equally often, in place of a cross-entropy weighted with the inverse of each class's share, which is
@@ -378,7 +378,7 @@ if not real:
 #
 # ## Table 2, second part: is there any speed limit?
 #
-# A question that needs less reading, has more to learn from, and leaves less of a way around the sign. All eight German limits count, 214 signs to train on instead of 97. The answers are *limit* and *none*. And each
+# A question that needs less reading, has more to learn from, and leaves less of a way around the sign. All eight German limits count, so that there are about twice as many signs to train on. The answers are *limit* and *none*. And each
 # photograph with a limit also gives a second window that does not show it, of class *none*: the same road, the same trees, the same light. Everything else is as above (profile `find`).
 
 # %% tags=["hide-input"]
@@ -819,7 +819,7 @@ Markdown(
 # (cell-reading)=
 # ## What can be read at all: signs that somebody has found
 #
-# The second thing that decides: 97 signs to learn from. Take attention away altogether. Cut the sign out of each photograph, 100 × 100 pixels around it (of an image of class
+# The second thing that decides is how few signs there are to learn from. Take attention away altogether. Cut the sign out of each photograph, 100 × 100 pixels around it (of an image of class
 # *none*: another sign, if it has one), and train the paper's feature network and classifier on these patches alone, on as many of them as ATS-5 saw windows. That is roughly what an
 # attention that always finds the sign, and no other thing, would leave to be learned; not exactly, since it is spared the easy cases, empty roads. The same signs through the view say what a
 # network could hope for that never sees full resolution. Record of `benchmarks/data.py signs`, three seeds.
@@ -857,7 +857,7 @@ if some := runs_of("ATS-5", windowed):
         else ". "
     )
 text += (
-    f"The paper's 0.09 is out of reach on this set for any of these methods: it has a third as many signs to learn from as the Swedish one.\n\n"
+    f"An attention that always finds the sign would not have come near the paper's {PAPER['ATS-5'][1]} here in this time; the Swedish set has about three times as many signs to learn from, and the paper trained far longer.\n\n"
     f"Through the view, *whether* it is a limit is told with an error of {at_view['binary']:.2f}, against {at_full['binary']:.2f} at full size; *which* limit with {at_view['which']:.2f} against {at_full['which']:.2f}, "
     "where 0.67 is guessing"
     + (": on photographs, too, the number suffers more from the view than the sign." if at_view["which"] - at_full["which"] > at_view["binary"] - at_full["binary"] else ".")
@@ -1135,7 +1135,7 @@ if ("photographs, which limit", "training") in sight:
             f"Asked which limit on the photographs it was trained on, ATS-5 is right in {unseen_train:.0%} of the draws that show **no** sign, hardly less than with the sign in sight ({seen_train:.0%}). "
             f"On test images it is {'no better with the sign in sight than without' if seen_test <= unseen_test + 0.05 else 'better with the sign in sight'} ({seen_test:.0%} and {unseen_test:.0%}). "
             + (
-                "**So it has learned the places, not the signs**: which trees, which road, which car belong to which label. With 97 images that have a limit, that is the easier way to a low training loss, "
+                f"**So it has learned the places, not the signs**: which trees, which road, which car belong to which label. With {len(chances)} images that have a limit, that is the easier way to a low training loss, "
                 "and it is open to every method here; the uniform one has little else. The errors of the first part of the table compare how well methods guess from the scene."
                 if unseen_train > 0.5 and seen_test <= unseen_test + 0.05
                 else ""

@@ -174,7 +174,7 @@ class GTSDB(SpeedLimits):
             shown = sorted({sign.limit for sign in some if sign.limit is not None})
             if len(shown) > 1:
                 raise DataError(f"{folder / 'gt.txt'}: image {number:05d} shows the limits {shown}; expected one at most")
-            label = ("none" if not shown else _ANY if limits == "any" else shown[0])
+            label = "none" if not shown else _ANY if limits == "any" else shown[0]
             if label not in classes:
                 continue
             files.append(images[number])
