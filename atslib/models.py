@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, get_estimator
+from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention
 from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
 
@@ -41,6 +41,8 @@ class Output:
         pooled: the (estimated) attention-weighted feature that was classified, ``(B, D)``.
         stderr: standard error of ``pooled`` due to the sampling, ``(B, D)``, where the estimator can tell.
         patches: what was seen at ``index``, ``(B, N, C, h, w)``, on request.
+        within, within_entropy: of a nested model (:class:`atslib.nested.NestedSampling`): what the inner model says about the
+            regions, and the estimate of the mean entropy of its attention in them, ``(B,)``.
     """
 
     logits: Float[Tensor, "B classes"]
@@ -49,6 +51,18 @@ class Output:
     pooled: Float[Tensor, "B D"]
     stderr: Float[Tensor, "B D"] | None = None
     patches: Shaped[Tensor, "B N C h w"] | None = None
+    within: Output | None = None
+    within_entropy: Float[Tensor, " B"] | None = None
+
+    def entropy(self) -> Float[Tensor, " B"] | None:
+        """Entropy of the attention in nats, H(a) of eq. 21; None where a model has none.
+
+        Of a nested model that of region and location together, by the chain rule :math:`H(a) + \\sum_m a_m H(b_{\\cdot|m})`.
+        """
+        if self.log_attention is None:
+            return None
+        own = entropy(self.log_attention)
+        return own if self.within_entropy is None else own + self.within_entropy
 
 
 class AttentionSampling(nn.Module):
@@ -139,9 +153,7 @@ class AttentionSampling(nn.Module):
             patches=seen if return_patches else None,
         )
 
-    def exact(
-        self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512
-    ) -> Output:
+    def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
         """The full model (eq. 1): the features of all K locations, weighed by the attention.
 
         Differentiable; without gradients, memory is bounded by ``chunk`` patches at a time. This is what attention sampling

@@ -109,7 +109,8 @@ class DrawForAll(TorchFunctionMode):
     """Let a model that sees a share of a batch draw what it would draw if it saw all of it.
 
     Random numbers are drawn from ``generator`` for the whole batch, and the rows of the share are kept: the locations drawn
-    for an image do not depend on how many processes there are.
+    for an image do not depend on how many processes there are. Where an image has several rows, one for each of its regions
+    (:mod:`atslib.nested`), they follow one another.
 
     Args:
         generator: the one that the model is called with, in the same state in every process.
@@ -132,13 +133,20 @@ class DrawForAll(TorchFunctionMode):
         kwargs = kwargs or {}
         if kwargs.get("generator") is not self.generator:
             return function(*args, **kwargs)
-        if function in _FILL and args[0].ndim and len(args[0]) == len(self.rows):
-            whole = args[0].new_empty(self.count, *args[0].shape[1:])
-            return args[0].copy_(function(whole, *args[1:], **kwargs)[self.rows])
+        if function in _FILL and args[0].ndim and (each := self._rows_each(len(args[0]))):
+            whole = args[0].new_empty(self.count * each, *args[0].shape[1:])
+            return args[0].copy_(self._share(function(whole, *args[1:], **kwargs), each))
         size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
-        if function not in _DRAW or not size or size[0] != len(self.rows):
+        if function not in _DRAW or not size or not (each := self._rows_each(size[0])):
             raise ValueError(
                 f"{getattr(function, '__name__', function)} of size {size} draws for {len(self.rows)} of {self.count} images in "
-                "one of several processes: expected one of torch's plain random functions with one row an image"
+                "one of several processes: expected one of torch's plain random functions, with one row an image or equally many"
             )
-        return function(self.count, *size[1:], **kwargs)[self.rows]
+        return self._share(function(self.count * each, *size[1:], **kwargs), each)
+
+    def _rows_each(self, rows: int) -> int:
+        """How many of so many rows belong to each image of the share; 0 if they cannot be dealt out."""
+        return 0 if rows % len(self.rows) else rows // len(self.rows)
+
+    def _share(self, whole: torch.Tensor, each: int) -> torch.Tensor:
+        return whole.unflatten(0, (self.count, each))[self.rows].flatten(0, 1)

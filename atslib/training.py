@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
-from atslib.estimators import entropy
 from atslib.loading import epoch_batches, load, seed_for
 from atslib.models import Output
 from atslib.processes import Processes
@@ -105,7 +104,7 @@ def attention_loss(
     dividing by the sum of the weights, as ``F.cross_entropy`` does, would make an image's part depend on its batch. A method
     without attention has no entropy to be rewarded for.
     """
-    loss, cross_entropy = _losses(out, labels, entropy_weight, class_weights)
+    loss, cross_entropy, _ = _losses(out, labels, entropy_weight, class_weights)
     return loss.mean(), cross_entropy.mean()
 
 
@@ -219,7 +218,7 @@ def train(
                     torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16),
                 ):
                     out = forward(images, generator=draws)
-                loss, cross_entropy = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
+                loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
                 loss = loss.sum() * counted * group.world / len(batch)
@@ -227,9 +226,8 @@ def train(
                 group.backward(loss)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
                 wrong = (out.logits.detach().argmax(1) != labels).sum()
-                spread = torch.zeros(()) if out.log_attention is None else entropy(out.log_attention.detach()).sum()
                 count, bad = torch.tensor(len(rows)), ~(loss.detach().isfinite() & norm.isfinite())
-                batch_tally = [cross_entropy.detach().sum(), wrong, spread, count, bad]
+                batch_tally = [cross_entropy.detach().sum(), wrong, spread.detach().sum(), count, bad]
                 tally += counted * torch.stack([part.to(device, torch.float64) for part in batch_tally])
 
                 step += 1
@@ -341,14 +339,15 @@ def evaluate(
 
 def _losses(
     out: Output, labels: Int[Tensor, " B"], entropy_weight: float, class_weights: Float[Tensor, " classes"] | None
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Loss and cross-entropy of each image."""
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Loss, cross-entropy and entropy of the attention of each image; the last zero where there is no attention."""
     cross_entropy = F.cross_entropy(out.logits.float(), labels, reduction="none")
     if class_weights is not None:
         cross_entropy = class_weights[labels] * cross_entropy
     if out.log_attention is None:
-        return cross_entropy, cross_entropy
-    return cross_entropy - entropy_weight * entropy(out.log_attention), cross_entropy
+        return cross_entropy, cross_entropy, torch.zeros_like(cross_entropy)
+    spread = out.entropy()
+    return cross_entropy - entropy_weight * spread, cross_entropy, spread
 
 
 def _augmented(images: Tensor, numbers: Sequence[int], augment: Callable, seed: int, epoch: int, *step: int) -> Tensor:

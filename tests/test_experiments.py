@@ -155,7 +155,7 @@ def test_small_speed_limits_have_larger_signs_and_as_many_locations_as_deep_mil_
 
 
 @pytest.mark.skipif(not hasattr(models, "DeepMIL"), reason="needs the methods the paper compares with")
-@pytest.mark.parametrize("method", ["uniform", "deep_mil", "cnn"])
+@pytest.mark.parametrize("method", ["uniform", "nested", "deep_mil", "cnn"])
 def test_other_methods_run(method, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("atslib.experiments.runs.OTHER_N", ())
     arguments = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--method", method, "--cnn-scale", "0.25"]
@@ -168,7 +168,7 @@ def test_other_methods_run(method, tiny, tmp_path, monkeypatch, capsys):
     ("arguments", "said"),
     [
         (["imagenet"], "megapixel_mnist"),
-        (["megapixel_mnist", "--method", "ats,transformer"], "'transformer': expected one of ats, uniform, deep_mil, cnn"),
+        (["megapixel_mnist", "--method", "ats,transformer"], "'transformer': expected one of ats, uniform, nested, deep_mil"),
         (["megapixel_mnist", "--n-patches", "5,ten"], "'5,ten': expected int, or several with commas between"),
         (["megapixel_mnist", "--estimator", "murthi"], "'murthi': expected one of"),
         (["megapixel_mnist", "--seed", "-1"], "expected"),
@@ -184,6 +184,16 @@ def test_a_model_that_cannot_be_built_is_one_line(tiny, tmp_path, capsys):
     assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--n-patches", "0"]) == 2
     assert capsys.readouterr().err == "error: n_patches=0: expected at least 1\n"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_nested_model_looks_at_regions_and_learns_where_there_is_one(tmp_path, capsys):
+    run = Run("megapixel_mnist", "nested", n_patches=3, profile="smoke")
+    model = run.build()
+    out = model(run.loaded.train[0][0][None], return_patches=True)
+    assert out.patches.shape == (1, 3, 1, 150, 150) and out.within.patches.shape == (3, 2, 1, 50, 50)
+    assert model.attention.epsilon == pytest.approx(model.within.attention.epsilon * (0.03 / 0.12) ** 2)
+    assert main(["colon_cancer", "--out", str(tmp_path), *ON_CPU, "--method", "nested"]) == 2
+    assert "has no nested model" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------------------

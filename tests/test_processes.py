@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from test_training import SETTINGS, Noisy, data, model, weights, without_times
+from torch import nn
 
 from atslib.estimators import get_estimator
 from atslib.experiments import load_records, megapixel_mnist
 from atslib.experiments.__main__ import main
+from atslib.models import AttentionSampling
+from atslib.nested import NestedSampling
+from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention
 from atslib.processes import DrawForAll, Processes, processes
 from atslib.training import Settings, train
 
@@ -104,8 +108,24 @@ def test_a_draw_that_cannot_be_shared_is_refused():
         assert torch.rand(4).shape == (4,)  # from another generator: nothing of ours
         with pytest.raises(ValueError, match=r"randint of size .* expected one of torch.s plain random functions"):
             torch.randint(0, 5, (2,), generator=generator)
-        with pytest.raises(ValueError, match="one row an image"):
+        with pytest.raises(ValueError, match="one row an image or equally many"):
             torch.rand(3, generator=generator)
+
+
+@pytest.mark.parametrize("estimator", ["des_raj", "systematic"])
+def test_the_draw_in_regions_does_not_depend_on_the_share(estimator):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (5, 1, 200, 200), dtype=torch.uint8)
+    within = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), nn.Identity(), 50, 2, 0.12, estimator)
+    nested = NestedSampling(MegapixelMNISTAttention(), within, Classifier(32, 10), 100, 3, 0.12, estimator)
+    draws = torch.Generator()
+    whole = nested(images, generator=draws.manual_seed(1))
+    for rank in (0, 1):
+        rows = list(range(rank, 5, 2))
+        with DrawForAll(draws.manual_seed(1), rows, 5):
+            share = nested(images[rows], generator=draws)
+        assert torch.equal(share.index, whole.index[rows])
+        assert torch.equal(share.within.index, whole.within.index.view(5, 3, 2)[rows].flatten(0, 1))
 
 
 def test_one_process_needs_nothing(monkeypatch):

@@ -91,7 +91,7 @@ def test_results_table():
     assert list(table.index) == ["ATS-10", "CNN 0.5", "Deep MIL"]
     assert list(table["runs"]) == [2, 1, 1]
     assert list(table["test error"]) == ["0.200 ± 0.100", "0.200", "0.400"]
-    assert method_name("cnn", cnn_scale=1) == "CNN 1"
+    assert method_name("cnn", cnn_scale=1) == "CNN 1" and method_name("nested", 5) == "nested ATS-5"
 
 
 def test_results_table_by_another_field():

@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--order", choices=["hilbert", "raster"], default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")
     add("--cnn-scale", type=_several(float), default=[1.0], metavar="S", help="of the image that the CNN sees (default: 1)")
     add("--seed", type=_several(int), default=[0], metavar="S", help="default: 0")
-    add("--profile", default="smoke", help="sizes: smoke, laptop, paper; for some also small, windows, find (default: smoke)")
+    add("--profile", default="smoke", help="smoke, laptop, paper; for some also small, large, windows, find (default: smoke)")
     add("--set", action="append", default=[], metavar="NAME=V", help="change a setting of the profile; V,V for several")
     add("--data", metavar="DIR", help="data root, or 'generated' for stand-ins (default: real photographs where they are found)")
     add("--out", type=Path, default=Path("results"), metavar="DIR", help="folder for runs/, weights/, checkpoints/")

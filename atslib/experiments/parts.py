@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 from atslib import models, networks
 from atslib.estimators import Estimator
 from atslib.experiments.records import array_digest
+from atslib.nested import NestedSampling
 
 # What --method calls them, and whether they draw patches (and so have N and an estimator).
-METHODS = {"ats": True, "uniform": True, "deep_mil": False, "cnn": False}
+METHODS = {"ats": True, "uniform": True, "nested": True, "deep_mil": False, "cnn": False}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,23 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Nested:
+    """What a nested model (:class:`atslib.nested.NestedSampling`) has besides the parts of the experiment.
+
+    Attributes:
+        attention: makes a new network for the view of the whole; that for the views of regions is the experiment's own.
+        region: side of the regions, in pixels.
+        scale: of the view of the whole.
+        each: patches looked at in each region.
+    """
+
+    attention: Callable[[], nn.Module]
+    region: int
+    scale: float
+    each: int = 2
+
+
+@dataclass(frozen=True)
 class Parts:
     """The networks of an experiment and the sizes that go with them; each method takes what it needs.
 
@@ -51,6 +69,7 @@ class Parts:
         scale: of the view, relative to the image.
         grid: rows and columns of Deep MIL's patches.
         feature_scale: of the unit-norm features before the classifier; 1 is the paper's.
+        nested: of the nested model; None where there is none.
     """
 
     attention: Callable[[], nn.Module]
@@ -63,6 +82,7 @@ class Parts:
     scale: float
     grid: tuple[int, int]
     feature_scale: float = 1.0
+    nested: Nested | None = None
 
 
 def profile_of(profile, profiles: dict):
@@ -81,8 +101,11 @@ def profile_of(profile, profiles: dict):
 def build(parts: Parts, method: str, n_patches: int, estimator: str | Estimator, cnn_scale: float = 1.0) -> nn.Module:
     """The model of a method, untrained; seed torch first.
 
+    Args:
+        n_patches: looked at in each image; of the nested model, regions.
+
     Raises:
-        ValueError: an unknown method.
+        ValueError: an unknown method, or one that this experiment does not have.
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r}: expected one of {', '.join(METHODS)}")
@@ -93,6 +116,13 @@ def build(parts: Parts, method: str, n_patches: int, estimator: str | Estimator,
     if method == "deep_mil":
         # In chunks: it shall train where attention sampling trains. Its cost is measured without.
         return models.DeepMIL(networks.MILAttention(parts.width), features, classifier, parts.patch_size, parts.grid, chunk=512)
+    if method == "nested":
+        if (sizes := parts.nested) is None:
+            raise ValueError("method 'nested': this experiment has no nested model, only megapixel_mnist does")
+        within = models.AttentionSampling(
+            attention, features, nn.Identity(), parts.patch_size, sizes.each, parts.scale, estimator
+        )
+        return NestedSampling(sizes.attention(), within, classifier, sizes.region, n_patches, sizes.scale, estimator)
     options = dict(patch_size=parts.patch_size, n_patches=n_patches, scale=parts.scale, estimator=estimator)
     if method == "uniform":
         return models.UniformSampling(features, classifier, **options, like=attention)

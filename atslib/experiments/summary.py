@@ -151,7 +151,7 @@ def method_name(method: str, n_patches: float | None = None, cnn_scale: float | 
     if (method == "cnn" and cnn_scale is None) or (METHODS[method] and n_patches is None):
         raise ValueError(f"method {method!r} with n_patches={n_patches}, cnn_scale={cnn_scale}: one belongs to its name")
     if METHODS[method]:
-        return f"{dict(ats='ATS', uniform='U')[method]}-{n_patches:g}"
+        return f"{dict(ats='ATS', uniform='U', nested='nested ATS')[method]}-{n_patches:g}"
     return "Deep MIL" if method == "deep_mil" else f"CNN {cnn_scale:g}"
 
 

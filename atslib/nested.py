@@ -1,0 +1,151 @@
+"""Attention sampling within attention sampling, for images whose small view is still too large or shows too little.
+
+The paper ends with it: "a nested model of attention sampling can be used to efficiently learn to discover informative regions
+and classify up to gigapixel images using a single GPU" (§5). It gives no model; this is the plain one, the same sum twice.
+
+>>> import torch
+>>> from torch import nn
+>>> from atslib.models import AttentionSampling
+>>> from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention
+>>> within = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), nn.Identity(), patch_size=50, n_patches=2, scale=0.12)
+>>> model = NestedSampling(MegapixelMNISTAttention(), within, Classifier(32, 10), region_size=300, n_regions=5, scale=0.01)
+>>> out = model(torch.zeros(1, 1, 6000, 6000, dtype=torch.uint8))
+>>> tuple(out.logits.shape), tuple(out.log_attention.shape), tuple(out.index.shape)  # of the regions
+((1, 10), (1, 60, 60), (1, 5))
+>>> tuple(out.within.log_attention.shape), tuple(out.within.index.shape)  # of the patches in each
+((5, 36, 36), (5, 2))
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from atslib.estimators import DEFAULT_ESTIMATOR, Estimator
+from atslib.models import AttentionSampling, Output
+from atslib.patches import extract_patches
+
+
+class NestedSampling(AttentionSampling):
+    """Classify a huge image from its view, the views of a few regions, and a few patches in each of them.
+
+    .. math::  \\Psi(x) = g\\Big(\\sum_m a_m \\sum_k b_{k|m}\\, f\\bigl(P(R(x, m), k)\\bigr)\\Big), \\qquad
+               a = a(V(x, s)), \\quad b_{\\cdot|m} = b\\bigl(V(R(x, m), s')\\bigr)
+
+    where :math:`R(x, m)` is the region around location m of the map of the whole. The inner sum is the feature of a region;
+    ``within``, itself an :class:`~atslib.models.AttentionSampling`, estimates it, and the outer sum is estimated from the drawn
+    regions' estimates. With unbiased estimators at both levels the pooled feature and its gradient are unbiased: both are linear
+    in the regions' features, which, given the regions, are right on average. ``within`` may be nested again.
+
+    The entropy of eq. 21 becomes that of the pair, :math:`H(a) + \\sum_m a_m H(b_{\\cdot|m})`; its second part is one more
+    thing pooled over regions and estimated from the same draw (:meth:`atslib.models.Output.entropy`).
+
+    Args:
+        attention: network for the view of the whole, as for :class:`~atslib.models.AttentionSampling`.
+        within: looks at each region; its classifier is to be ``nn.Identity()``, since what is asked of it is the pooled feature.
+        classifier: network from the pooled feature ``(B, D)`` to logits ``(B, classes)``.
+        region_size: in image pixels, one number or (height, width). Neighbouring locations of the map should have regions that
+            overlap, or what lies between them is seen by none.
+        n_regions: M, regions looked at in each image.
+        scale: size of the view of the whole, relative to the image.
+        estimator: of the outer sum; the inner one is ``within``'s.
+        fill: value of a region's pixels outside the image.
+
+    Raises:
+        ValueError: ``within`` is no attention sampling, or classifies; and as :class:`~atslib.models.AttentionSampling` does.
+
+    Source: §5 of the paper names the idea; the conditional attention is the hierarchical softmax of one pair (region, location).
+    """
+
+    def __init__(
+        self,
+        attention: nn.Module,
+        within: AttentionSampling,
+        classifier: nn.Module,
+        region_size: int | tuple[int, int],
+        n_regions: int = 5,
+        scale: float = 0.03,
+        estimator: str | Estimator = DEFAULT_ESTIMATOR,
+        fill: float = 0,
+    ):
+        if not isinstance(within, AttentionSampling):
+            raise ValueError(f"within={type(within).__name__}: expected an AttentionSampling, which looks at each region")
+        if not isinstance(within.classifier, nn.Identity):
+            raise ValueError(
+                f"within classifies, by {type(within.classifier).__name__}: expected classifier=nn.Identity(); only what is "
+                "pooled over all regions is classified"
+            )
+        super().__init__(attention, within, classifier, region_size, n_regions, scale, estimator, fill)
+
+    @property
+    def within(self) -> AttentionSampling:
+        """What looks at each region."""
+        return self.features
+
+    def forward(
+        self,
+        image: Shaped[Tensor, "B C H W"],
+        low: Float[Tensor, "B C h w"] | None = None,
+        *,
+        n_patches: int | None = None,
+        return_patches: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Output:
+        """Look at the whole, at regions, at patches, and answer.
+
+        Args:
+            image: the full-resolution images. Of one that lies in a file (``torch.from_numpy(numpy.memmap(…))``) only the drawn
+                regions are read, if ``low`` is given.
+            low: their low-resolution views, where they are at hand: of an image pyramid, say.
+            n_patches: overrides the number of regions, M; the patches in each are ``within``'s.
+            return_patches: put the patches into the output's ``within``, and the regions into the output.
+            generator: source of randomness of both draws.
+
+        Returns:
+            ``index`` and ``log_attention`` are of the regions. ``within`` is the output of the inner model for all regions, the
+            images' regions one after the other, ``B·M`` in all.
+
+        Raises:
+            ValueError: as :meth:`atslib.models.AttentionSampling.forward` does, of either level.
+        """
+        low, log_attention = self.attend(image, low)
+        geometry = self.geometry(image, low, log_attention)
+        n = self.n_patches if n_patches is None else n_patches
+        index = self.estimator.sample(log_attention, n, generator=generator)  # (B, M)
+        regions = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)  # (B, M, C, r, r)
+        within = self.within(regions.flatten(0, 1), return_patches=return_patches, generator=generator)
+        features = within.pooled.unflatten(0, index.shape)  # (B, M, D)
+        entropies = within.entropy().unflatten(0, index.shape)[..., None]  # (B, M, 1)
+        pooled = self.estimator(log_attention, index, features)
+        return Output(
+            logits=self.classifier(pooled),
+            log_attention=log_attention,
+            index=index,
+            pooled=pooled,
+            stderr=self.estimator.stderr(log_attention, index, features),
+            patches=regions if return_patches else None,
+            within=within,
+            within_entropy=self.estimator(log_attention, index, entropies)[:, 0],
+        )
+
+    def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
+        """The full model: every patch of every region, weighed by the attention at both levels.
+
+        For checks on small images: patches are looked at once for each region that they lie in.
+
+        Args:
+            chunk: at most so many regions at a time, and so many patches of these.
+        """
+        low, log_attention = self.attend(image, low)
+        geometry = self.geometry(image, low, log_attention)
+        attention = log_attention.flatten(1).exp()  # (B, K)
+        pooled = spread = 0
+        for index in torch.arange(attention.shape[1], device=image.device).split(max(1, chunk // len(image))):
+            index = index.expand(len(image), -1)  # (B, regions)
+            regions = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+            within = self.within.exact(regions.flatten(0, 1), chunk=chunk)
+            here = attention.gather(1, index)  # (B, regions)
+            pooled = pooled + (here[..., None] * within.pooled.unflatten(0, index.shape)).sum(1)
+            spread = spread + (here * within.entropy().unflatten(0, index.shape)).sum(1)
+        return Output(self.classifier(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)

@@ -1,0 +1,185 @@
+"""Attention sampling within attention sampling: exactly, by enumerating every draw at both levels."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from atslib.enumeration import every_draw
+from atslib.estimators import ESTIMATORS
+from atslib.models import AttentionSampling, DeepMIL
+from atslib.nested import NestedSampling
+from atslib.networks import AttentionNetwork, Classifier, MILAttention, UnitNorm
+from atslib.training import attention_loss
+
+
+def attention():
+    return AttentionNetwork(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1))
+
+
+def features():
+    return nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
+
+
+def small_nested(outer="des_raj", inner="des_raj", n_regions=2, n_patches=2):
+    """An image of 16 × 24 has 2 × 3 regions of 12 × 12, and each of these 2 × 2 patches of 6 × 6."""
+    within = AttentionSampling(attention(), features(), nn.Identity(), 6, n_patches, scale=1 / 6, estimator=inner)
+    return NestedSampling(attention(), within, Classifier(5, 3, scale=4), 12, n_regions, scale=1 / 8, estimator=outer).double()
+
+
+def every_nested_draw(model, image, monkeypatch):
+    """The model's output for one image and every draw at both levels, and the probabilities."""
+    log_a = model.exact(image).log_attention[0]
+    regions, chances = every_draw(model.estimator, log_a, model.n_patches)  # (R, M)
+    # The attention in each region does not depend on what else was drawn: look at all regions once.
+    everywhere = torch.arange(log_a.numel())[None]
+    monkeypatch.setattr(model.estimator, "sample", lambda log_attention, n, generator=None: everywhere, raising=False)
+    log_b = model(image, n_patches=log_a.numel()).within.log_attention  # (K, h, w)
+    inside = [every_draw(model.within.estimator, b, model.within.n_patches) for b in log_b]
+    outer, inner, probability = [], [], []
+    for drawn, chance in zip(regions, chances, strict=True):
+        choices = [range(len(inside[m][0])) for m in drawn]
+        for choice in itertools.product(*choices):
+            outer.append(drawn)
+            inner.append(torch.stack([inside[m][0][c] for m, c in zip(drawn, choice, strict=True)]))
+            probability.append(chance * torch.stack([inside[m][1][c] for m, c in zip(drawn, choice, strict=True)]).prod())
+    outer, inner, probability = torch.stack(outer), torch.cat(inner), torch.stack(probability)
+    monkeypatch.setattr(model.estimator, "sample", lambda log_attention, n, generator=None: outer, raising=False)
+    monkeypatch.setattr(model.within.estimator, "sample", lambda log_attention, n, generator=None: inner, raising=False)
+    return model(image.expand(len(outer), -1, -1, -1)), probability
+
+
+PAIRS = [("des_raj", "with_replacement"), ("with_replacement", "murthy"), ("systematic", "des_raj")]
+
+
+@pytest.mark.parametrize("outer, inner", PAIRS)
+def test_value_gradient_and_entropy_are_the_full_models_on_average(outer, inner, monkeypatch):
+    torch.manual_seed(0)
+    model = small_nested(outer, inner)
+    # Two estimators of one name are one object, which could not be told to draw two things.
+    assert model.estimator is not model.within.estimator
+    image = torch.rand(1, 1, 16, 24, dtype=torch.float64)
+    weights = list(model.parameters())
+    exact = model.exact(image, chunk=3)
+    direction = torch.randn(3, dtype=torch.float64)
+    expected = torch.autograd.grad(exact.logits[0] @ direction + 0.3 * exact.entropy()[0], weights)
+
+    draws, probability = every_nested_draw(model, image, monkeypatch)
+    torch.testing.assert_close(probability.sum().item(), 1.0)
+    mean = (probability[:, None] * draws.logits).sum(0)
+    mean_entropy = (probability * draws.entropy()).sum()
+    torch.testing.assert_close(mean, exact.logits[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(mean_entropy, exact.entropy()[0], rtol=0, atol=1e-12)
+    for ours, theirs in zip(torch.autograd.grad(mean @ direction + 0.3 * mean_entropy, weights), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+
+def test_exact_is_the_sum_over_all_pairs_and_its_entropy_that_of_the_pairs():
+    torch.manual_seed(0)
+    model = small_nested()
+    image = torch.rand(2, 1, 16, 24, dtype=torch.float64)
+    out = model.exact(image)
+    log_a = out.log_attention.flatten(1)
+    pooled, joint = torch.zeros(2, 5, dtype=torch.float64), []
+    corners = model.geometry(image, model.view(image), out.log_attention).top_left(torch.arange(6).expand(2, -1))
+    padded = nn.functional.pad(image, (12, 12, 12, 12))
+    for picture in range(2):
+        for m in range(6):
+            top, left = (corners[picture, m] + 12).tolist()
+            region = padded[picture : picture + 1, :, top : top + 12, left : left + 12]
+            inner = model.within.exact(region)
+            pooled[picture] += log_a[picture, m].exp() * inner.pooled[0]
+            joint.append(log_a[picture, m] + inner.log_attention.flatten())
+    torch.testing.assert_close(out.pooled, pooled)
+    joint = torch.cat(joint).view(2, -1)
+    torch.testing.assert_close(joint.exp().sum(1), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(out.entropy(), -(joint.exp() * joint).sum(1))
+
+
+def test_the_loss_rewards_the_entropy_of_both_levels():
+    torch.manual_seed(0)
+    model = small_nested()
+    out = model(torch.rand(2, 1, 16, 24, dtype=torch.float64), generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 2])
+    (loss, cross_entropy), weight = attention_loss(out, labels, 0.3), 0.3
+    torch.testing.assert_close(loss, cross_entropy - weight * out.entropy().mean())
+    loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.within.attention.parameters())
+
+
+def test_output_names_what_was_seen_at_both_levels():
+    model = small_nested().float()
+    image = torch.randint(0, 256, (2, 1, 16, 24), dtype=torch.uint8)
+    out = model(image, return_patches=True, generator=torch.Generator().manual_seed(0))
+    assert out.index.shape == (2, 2) and out.log_attention.shape == (2, 2, 3)
+    assert out.within.index.shape == (4, 2) and out.within.log_attention.shape == (4, 2, 2)
+    assert out.patches.shape == (2, 2, 1, 12, 12) and out.within.patches.shape == (4, 2, 1, 6, 6)
+    assert out.patches.dtype == out.within.patches.dtype == torch.uint8
+    assert model(image, n_patches=3).index.shape == (2, 3)
+    assert model(image).patches is None and model(image).within.patches is None
+    again = model(image, return_patches=True, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(out.within.patches, again.within.patches)
+
+
+def test_three_levels():
+    torch.manual_seed(0)
+    inner = small_nested()
+    middle = NestedSampling(attention(), inner.within, nn.Identity(), 12, 2, scale=1 / 8)
+    model = NestedSampling(attention(), middle, Classifier(5, 3), 24, 2, scale=1 / 16).double()
+    image = torch.rand(1, 1, 48, 48, dtype=torch.float64)
+    out = model(image)
+    assert out.within.within.index.shape == (4, 2)
+    most = torch.tensor(9 * 9 * 4.0).log()  # regions, regions in each, patches in each
+    assert 0 < out.entropy().item() < most
+    out.logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.exact(image).logits.shape == (1, 3)
+
+
+def test_of_an_image_in_a_file_only_the_regions_are_read(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    path = tmp_path / "image"
+    with open(path, "wb") as file:
+        file.truncate(40_000 * 40_000)  # a file with a hole: 1.6 gigapixels that take no room
+    pixels = numpy.memmap(path, numpy.uint8, "r+", shape=(1, 1, 40_000, 40_000))
+    pixels[..., 20_000:20_100, 30_000:30_100] = 200
+    image = torch.from_numpy(pixels)
+    low = torch.zeros(1, 1, 40, 40)
+    low[..., 20, 30] = 2.0  # as bright as can be: what a pyramid would show of it
+
+    class Brightest(nn.Module):
+        stride, padding, receptive_field = 1, 0, 1
+
+        def forward(self, view):
+            return 100 * view[:, 0]
+
+    within = AttentionSampling(attention(), features(), nn.Identity(), 20, 2, scale=0.02)
+    out = NestedSampling(Brightest(), within, Classifier(5, 3), 1000, 1, scale=0.001)(image, low, return_patches=True)
+    assert out.index.item() == 20 * 40 + 30
+    assert out.patches.float().mean() == 200 / 100
+
+
+@pytest.mark.parametrize(
+    "within, message",
+    [
+        (lambda: DeepMIL(MILAttention(5), features(), nn.Identity(), 6, (2, 2)), "within=DeepMIL: expected an AttentionSampling"),
+        (lambda: AttentionSampling(attention(), features(), Classifier(5, 3), 6), r"classifies, by Classifier: .*nn.Identity"),
+    ],
+)
+def test_refuses_what_cannot_be_nested(within, message):
+    with pytest.raises(ValueError, match=message):
+        NestedSampling(attention(), within(), Classifier(5, 3), 12)
+
+
+def test_refuses_a_region_larger_than_the_image_and_too_many_regions():
+    model = small_nested()
+    with pytest.raises(ValueError, match="patch of 12 × 12 pixels from an image of 8 × 8"):
+        model(torch.rand(1, 1, 8, 8, dtype=torch.float64))
+    with pytest.raises(ValueError, match="7"):
+        model(torch.rand(1, 1, 16, 24, dtype=torch.float64), n_patches=7)
+
+
+def test_estimators_are_shared_objects_by_name():
+    """What :func:`every_nested_draw` relies on."""
+    assert small_nested("des_raj", "murthy").estimator is ESTIMATORS["des_raj"]
