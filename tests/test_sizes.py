@@ -1,0 +1,78 @@
+"""Trained networks on larger images: which locations show a digit, and what is written."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from atslib.data import MegapixelMNIST
+from atslib.experiments import megapixel_mnist
+from atslib.experiments.__main__ import main as experiments
+from atslib.experiments.runs import Run
+from atslib.experiments.sizes import main, measure, shows_a_digit
+from atslib.patches import PatchGeometry, downsample, extract_patches
+from atslib.training import Settings
+
+ON_CPU = ["--device", "cpu"]
+
+
+@pytest.mark.parametrize("size, scale, patch", [(200, 0.12, 50), (210, 0.1, 60), (300, 0.03, 150)])
+def test_locations_that_show_a_digit_are_those_whose_patch_holds_all_of_it(size, scale, patch):
+    tests = MegapixelMNIST("test", 3, size, n_noise=0)
+    side = round(size * scale)
+    geometry = PatchGeometry((size, size), (side, side), (side, side), patch, padding=3, receptive_field=7)
+    for number in range(3):
+        corners = torch.as_tensor(tests.layout(number).digit_corners)
+        shows = shows_a_digit(geometry, corners)
+        # Paint each digit's square by itself and count what a patch shows of it.
+        expected = torch.zeros(side * side, dtype=torch.bool)
+        for row, column in corners.tolist():
+            image = torch.zeros(1, 1, size, size)
+            image[..., row : row + 28, column : column + 28] = 1
+            patches = extract_patches(image, geometry.top_left(torch.arange(side * side)[None]), patch)[0]
+            expected |= patches.sum((1, 2, 3)) == 28 * 28
+        assert torch.equal(shows.flatten(), expected) and 0 < expected.sum() < side * side
+
+
+def test_measure_counts_errors_and_attention():
+    tests = MegapixelMNIST("test", 4, 200, n_noise=0)
+    torch.manual_seed(0)
+    model = megapixel_mnist.build_model(2, "systematic", "smoke", "nested")
+    row = measure(model, tests)
+    assert row["size"] == 200 and row["n"] == 4 and row["error"] in (0, 0.25, 0.5, 0.75, 1)
+    assert 0 < row["uniform"] < 1 and row["view_ms"] > 0 and row["look_ms"] > 0
+    masses = []
+    for number in range(4):
+        image = tests[number][0][None]
+        low, log_a = model.attend(image, downsample(image, (6, 6)))
+        shows = shows_a_digit(model.geometry(image, low, log_a), torch.as_tensor(tests.layout(number).digit_corners))
+        masses.append(log_a[0].exp()[shows].sum().item())
+    assert row["mass"] == pytest.approx(sum(masses) / 4)
+
+
+def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
+    profile = replace(
+        megapixel_mnist.PROFILES["smoke"],
+        **dict(size=160, n_noise=0, n_train=8, n_test=4, n_watch=4),
+        training=Settings(epochs=1, batch_size=8),
+    )
+    monkeypatch.setitem(megapixel_mnist.PROFILES, "smoke", profile)
+    monkeypatch.setattr("atslib.experiments.runs.OTHER_N", ())
+    assert experiments(["megapixel_mnist", "--method", "nested", "--n-patches", "2", "--out", str(tmp_path), *ON_CPU]) == 0
+    name = Run("megapixel_mnist", "nested", n_patches=2).name
+    arguments = [name, "--images", "2", "--out", str(tmp_path), "--sizes"]
+    assert main([*arguments, "300"]) == 0
+    assert main([*arguments, "200,300"]) == 0
+    path = tmp_path / "sizes" / f"{name}.json"
+    record = json.loads(path.read_text())
+    assert record["run"] == name and [row["size"] for row in record["sizes"]] == [200, 300]
+    assert capsys.readouterr().out.count("view_ms") == 2  # 300 was measured once
+
+    assert main(["nothing", "--out", str(tmp_path)]) == 2
+    assert "nothing.json is no record" in capsys.readouterr().err
+    (tmp_path / "weights" / f"{name}.safetensors").unlink()
+    assert main([*arguments, "400"]) == 2
+    assert "no weights of this run" in capsys.readouterr().err
+    assert main([*arguments, "0"]) == 2
+    assert "expected at least 1" in capsys.readouterr().err
