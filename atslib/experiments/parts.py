@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -122,11 +123,16 @@ def build(parts: Parts, method: str, n_patches: int, estimator: str | Estimator,
         within = models.AttentionSampling(
             attention, features, nn.Identity(), parts.patch_size, sizes.each, parts.scale, estimator
         )
-        return NestedSampling(sizes.attention(), within, classifier, sizes.region, n_patches, sizes.scale, estimator)
-    options = dict(patch_size=parts.patch_size, n_patches=n_patches, scale=parts.scale, estimator=estimator)
-    if method == "uniform":
-        return models.UniformSampling(features, classifier, **options, like=attention)
-    return models.AttentionSampling(attention, features, classifier, **options)
+        model = NestedSampling(sizes.attention(), within, classifier, sizes.region, n_patches, sizes.scale, estimator)
+    else:
+        options = dict(patch_size=parts.patch_size, n_patches=n_patches, scale=parts.scale, estimator=estimator)
+        if method == "uniform":
+            model = models.UniformSampling(features, classifier, **options, like=attention)
+        else:
+            model = models.AttentionSampling(attention, features, classifier, **options)
+    # Patches are read with their channels last in memory. Weights laid out alike save a tenth to a half of a step on a CPU; the
+    # results are the same up to rounding. The CNN, which sees a view, would be slower.
+    return model.to(memory_format=torch.channels_last)
 
 
 def described(name: str, train: Dataset, test: Dataset, **options) -> Data:
