@@ -54,7 +54,7 @@ def test_measure_counts_errors_and_attention():
 def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     profile = replace(
         megapixel_mnist.PROFILES["smoke"],
-        **dict(size=160, n_noise=0, n_train=8, n_test=4, n_watch=4),
+        **dict(size=250, n_noise=0, n_train=8, n_test=4, n_watch=4),
         training=Settings(epochs=1, batch_size=8),
     )
     monkeypatch.setitem(megapixel_mnist.PROFILES, "smoke", profile)
