@@ -98,7 +98,7 @@ def build_model(
         scale=SCALE,
         grid=(sizes.size // 25, sizes.size // 25),  # every half patch; the paper has no Deep MIL here, for want of memory
         feature_scale=sizes.feature_scale,
-        nested=Nested(lambda: attention(NESTED_SCALE), REGION, NESTED_SCALE),
+        nested=Nested(lambda: attention(NESTED_SCALE), min(REGION, sizes.size), NESTED_SCALE),
     )
     return build(parts, method, n_patches, estimator, cnn_scale)
 
