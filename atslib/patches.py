@@ -8,6 +8,7 @@ where in the image a location of the attention map lies, and :func:`extract_patc
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 # Rows of the image are averaged in strips of about this many values, so that a view of a huge uint8 image needs no
 # floating-point copy of it, and no more memory than the networks that follow.
 _STRIP = 1 << 20
+# Fine pixels after which the weights of an average may repeat and still be laid out as one matrix.
+_LONG = 512
 
 
 def extract_patches(
@@ -33,7 +36,8 @@ def extract_patches(
 
     Args:
         image: any dtype, which the patches keep.
-        top_left: row and column of each patch's first pixel; anywhere, also outside the image.
+        top_left: row and column of each patch's first pixel; anywhere, also outside the image. The patches come to its device:
+            an image too large for a GPU stays in the computer's memory, or in a file mapped into it.
         size: height and width of the patches in pixels, one number for a square.
         fill: value of pixels outside the image.
 
@@ -52,6 +56,7 @@ def extract_patches(
             f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}"
         )
     _check_patch_fits((height, width), image.shape[2:])
+    home, top_left = top_left.device, top_left.to(image.device)
     rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
     columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)
     inside = (
@@ -64,7 +69,7 @@ def extract_patches(
         columns.clamp(0, image.shape[3] - 1)[..., None, :],
     ]  # (B, N, h, w, C)
     patches = patches.masked_fill_(~inside[..., None], fill)  # in place: indexing has made a copy
-    return patches.permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
+    return patches.to(home).permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
 
 
 @dataclass(frozen=True)
@@ -156,19 +161,45 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float
         raise ValueError(f"view of size {tuple(size)} from an image of {tuple(image.shape[2:])}: expected 1 … the image's size")
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
-    down, across = (_area_weights(*sides).to(image.device, dtype) for sides in zip((height, width), size, strict=True))
-    if image.dtype == torch.uint8:
-        across = across / 255
-
-    flat = image.reshape(batch * channels, -1, down.shape[1], width)  # (BC, groups, rows in a group, W)
-    strip = max(1, _STRIP // (batch * channels * down.shape[1] * width))
+    flat = image.reshape(batch * channels, height, width)
     parts = []
     with torch.autocast(image.device.type, enabled=False):  # a mean of hundreds of pixels, in full precision
-        for groups in flat.split(strip, dim=1):
-            rows = down @ groups.to(dtype)  # (q, p) @ (BC, strip, p, W) -> (BC, strip, q, W)
-            rows = rows.unflatten(3, (-1, across.shape[1]))  # (BC, strip, q, groups of columns, p)
-            parts.append((rows @ across.T).flatten(3))  # (BC, strip, q, w)
+        for rows in _row_means(flat, size[0], dtype):
+            columns = _column_means(rows, size[1])
+            parts.append(columns / 255 if image.dtype == torch.uint8 else columns)
     return torch.cat(parts, dim=1).reshape(batch, channels, *size)
+
+
+def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) -> Iterator[Float[Tensor, "C q W"]]:
+    """Means of rows, down to ``coarse`` of them, a few at a time: of a large image no copy in floating point is ever whole."""
+    channels, fine, width = image.shape
+    groups = math.gcd(fine, coarse)
+    at_a_time = _STRIP // (channels * width)  # rows of the image
+    if (p := fine // groups) <= _LONG:
+        weights = _overlaps(p, coarse // groups).to(image.device, dtype)
+        for strip in image.unflatten(1, (groups, p)).split(max(1, at_a_time // p), dim=1):
+            yield (weights @ strip.to(dtype)).flatten(1, 2)  # (q, p) @ (C, strip, p, W) -> (C, strip · q, W)
+    else:  # the weights repeat too rarely to wait for it
+        step = max(1, at_a_time * coarse // fine)
+        for first in range(0, coarse, step):
+            start, stop = _covered(fine, coarse, first, min(first + step, coarse))
+            weights = _overlaps(fine, coarse, first, min(first + step, coarse)).to(image.device, dtype)
+            yield weights @ image[:, start:stop].to(dtype)
+
+
+def _column_means(rows: Float[Tensor, "C r W"], coarse: int) -> Float[Tensor, "C r q"]:
+    """Means along the rows, down to ``coarse`` columns."""
+    fine = rows.shape[2]
+    groups = math.gcd(fine, coarse)
+    if (p := fine // groups) <= _LONG:
+        weights = _overlaps(p, coarse // groups).to(rows)
+        return (rows.unflatten(2, (groups, p)) @ weights.T).flatten(2)
+    blocks = []
+    for first in range(0, coarse, 32):
+        last = min(first + 32, coarse)
+        start, stop = _covered(fine, coarse, first, last)
+        blocks.append(rows[..., start:stop] @ _overlaps(fine, coarse, first, last).to(rows).T)
+    return torch.cat(blocks, dim=2)
 
 
 def low_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -189,14 +220,20 @@ def check_aspect(image_size: tuple[int, int], view_size: tuple[int, int]) -> Non
         )
 
 
-def _area_weights(fine: int, coarse: int) -> Float[Tensor, "q p"]:
-    """Share of each of p fine pixels in each of q coarse ones, for the smallest group that repeats, p : q = fine : coarse."""
-    groups = math.gcd(fine, coarse)
-    p, q = fine // groups, coarse // groups
-    # In units of 1/q fine pixels all borders are whole numbers: fine pixel j covers [jq, jq + q], coarse i [ip, ip + p].
-    fine_edge, coarse_edge = torch.arange(p)[None] * q, torch.arange(q)[:, None] * p
-    overlap = torch.minimum(fine_edge + q, coarse_edge + p) - torch.maximum(fine_edge, coarse_edge)
-    return overlap.clamp(min=0).double() / p
+def _covered(fine: int, coarse: int, first: int, last: int) -> tuple[int, int]:
+    """The fine pixels, from … up to, that coarse pixels ``first`` up to ``last`` cover, if only in part."""
+    return first * fine // coarse, -(-last * fine // coarse)
+
+
+def _overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) -> Float[Tensor, "q p"]:
+    """Share of each fine pixel in the coarse pixels from ``first`` up to ``last`` (all), in those that they cover."""
+    last = coarse if last is None else last
+    start, stop = _covered(fine, coarse, first, last)
+    # In units of 1/coarse fine pixels all borders are whole numbers: fine pixel j covers [j, j + 1] · coarse, coarse pixel i
+    # covers [i, i + 1] · fine.
+    fine_edge, coarse_edge = torch.arange(start, stop)[None] * coarse, torch.arange(first, last)[:, None] * fine
+    overlap = torch.minimum(fine_edge + coarse, coarse_edge + fine) - torch.maximum(fine_edge, coarse_edge)
+    return overlap.clamp(min=0).double() / fine
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

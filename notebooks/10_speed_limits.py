@@ -529,10 +529,11 @@ def equal(runs, grid):
     five, mil = runs_of("ATS-5", runs), runs_of("Deep MIL", runs)
     if not five or not mil:
         return None
-    (a, _), (b, _) = (mean_and_stderr([error_of(r) for r in some]) for some in (five, mil))
+    (a, over_a), (b, over_b) = (mean_and_stderr([error_of(r) for r in some]) for some in (five, mil))
     seen = [images_seen(some[0]) for some in (five, mil)]
-    # Binomial, of the difference of the two errors, as if they were measured on different images.
-    stderr = math.sqrt(sum(binomial_variance(some[0]) for some in (five, mil)))
+    # Of the difference: that of the test images, binomial, as if the two were tested on different ones, and that of the runs.
+    of_images = [np.mean([binomial_variance(r) for r in some]) for some in (five, mil)]
+    stderr = math.sqrt(sum(of_images) + sum(0 if math.isnan(over) else over**2 for over in (over_a, over_b)))
     return (
         f"ATS-5 saw {seen[0]:,} images in training and read 5 patches of each, Deep MIL {seen[1]:,} and all {math.prod(grid)} patches; "
         f"{hours(five[0])} and {hours(mil[0])}. "

@@ -693,16 +693,15 @@ Markdown(" ".join(patterns))
 #
 # ## A gigapixel
 #
-# "A nested model of attention sampling can be used to … classify up to gigapixel images using a single GPU" (§5). Nobody has
-# trained one on this page; chapter 14 is to. But what it would *cost* follows from the numbers above.
+# "A nested model of attention sampling can be used to … classify up to gigapixel images using a single GPU" (§5). [The next
+# chapter](14_gigapixel.ipynb) writes one down, trains it and shows it a gigapixel. What the methods of this chapter, and such a model, would *cost* there
+# follows from the numbers above.
 #
 # One level with a fixed view fails for another reason than memory: a gigapixel image is about 31,600 pixels wide, and
 # a view of 180² shows it so small that the patches at its locations no longer cover it. One level at constant scale keeps seeing, at a price
 # in proportion to the pixels. A **nested** model looks twice: attention on a view of the whole picks $M$ regions; in
 # each, attention on a view of the region picks $n$ patches. With the same reduction at both levels, a view pixel of the second level covers
 # $\sqrt{31{,}600/180}$ pixels. That makes $1 + M$ looks at a view of 180² and $M n$ patches.
-#
-# (cell-claim-nested)=
 
 # %%
 GIGA = 1e9
@@ -754,7 +753,7 @@ Markdown(
         else f"So one level at scale 0.12, which needs {small(single, 'MB')}, does not fit on one GPU, while two nested levels do."
     )
     + " This is arithmetic on measured parts. Whether such a model *learns* to find a few thousand pixels in a gigapixel is another question, and the harder one: at the first level "
-    f"a digit of 28 pixels is {28 / (side / 180):.1f} of a view pixel wide."
+    f"a digit of 28 pixels is {28 / (side / 180):.1f} of a view pixel wide. [Chapter 14](14_gigapixel.ipynb) tries."
 )
 
 # %% [markdown]
@@ -796,7 +795,7 @@ Markdown(message)
 # - CNNs and Deep MIL grow in proportion to the pixels, in time and memory. Deep MIL's memory can be bounded by taking its patches
 #   in chunks, and then most of the paper's factor in memory is gone; the factor in time is not.
 # - N trades error for time after training, in steps of one patch, above a fixed price for view and attention.
-# - By arithmetic, a gigapixel fits on one GPU. Whether a nested model learns from it remains to be shown.
+# - By arithmetic, a gigapixel fits on one GPU, with two nested levels easily; [chapter 14](14_gigapixel.ipynb) does it.
 #
 # ## Exercises
 #

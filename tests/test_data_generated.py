@@ -130,6 +130,18 @@ def test_refusals(build, message):
         build()
 
 
+def test_megapixel_mnist_draws_into_a_given_array(tmp_path):
+    tests = MegapixelMNIST("test", 2, (300, 400), n_noise=3)
+    path = tmp_path / "image"
+    pixels = np.memmap(path, np.uint8, "w+", shape=(300, 400))
+    label = tests.draw(1, pixels)
+    image, expected = tests[1]
+    assert label == expected and np.array_equal(pixels, image[0].numpy())
+    for wrong in (np.zeros((400, 300), np.uint8), np.zeros((300, 400), np.float32)):
+        with pytest.raises(ValueError, match=r"expected uint8 and \(300, 400\)"):
+            tests.draw(0, wrong)
+
+
 def test_noise():
     values = noise(stream(1), (50, 70), (8, 20), 3)
     assert values.shape == (50, 70) and 0 <= values.min() and values.max() <= 1 and abs(values.mean() - 0.5) < 0.1

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
+from atslib.profiling import peak_memory
 
 DTYPES = [torch.uint8, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
 
@@ -195,6 +196,23 @@ def test_downsample_in_strips_is_the_same(monkeypatch):
     whole = downsample(image, (21, 15))
     monkeypatch.setattr("atslib.patches._STRIP", 1)
     torch.testing.assert_close(downsample(image, (21, 15)), whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape, size", [((61, 47), (9, 40)), ((97, 101), (97, 1)), ((64, 96), (8, 13)), ((50, 50), (7, 7))])
+def test_downsample_where_the_weights_hardly_repeat(shape, size, monkeypatch):
+    image = torch.randint(0, 256, (2, 2, *shape), dtype=torch.uint8)
+    expected = by_overlaps(image, size) / 255
+    for strip in (1, 1000, 1 << 20):
+        monkeypatch.setattr("atslib.patches._LONG", 4)
+        monkeypatch.setattr("atslib.patches._STRIP", strip)
+        torch.testing.assert_close(downsample(image, size).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [300, 241, 240])  # of 7919, a prime: the weights never repeat; of 8000: every 100 rows
+def test_downsample_needs_no_copy_of_a_large_image(size):
+    side = 8000 if size == 240 else 7919
+    image = torch.zeros(1, 1, side, side, dtype=torch.uint8)
+    assert peak_memory(lambda: downsample(image, (size, size))) - image.nbytes < 0.2 * image.nbytes
 
 
 def test_downsample_is_not_rounded_by_autocast():

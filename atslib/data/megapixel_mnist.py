@@ -130,11 +130,25 @@ class MegapixelMNIST(LabelledImages):
         return torch.tensor([self.layout(number).label for number in range(self.n_images)], dtype=torch.int64)
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "1 H W"], int]:
-        layout, corners, glyphs = self._pieces(number)
         image = np.zeros(self.size, dtype=np.uint8)
+        label = self.draw(number, image)
+        return torch.from_numpy(image)[None], label
+
+    def draw(self, number: int, into: np.ndarray) -> int:
+        """Draw an image into an array of zeros, and say its label; of an image too large for memory, into a ``numpy.memmap``.
+
+        Args:
+            into: uint8 of the images' size; only where a digit or a piece of noise lies is it written.
+
+        Raises:
+            ValueError: an array of another shape or type.
+        """
+        if into.shape != self.size or into.dtype != np.uint8:
+            raise ValueError(f"array of {into.dtype} and shape {into.shape}: expected uint8 and {self.size}")
+        layout, corners, glyphs = self._pieces(number)
         for (row, column), glyph in zip(corners, glyphs, strict=True):
-            image[row : row + GLYPH, column : column + GLYPH] = glyph
-        return torch.from_numpy(image)[None], layout.label
+            into[row : row + GLYPH, column : column + GLYPH] = glyph
+        return layout.label
 
     def low(self, number: int, scale: float = 0.12) -> Float[Tensor, "1 h w"]:
         """The small view as the released code makes it: no downsampling, but small glyphs laid on an empty image.
