@@ -87,6 +87,24 @@ class AttentionNetwork(nn.Module):
         return logits[:, 0]
 
 
+class Gain(nn.Module):
+    """Multiply the view. What is smaller than a pixel of it is dim in it, in proportion to its area, and moves a network little.
+
+    >>> AttentionNetwork(Gain(16), *MegapixelMNISTAttention().layers).receptive_field
+    7
+    """
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        return self.factor * view
+
+    def extra_repr(self) -> str:
+        return f"{self.factor:g}"
+
+
 class MegapixelMNISTAttention(AttentionNetwork):
     """Attention for Megapixel MNIST: three 3×3 convolutions, 8–8–1 channels, padded to keep the size (§4.2, §H.1).
 

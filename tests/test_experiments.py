@@ -191,7 +191,9 @@ def test_a_nested_model_looks_at_regions_and_learns_where_there_is_one(tmp_path,
     model = run.build()
     out = model(run.loaded.train[0][0][None], return_patches=True)
     assert out.patches.shape == (1, 3, 1, 240, 240) and out.within.patches.shape == (3, 2, 1, 50, 50)
-    assert model.attention.epsilon == pytest.approx(model.within.attention.epsilon * (0.03 / 0.12) ** 2)
+    # A region shows all that the attention for it has seen.
+    assert model.attention.receptive_field / model.scale <= model.patch_size
+    assert model.attention.network.layers[0].factor == pytest.approx(16)
     assert main(["colon_cancer", "--out", str(tmp_path), *ON_CPU, "--method", "nested"]) == 2
     assert "has no nested model" in capsys.readouterr().err
 
