@@ -8,12 +8,12 @@ and classify up to gigapixel images using a single GPU" (§5). It gives no model
 >>> from atslib.models import AttentionSampling
 >>> from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention
 >>> within = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), nn.Identity(), patch_size=50, n_patches=2, scale=0.12)
->>> model = NestedSampling(MegapixelMNISTAttention(), within, Classifier(32, 10), region_size=300, n_regions=5, scale=0.01)
+>>> model = NestedSampling(MegapixelMNISTAttention(), within, Classifier(32, 10), region_size=720, n_regions=5, scale=0.01)
 >>> out = model(torch.zeros(1, 1, 6000, 6000, dtype=torch.uint8))
 >>> tuple(out.logits.shape), tuple(out.log_attention.shape), tuple(out.index.shape)  # of the regions
 ((1, 10), (1, 60, 60), (1, 5))
 >>> tuple(out.within.log_attention.shape), tuple(out.within.index.shape)  # of the patches in each
-((5, 36, 36), (5, 2))
+((5, 86, 86), (5, 2))
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from atslib.estimators import DEFAULT_ESTIMATOR, Estimator
+from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, WithReplacement
 from atslib.models import AttentionSampling, Output
 from atslib.patches import extract_patches
 
@@ -45,15 +45,17 @@ class NestedSampling(AttentionSampling):
         attention: network for the view of the whole, as for :class:`~atslib.models.AttentionSampling`.
         within: looks at each region; its classifier is to be ``nn.Identity()``, since what is asked of it is the pooled feature.
         classifier: network from the pooled feature ``(B, D)`` to logits ``(B, classes)``.
-        region_size: in image pixels, one number or (height, width). Neighbouring locations of the map should have regions that
-            overlap, or what lies between them is seen by none.
+        region_size: in image pixels, one number or (height, width). A region should show all that it was chosen for: it should be
+            as wide as what the attention network sees around a location, ``attention.receptive_field / scale``. Patches at its
+            border see nothing of the image beyond it, but ``within.fill``.
         n_regions: M, regions looked at in each image.
         scale: size of the view of the whole, relative to the image.
         estimator: of the outer sum; the inner one is ``within``'s.
         fill: value of a region's pixels outside the image.
 
     Raises:
-        ValueError: ``within`` is no attention sampling, or classifies; and as :class:`~atslib.models.AttentionSampling` does.
+        ValueError: ``within`` is not an AttentionSampling, or classifies, or its patches are larger than a region; and as
+            :class:`~atslib.models.AttentionSampling` does.
 
     Source: §5 of the paper names the idea; the conditional attention is the hierarchical softmax of one pair (region, location).
     """
@@ -75,6 +77,11 @@ class NestedSampling(AttentionSampling):
             raise ValueError(
                 f"within classifies, by {type(within.classifier).__name__}: expected classifier=nn.Identity(); only what is "
                 "pooled over all regions is classified"
+            )
+        region, patch = ((size, size) if isinstance(size, int) else tuple(size) for size in (region_size, within.patch_size))
+        if patch[0] > region[0] or patch[1] > region[1]:
+            raise ValueError(
+                f"patches of {patch[0]} × {patch[1]} in regions of {region[0]} × {region[1]}: expected regions that hold a patch"
             )
         super().__init__(attention, within, classifier, region_size, n_regions, scale, estimator, fill)
 
@@ -104,7 +111,8 @@ class NestedSampling(AttentionSampling):
 
         Returns:
             ``index`` and ``log_attention`` are of the regions. ``within`` is the output of the inner model for all regions, the
-            images' regions one after the other, ``B·M`` in all.
+            images' regions one after the other, ``B·M`` in all. ``stderr`` is given for regions drawn with replacement: only of
+            independent ones does the spread tell what both levels contribute.
 
         Raises:
             ValueError: as :meth:`atslib.models.AttentionSampling.forward` does, of either level.
@@ -123,7 +131,7 @@ class NestedSampling(AttentionSampling):
             log_attention=log_attention,
             index=index,
             pooled=pooled,
-            stderr=self.estimator.stderr(log_attention, index, features),
+            stderr=self.estimator.stderr(log_attention, index, features) if isinstance(self.estimator, WithReplacement) else None,
             patches=regions if return_patches else None,
             within=within,
             within_entropy=self.estimator(log_attention, index, entropies)[:, 0],
@@ -132,7 +140,7 @@ class NestedSampling(AttentionSampling):
     def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
         """The full model: every patch of every region, weighed by the attention at both levels.
 
-        For checks on small images: patches are looked at once for each region that they lie in.
+        For checks on small images: what lies in several regions is looked at once in each.
 
         Args:
             chunk: at most so many regions at a time, and so many patches of these.
@@ -149,3 +157,6 @@ class NestedSampling(AttentionSampling):
             pooled = pooled + (here[..., None] * within.pooled.unflatten(0, index.shape)).sum(1)
             spread = spread + (here * within.entropy().unflatten(0, index.shape)).sum(1)
         return Output(self.classifier(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)
+
+    def extra_repr(self) -> str:
+        return f"region_size={self.patch_size}, n_regions={self.n_patches}, scale={self.scale}, estimator={self.estimator}"

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from atslib.enumeration import every_draw
-from atslib.estimators import ESTIMATORS
+from atslib.estimators import ESTIMATORS, entropy
 from atslib.models import AttentionSampling, DeepMIL
 from atslib.nested import NestedSampling
 from atslib.networks import AttentionNetwork, Classifier, MILAttention, UnitNorm
+from atslib.profiling import peak_memory
 from atslib.training import attention_loss
 
 
@@ -99,13 +100,34 @@ def test_exact_is_the_sum_over_all_pairs_and_its_entropy_that_of_the_pairs():
 
 def test_the_loss_rewards_the_entropy_of_both_levels():
     torch.manual_seed(0)
-    model = small_nested()
+    model = small_nested("with_replacement")  # its estimate of the second part is the mean over the drawn regions
     out = model(torch.rand(2, 1, 16, 24, dtype=torch.float64), generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([0, 2])
-    (loss, cross_entropy), weight = attention_loss(out, labels, 0.3), 0.3
-    torch.testing.assert_close(loss, cross_entropy - weight * out.entropy().mean())
-    loss.backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in model.within.attention.parameters())
+    spread = entropy(out.log_attention) + entropy(out.within.log_attention).view(2, 2).mean(1)
+    loss, cross_entropy = attention_loss(out, torch.tensor([0, 2]), 0.3)
+    torch.testing.assert_close(loss, cross_entropy - 0.3 * spread.mean())
+    of_entropy = torch.autograd.grad(out.entropy().sum(), list(model.within.attention.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in of_entropy)
+
+
+def test_standard_error_is_that_of_both_levels(monkeypatch):
+    """Of two regions with replacement: its square is on average the variance of the estimate."""
+    torch.manual_seed(0)
+    model = small_nested("with_replacement", "des_raj")
+    image = torch.rand(1, 1, 16, 24, dtype=torch.float64)
+    assert small_nested("des_raj")(image).stderr is None  # of which it cannot be said
+    draws, probability = every_nested_draw(model, image, monkeypatch)
+    mean = (probability[:, None] * draws.pooled).sum(0)
+    variance = (probability[:, None] * (draws.pooled - mean) ** 2).sum(0)
+    torch.testing.assert_close((probability[:, None] * draws.stderr**2).sum(0), variance, rtol=0, atol=1e-12)
+
+
+def test_a_view_at_hand_is_used():
+    torch.manual_seed(0)
+    model = small_nested()
+    image = torch.rand(1, 1, 16, 24, dtype=torch.float64)
+    own, given = (model(image, low=low, generator=torch.Generator().manual_seed(0)) for low in (None, model.view(image)))
+    assert torch.equal(own.logits, given.logits)
+    assert not torch.equal(model(image, low=torch.rand(1, 1, 2, 3).double()).log_attention, own.log_attention)
 
 
 def test_output_names_what_was_seen_at_both_levels():
@@ -155,9 +177,11 @@ def test_of_an_image_in_a_file_only_the_regions_are_read(tmp_path):
             return 100 * view[:, 0]
 
     within = AttentionSampling(attention(), features(), nn.Identity(), 20, 2, scale=0.02)
-    out = NestedSampling(Brightest(), within, Classifier(5, 3), 1000, 1, scale=0.001)(image, low, return_patches=True)
+    model = NestedSampling(Brightest(), within, Classifier(5, 3), 1000, 1, scale=0.001)
+    out = model(image, low, return_patches=True)
     assert out.index.item() == 20 * 40 + 30
     assert out.patches.float().mean() == 200 / 100
+    assert peak_memory(lambda: model(image, low)) - image.nbytes < 50e6  # a region and its indices
 
 
 @pytest.mark.parametrize(
@@ -165,6 +189,7 @@ def test_of_an_image_in_a_file_only_the_regions_are_read(tmp_path):
     [
         (lambda: DeepMIL(MILAttention(5), features(), nn.Identity(), 6, (2, 2)), "within=DeepMIL: expected an AttentionSampling"),
         (lambda: AttentionSampling(attention(), features(), Classifier(5, 3), 6), r"classifies, by Classifier: .*nn.Identity"),
+        (lambda: AttentionSampling(attention(), features(), nn.Identity(), 13), "patches of 13 × 13 in regions of 12 × 12"),
     ],
 )
 def test_refuses_what_cannot_be_nested(within, message):
@@ -176,7 +201,7 @@ def test_refuses_a_region_larger_than_the_image_and_too_many_regions():
     model = small_nested()
     with pytest.raises(ValueError, match="patch of 12 × 12 pixels from an image of 8 × 8"):
         model(torch.rand(1, 1, 8, 8, dtype=torch.float64))
-    with pytest.raises(ValueError, match="7"):
+    with pytest.raises(ValueError, match="n = 7 distinct locations"):
         model(torch.rand(1, 1, 16, 24, dtype=torch.float64), n_patches=7)
 
 

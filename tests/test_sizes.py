@@ -10,7 +10,7 @@ from atslib.data import MegapixelMNIST
 from atslib.experiments import megapixel_mnist
 from atslib.experiments.__main__ import main as experiments
 from atslib.experiments.runs import Run
-from atslib.experiments.sizes import main, measure, shows_a_digit
+from atslib.experiments.sizes import main, measure, shows_a_digit, trained
 from atslib.patches import PatchGeometry, downsample, extract_patches
 from atslib.training import Settings
 
@@ -35,20 +35,38 @@ def test_locations_that_show_a_digit_are_those_whose_patch_holds_all_of_it(size,
         assert torch.equal(shows.flatten(), expected) and 0 < expected.sum() < side * side
 
 
-def test_measure_counts_errors_and_attention():
-    tests = MegapixelMNIST("test", 4, 200, n_noise=0)
+@pytest.mark.parametrize("method, view", [("nested", 9), ("ats", 36)])
+def test_measure_counts_errors_and_attention(method, view):
+    tests = MegapixelMNIST("test", 4, 300, n_noise=0)
     torch.manual_seed(0)
-    model = megapixel_mnist.build_model(2, "systematic", "smoke", "nested")
+    model = megapixel_mnist.build_model(2, "systematic", "smoke", method)
+    answer = int(tests.labels[0])
+    with torch.no_grad():  # one answer to all images
+        model.classifier.linear.weight.zero_()
+        model.classifier.linear.bias.copy_(torch.arange(10) == answer)
     row = measure(model, tests)
-    assert row["size"] == 200 and row["n"] == 4 and row["error"] in (0, 0.25, 0.5, 0.75, 1)
+    assert row["size"] == 300 and row["n"] == 4
+    assert row["wrong"] == [number for number in range(4) if tests.labels[number] != answer]
+    assert row["error"] == len(row["wrong"]) / 4
     assert 0 < row["uniform"] < 1 and row["view_ms"] > 0 and row["look_ms"] > 0
     masses = []
     for number in range(4):
         image = tests[number][0][None]
-        low, log_a = model.attend(image, downsample(image, (6, 6)))
+        low, log_a = model.attend(image, downsample(image, (view, view)))
         shows = shows_a_digit(model.geometry(image, low, log_a), torch.as_tensor(tests.layout(number).digit_corners))
         masses.append(log_a[0].exp()[shows].sum().item())
     assert row["mass"] == pytest.approx(sum(masses) / 4)
+
+
+def test_an_image_has_the_same_digits_at_every_size():
+    small, large = (MegapixelMNIST("test", 5, size, n_noise=3) for size in (300, 4000))
+    for number in range(5):
+        assert (small.layout(number).digits == large.layout(number).digits).all()
+
+
+def test_other_methods_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a run of megapixel_mnist with method ats or nested"):
+        trained(Run("megapixel_mnist", "deep_mil", out=tmp_path))
 
 
 def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
@@ -63,10 +81,10 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     name = Run("megapixel_mnist", "nested", n_patches=2).name
     arguments = [name, "--images", "2", "--out", str(tmp_path), "--sizes"]
     assert main([*arguments, "300"]) == 0
-    assert main([*arguments, "200,300"]) == 0
+    assert main([*arguments, "250,300"]) == 0
     path = tmp_path / "sizes" / f"{name}.json"
     record = json.loads(path.read_text())
-    assert record["run"] == name and [row["size"] for row in record["sizes"]] == [200, 300]
+    assert record["run"] == name and [row["size"] for row in record["sizes"]] == [250, 300]
     assert capsys.readouterr().out.count("view_ms") == 2  # 300 was measured once
 
     assert main(["nothing", "--out", str(tmp_path)]) == 2

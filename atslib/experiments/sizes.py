@@ -1,9 +1,10 @@
-"""Trained networks on larger images than they were trained on: ``python -m atslib.experiments.sizes NAME --sizes 600,6000``.
+"""Trained networks on larger images than they were trained on: ``python -m atslib.experiments.sizes NAME --sizes 1500,31700``.
 
 Convolutions and attention do not care how large an image is, so a network that was trained on images of one size can look at
 any. What changes is how much empty ground competes for its attention. For Megapixel MNIST, models ``ats`` and ``nested``: error,
 time, and the share of attention that falls where a digit can be seen, on images with as many pieces in them as in training, and
-more room between. Written to ``OUT/sizes/NAME.json``; sizes that are there already are kept.
+more room between. An image has the same digits at every size. Written to ``OUT/sizes/NAME.json``; sizes that are there already
+are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from atslib.memory import keep_freed_memory
 from atslib.models import AttentionSampling
 from atslib.patches import PatchGeometry
 
-SIZES = (600, 1500, 4000, 12_000, 31_616)  # the last has a gigapixel
+SIZES = (1500, 4000, 12_000, 31_700)  # the last has a gigapixel
 
 
 def shows_a_digit(geometry: PatchGeometry, corners: Tensor) -> Bool[Tensor, "h w"]:
@@ -57,19 +58,20 @@ def measure(model: AttentionSampling, tests: MegapixelMNIST) -> dict:
     """Error and attention on these images, and the time that an image takes; means over them.
 
     Returns:
-        ``error`` and ``stderr`` (binomial), ``n``; ``mass``, the attention on locations that show a digit whole, and ``uniform``,
-        their share of all; ``view_ms``, making the view from the pixels, and ``look_ms``, all that follows, medians.
+        ``error`` and ``stderr`` (binomial), ``n``; ``wrong``, the numbers of the images answered wrongly; ``mass``, the
+        attention on locations that show a digit whole, and ``uniform``, their share of all; ``view_ms``, making the view from
+        the pixels, and ``look_ms``, all that follows, medians.
     """
     model.eval()
     draws = torch.Generator().manual_seed(0)
-    wrong, mass, uniform, view_ms, look_ms = 0, [], [], [], []
+    wrong, mass, uniform, view_ms, look_ms = [], [], [], [], []
     for number in range(len(tests)):
         image, label = tests[number]
         times = [time.perf_counter()]
         low = model.view(image[None])
         times.append(time.perf_counter())
         out = model(image[None], low, generator=draws)
-        wrong += int(out.logits.argmax().item() != label)
+        wrong += [number] if out.logits.argmax().item() != label else []
         times.append(time.perf_counter())
         shows = shows_a_digit(
             model.geometry(image[None], low, out.log_attention), torch.as_tensor(tests.layout(number).digit_corners)
@@ -78,12 +80,13 @@ def measure(model: AttentionSampling, tests: MegapixelMNIST) -> dict:
         uniform.append(shows.double().mean().item())
         view_ms.append(1000 * (times[1] - times[0]))
         look_ms.append(1000 * (times[2] - times[1]))
-    error = wrong / len(tests)
+    error = len(wrong) / len(tests)
     return dict(
         size=tests.size[0],
         n=len(tests),
         error=error,
         stderr=math.sqrt(error * (1 - error) / len(tests)),
+        wrong=wrong,
         **{key: sum(values) / len(values) for key, values in (("mass", mass), ("uniform", uniform))},
         **{key: sorted(values)[len(values) // 2] for key, values in (("view_ms", view_ms), ("look_ms", look_ms))},
     )
@@ -135,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
                 write_record(
                     path, dict(run=name, hardware=hardware(torch.device("cpu")), software=software(), sizes=done)
                 )
-                print(name, "  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+                print(name, "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "wrong"), flush=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
