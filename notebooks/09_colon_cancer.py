@@ -119,7 +119,7 @@ records = records.assign(
         method_name(*row)
         for row in records.reindex(columns=["method", "n_patches", "settings.cnn_scale"]).itertuples(index=False)
     ],
-    seen=[epochs[-1] * count for epochs, count in zip(records["curve.epoch"], records["dataset.n_train"], strict=True)],
+    seen=(records["settings.updates"] * records["settings.training.batch_size"]).astype(int),  # folds differ by an image or two
     changes=[
         {name.removeprefix("settings.changes."): value for name, value in row.items() if pandas.notna(value)}
         for row in records.filter(like="settings.changes.").to_dict("records")
@@ -349,6 +349,14 @@ elif {"Deep MIL", "CNN 1"} <= set(known):
 else:
     absent = [b for b in ("Deep MIL", "CNN 1") if b not in known]
     verdict = f"Open: no run of {' and '.join(absent)} to compare with; of the others no difference is shown."
+# A run that has not begun to learn says what its budget is worth, not what its method ends at.
+for b in rivals:
+    if b in of and len(stuck := of[b][of[b]["final.train_loss"] > 0.95 * math.log(2)]):
+        minutes = [np.mean([seconds[-1] for seconds in of[name]["curve.seconds"]]) / 60 for name in (b, "ATS-10")]
+        verdict += (
+            f" But {len(stuck)} of the {len(of[b])} runs of {b} ended with the training loss of a constant answer ({', '.join(f'{loss:.2f}' for loss in stuck['final.train_loss'])}): in {of[b]['seen'].iloc[0]:,} images, "
+            f"{minutes[0]:.0f} minutes where ATS-10 took {minutes[1]:.0f}, it had not begun to learn. **So this compares what a budget buys, not what the methods end at.**"
+        )
 Markdown("\n".join([*(told("ATS-10", b) for b in rivals), "", f"**Outcome.** {verdict}"]))
 
 # %% [markdown]

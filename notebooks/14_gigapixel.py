@@ -292,6 +292,7 @@ if trained is not None:
         ax.plot((column + 14) / 20, (row + 14) / 20, "o", mfc="none", mec=plots.SKY, ms=11)
     for top, at in tops.tolist():
         ax.add_patch(Rectangle((at / 20, top / 20), 12, 12, fill=False, color=plots.ORANGE, linewidth=1.5))
+    ax.set(xlim=(-0.5, 199.5), ylim=(199.5, -0.5))  # of regions over the border, the part inside
     ax = figure.add_subplot(grid[0, 5:])
     plots.show_attention(ax, seen.log_attention[0], "attention for regions")
     inner_geometry = trained.within.geometry(seen.patches[0], trained.within.view(seen.patches[0]), seen.within.log_attention)
@@ -351,6 +352,7 @@ if trained is not None:
             f"Between regions {b:.3f}, within regions {w:.3f}; a region costs {1000 * c_r:.2f} ms, a patch {1000 * c_p:.2f} ms, forward only, on this machine, now. "
             f"So $n^\\star = {best:.1f}$; of 1 to 8, {low_n} is best for this network with draws with replacement"
             + (", which is how many it was trained with. " if low_n == 2 else f". With two, as it was trained, the variance for the same time is {curve[2] / curve[low_n] - 1:.0%} higher. ")
+            + ("Where attention in a region lies on one spot, as here, a second patch says little that is new: better another region. " if w < b and low_n == 1 else "")
             + "A guide only: training draws systematically, and pays for the backward pass as well."
         )
     )  # fmt: skip
@@ -394,7 +396,7 @@ if carried:
                "**What was learned carries, in part.**" if 0.9 - 2 * giga["stderr"] > giga["error"] > trained_at["error"] else
                "**At the gigapixel it is even better.**" if giga["error"] < trained_at["error"] else
                "**What was learned does not carry to the gigapixel.**")
-            + (" Attention is lost to the ground." if giga["mass"] < 0.8 * trained_at["mass"] else "")
+            + (" Some of the attention is lost to the ground all the same." if giga["mass"] < 0.8 * trained_at["mass"] else "")
         )  # fmt: skip
     display(Markdown(text))
 else:
