@@ -386,19 +386,22 @@ def ats(n):
 steps = {n: training_step(ats(n), one_image, one_label) for n in (5, 10, 25, 50)}
 cost_of_n = {row["method"]: row | dict(ms=min(row["ms_all"])) for row in compare(steps, warmup=1, repetitions=7)}  # the fastest
 
-# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25. Right: milliseconds of a training step against N, a straight line that rises."}}
+# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N. Right: milliseconds of a training step against N, a straight line that rises."}}
 looks = (5, 10, 25, 50)
 finished = ten[ten["final.by_n_patches.5.test_error"].notna() & ten.left.notna()]
 by_n = np.array([[row[f"final.by_n_patches.{n}.test_error"] for n in looks] for _, row in finished.iterrows()])
-figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
-for (_, row), errors, colour in zip(finished.iterrows(), by_n, COLOURS, strict=False):
-    digits = "all of MNIST" if "whole" in row["dataset.name"] else "digits that ship"
-    left.plot(looks, errors, marker=SEED_MARKS[row.seed % 5], color=colour, label=f"seed {row.seed}, λ = {row.weight:g}, {digits}")
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4.2))
+colour_of = dict(zip(kinds, COLOURS * 2, strict=False))
+named = set()
+for (_, row), errors in zip(finished.iterrows(), by_n, strict=True):
+    kind = kind_of(row)
+    left.plot(looks, errors, marker=SEED_MARKS[row.seed % 5], color=colour_of[kind], label=None if kind in named else kind)
+    named.add(kind)
 for _, row in full_size[full_size.n_patches != 10].iterrows():
-    left.plot(row.n_patches, row["final.test_error"], "s", mfc="none", color=plots.BLACK, ms=8, label=f"trained with N = {row.n_patches:.0f}")
+    left.plot(row.n_patches, row["final.test_error"], "s", mfc="none", color=plots.BLACK, ms=9, label=f"trained with {kind_of(row)}")
 left.set(xscale="log", xticks=looks, xticklabels=looks, xlabel="patches N", ylabel="test error", ylim=(0, None))
 left.minorticks_off()
-left.legend(fontsize=8)
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=9)
 right.plot(looks, [cost_of_n[n]["ms"] for n in looks], "o-", color=plots.BLACK)
 right.set(xlabel="patches N", ylabel="one training step, 1 image (ms)", ylim=(0, None), xticks=looks)
 plt.show()

@@ -471,20 +471,23 @@ def error_of(r):
 
 
 def p_value(a, b):
-    """Over runs where both have at least three; else over the test images of the pair of runs with the lowest seeds, as text."""
+    """Over runs where both have at least three; else over the test images, of each pair of runs with the same seed: the largest."""
     if len(a) >= 3 and len(b) >= 3:
         return (
             permutation_test(*([error_of(r) for r in runs] for runs in (a, b))),
             f"permutation test over {len(a)} and {len(b)} runs",
         )
-    seed = min({r["seed"] for r in a} & {r["seed"] for r in b}, default=None)
-    one, other = (next(r for r in runs if seed in (None, r["seed"])) for runs in (a, b))
-    wrong, images = [r["final"]["wrong"] for r in (one, other)], f"the {one['dataset']['n_test']} test images, one run each"
-    if one["profile"] not in ("windows", "find"):
-        return sign_test(*wrong), f"sign test on {images}"
-    if not photographs:
+    if not photographs and a[0]["profile"] in ("windows", "find"):
         return math.nan, "its test needs the photographs' labels"
-    return balanced_sign_test(*wrong, LABELS[one["profile"]]), f"balanced sign test on {images}"
+    ps = []
+    common = sorted({r["seed"] for r in a} & {r["seed"] for r in b}) or [None]
+    for seed in common:
+        one, other = (next(r for r in runs if seed in (None, r["seed"])) for runs in (a, b))
+        wrong = [r["final"]["wrong"] for r in (one, other)]
+        balanced_too = one["profile"] in ("windows", "find")
+        ps.append(balanced_sign_test(*wrong, LABELS[one["profile"]]) if balanced_too else sign_test(*wrong))
+    how = f"{'balanced ' * balanced_too}sign test on the {one['dataset']['n_test']} test images, "
+    return max(ps), how + ("one run each" if len(ps) == 1 else f"the larger of {' and '.join(f'{p:.2g}' for p in ps)} for the seeds {' and '.join(map(str, common))}")
 
 
 def compare(better, worse, runs):
