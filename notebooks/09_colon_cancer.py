@@ -858,7 +858,7 @@ for label in ORDER:
         loss_p = permutation_test(kept["final.test_loss"], random["final.test_loss"])
         lines.append(
             f"- {label}: error {change:+.3f} with neighbours together (permutation p = {p_value:.2f}; of the test loss, p = {loss_p:.2f}): "
-            + ("a change is shown." if min(p_value, loss_p) < 0.05 else "no change is shown.")
+            + ("a change of the error is shown." if p_value < 0.05 else "a change of the loss is shown, not of the error." if loss_p < 0.05 else "no change is shown.")
         )
 if rows:
     display(
