@@ -1,13 +1,14 @@
 """Attention sampling for images too large for a network: look at a small view, then only where it matters.
 
 The parts, from the ground up: :mod:`atslib.estimators` (which locations to draw and how to weigh them),
-:mod:`atslib.patches` (the view and the patches), :mod:`atslib.networks`, :mod:`atslib.models`, :mod:`atslib.data`,
-:mod:`atslib.training`, :mod:`atslib.profiling` (what a method costs). :mod:`atslib.plots` and :mod:`atslib.widgets` are
-for notebooks and imported there.
+:mod:`atslib.patches` (the view and the patches), :mod:`atslib.networks`, :mod:`atslib.models`, :mod:`atslib.nested` (for images
+of a gigapixel), :mod:`atslib.data`, :mod:`atslib.training`, :mod:`atslib.profiling` (what a method costs). :mod:`atslib.plots`
+and :mod:`atslib.widgets` are for notebooks and imported there.
 """
 
 from atslib.estimators import ESTIMATORS, entropy, get_estimator
 from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, UniformSampling
+from atslib.nested import NestedSampling
 from atslib.patches import PatchGeometry, downsample, extract_patches
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ __all__ = [
     "AttentionSampling",
     "DeepMIL",
     "DownsampledCNN",
+    "NestedSampling",
     "PatchGeometry",
     "UniformSampling",
     "downsample",

@@ -15,7 +15,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -137,11 +137,7 @@ class AttentionSampling(nn.Module):
             ValueError: an image of the wrong rank, a view of another aspect, a patch larger than the image, more distinct
                 patches than locations, attention that is not finite.
         """
-        low, log_attention = self.attend(image, low)
-        geometry = self.geometry(image, low, log_attention)
-        n = self.n_patches if n_patches is None else n_patches
-        index = self.estimator.sample(log_attention, n, generator=generator)  # (B, N)
-        seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)  # (B, N, C, h, w)
+        log_attention, index, seen = self._draw(image, low, n_patches, generator)
         features = self._features(seen)  # (B, N, D)
         pooled = self.estimator(log_attention, index, features)
         return Output(
@@ -160,14 +156,9 @@ class AttentionSampling(nn.Module):
         avoids: K is 32,400 in the paper's first experiment.
         """
         low, log_attention = self.attend(image, low)
-        geometry = self.geometry(image, low, log_attention)
-        attention = log_attention.flatten(1).exp()  # (B, K)
-        per_image = max(1, chunk // len(image))
         pooled = 0
-        for index in torch.arange(attention.shape[1], device=image.device).split(per_image):
-            index = index.expand(len(image), -1)  # (B, chunk)
-            seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
-            pooled = pooled + (attention.gather(1, index)[..., None] * self._features(seen)).sum(1)
+        for attention, seen in self._everywhere(image, low, log_attention, chunk):
+            pooled = pooled + (attention[..., None] * self._features(seen)).sum(1)
         return Output(logits=self.classifier(pooled), log_attention=log_attention, index=None, pooled=pooled)
 
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
@@ -205,6 +196,27 @@ class AttentionSampling(nn.Module):
             padding=self.attention.padding,
             receptive_field=self.attention.receptive_field,
         )
+
+    def _draw(
+        self, image: Tensor, low: Tensor | None, n_patches: int | None, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "B h2 w2"], Int[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]:
+        """Log-attention, the locations drawn from it, and what is seen there."""
+        low, log_attention = self.attend(image, low)
+        geometry = self.geometry(image, low, log_attention)  # before the draw: a patch that does not fit is to be named first
+        n = self.n_patches if n_patches is None else n_patches
+        index = self.estimator.sample(log_attention, n, generator=generator)
+        return log_attention, index, extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+
+    def _everywhere(
+        self, image: Tensor, low: Tensor, log_attention: Tensor, chunk: int
+    ) -> Iterator[tuple[Float[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]]:
+        """The attention at all locations and what is seen there, ``chunk`` of them at a time."""
+        geometry = self.geometry(image, low, log_attention)
+        attention = log_attention.flatten(1).exp()  # (B, K)
+        for index in torch.arange(attention.shape[1], device=attention.device).split(max(1, chunk // len(image))):
+            index = index.expand(len(image), -1)  # (B, chunk)
+            seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+            yield attention.gather(1, index), seen
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
         return _features(self.features, patches)

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, WithReplacement
 from atslib.models import AttentionSampling, Output
-from atslib.patches import extract_patches
 
 
 class NestedSampling(AttentionSampling):
@@ -117,11 +116,7 @@ class NestedSampling(AttentionSampling):
         Raises:
             ValueError: as :meth:`atslib.models.AttentionSampling.forward` does, of either level.
         """
-        low, log_attention = self.attend(image, low)
-        geometry = self.geometry(image, low, log_attention)
-        n = self.n_patches if n_patches is None else n_patches
-        index = self.estimator.sample(log_attention, n, generator=generator)  # (B, M)
-        regions = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)  # (B, M, C, r, r)
+        log_attention, index, regions = self._draw(image, low, n_patches, generator)  # …, (B, M), (B, M, C, r, r)
         within = self.within(regions.flatten(0, 1), return_patches=return_patches, generator=generator)
         features = within.pooled.unflatten(0, index.shape)  # (B, M, D)
         entropies = within.entropy().unflatten(0, index.shape)[..., None]  # (B, M, 1)
@@ -146,16 +141,11 @@ class NestedSampling(AttentionSampling):
             chunk: at most so many regions at a time, and so many patches of these.
         """
         low, log_attention = self.attend(image, low)
-        geometry = self.geometry(image, low, log_attention)
-        attention = log_attention.flatten(1).exp()  # (B, K)
         pooled = spread = 0
-        for index in torch.arange(attention.shape[1], device=image.device).split(max(1, chunk // len(image))):
-            index = index.expand(len(image), -1)  # (B, regions)
-            regions = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+        for attention, regions in self._everywhere(image, low, log_attention, chunk):
             within = self.within.exact(regions.flatten(0, 1), chunk=chunk)
-            here = attention.gather(1, index)  # (B, regions)
-            pooled = pooled + (here[..., None] * within.pooled.unflatten(0, index.shape)).sum(1)
-            spread = spread + (here * within.entropy().unflatten(0, index.shape)).sum(1)
+            pooled = pooled + (attention[..., None] * within.pooled.unflatten(0, attention.shape)).sum(1)
+            spread = spread + (attention * within.entropy().unflatten(0, attention.shape)).sum(1)
         return Output(self.classifier(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)
 
     def extra_repr(self) -> str:

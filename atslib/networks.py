@@ -96,6 +96,8 @@ class Gain(nn.Module):
 
     def __init__(self, factor: float):
         super().__init__()
+        if not (factor > 0 and math.isfinite(factor)):
+            raise ValueError(f"factor={factor}: expected a positive number")
         self.factor = factor
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:

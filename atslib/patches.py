@@ -32,7 +32,7 @@ def extract_patches(
     """Read N patches of each image.
 
     Coordinates beyond the border are clamped for reading and what they read is masked: the image is never padded or
-    copied, nothing loops over patches, and on a GPU nothing waits for the host. Differentiable in ``image``.
+    copied, nothing loops over patches, and with both on a GPU nothing waits for the host. Differentiable in ``image``.
 
     Args:
         image: any dtype, which the patches keep.

@@ -764,7 +764,7 @@ for scale, rate, where in ((1, 1e-3, "as in the paper"), (1, 2e-3, "scale 1 here
 # (cell-mnist-plateau)=
 # ### What removes the plateau: the records
 #
-# Three things could help: the prior, the scale, and a better gradient than the released code's. Each alone and together, on the small images, 15 epochs, $N = 5$: systematic draws, whose gradient is right and has least variance
+# Three things could help: the prior, the scale, and a better gradient than the released code's. Each alone and together, on the small images, 15 epochs, $N = 5$: systematic draws, whose gradient is right
 # ([chapter 5](05_lower_variance.ipynb)), and the released code's draws with its wrong gradient. Then the paper-size runs at two weights $\lambda$ of the entropy. A run counts as having left chance when its test error is below 0.8.
 
 # %%

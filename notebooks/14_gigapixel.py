@@ -64,11 +64,11 @@ RESULTS = Path("../results")
 # %%
 rows = []
 for side in (1500, 6000, GIGA):
-    view = low_size((side, side), 0.12)[0]
+    view, coarse = (low_size((side, side), scale)[0] for scale in (0.12, 0.03))
     between = side / 180  # image pixels from one location of a view of 180² to the next
-    rows.append([f"{side:,}²", f"{side**2 / 1e6:,.0f}", f"{view:,}² = {view**2 / 1e6:.2g} million", f"{28 / between:.2f}",
+    rows.append([f"{side:,}²", f"{side**2 / 1e6:,.0f}", f"{view**2 / 1e6:.2g}", f"{coarse**2 / 1e6:.1g}", f"{28 / between:.2f}",
                  f"{min(1, (50 / between) ** 2):.0%}"])  # fmt: skip
-plots.table(["image", "megapixels", "locations at scale 0.12", "a digit in a view of 180², in pixels", "of the image, in reach of patches of 50²"], rows)
+plots.table(["image", "megapixels", "million locations at scale 0.12", "at scale 0.03", "a digit in a view of 180², in pixels", "of the image, in reach of patches of 50²"], rows)
 
 # %% [markdown]
 # A pathologist does neither: she looks at the slide through a weak lens, chooses a region, and changes the lens.
@@ -101,7 +101,7 @@ print(f"logits            {tuple(out.logits.shape)}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# The first view still grows with the image. But at the scale 0.03 it has sixteen times fewer locations than at 0.12, 0.9 instead of 14 million for a gigapixel; a
+# The first view still grows with the image. But at the scale 0.03 it has sixteen times fewer locations than at 0.12 (the table has both); a
 # third level would shrink it further. `within` classifies nothing, hence `nn.Identity()`: what is asked of it is the pooled feature of each region. It may be nested itself, for three
 # levels. A location's region should reach as far as what the attention network sees around it: here $7$ view pixels at scale $0.03$, $233$ image pixels.
 #
@@ -314,6 +314,10 @@ else:
 # %% tags=["hide-input"]
 if trained is not None:
     REGIONS, EACH = 64, 8
+
+    def features_of(patches):
+        return trained.within.features(patches.flatten(0, 1) / 255).unflatten(0, patches.shape[:2])
+
     spread_between, spread_within = [], []
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -326,7 +330,7 @@ if trained is not None:
             view, log_b = trained.within.attend(regions)
             choice = replaced.sample(log_b, EACH, generator=draws)
             patches = extract_patches(regions, trained.within.geometry(regions, view, log_b).top_left(choice), 50)
-            f = trained.within._features(patches)  # (64, 8, D)
+            f = features_of(patches)  # (64, 8, D)
             inside_var = f.var(1).sum(-1).mean().item()
             spread_within.append(inside_var)
             spread_between.append(f.mean(1).var(0).sum().item() - inside_var / EACH)
@@ -341,7 +345,7 @@ if trained is not None:
 
     with torch.no_grad():
         c_r = fastest(lambda: trained.within.attend(regions)) / REGIONS
-        c_p = fastest(lambda: trained.within._features(patches[:8])) / (8 * EACH)
+        c_p = fastest(lambda: features_of(patches[:8])) / (8 * EACH)
     b, w = max(np.mean(spread_between), 0), np.mean(spread_within)
     best = math.sqrt(w / b * c_r / c_p) if b > 0 else math.inf
     curve = {n: (b + w / n) * (c_r + n * c_p) for n in range(1, 9)}
@@ -392,7 +396,7 @@ if carried:
             f"From 16 megapixels to a gigapixel the error goes from {trained_at['error']:.2f} to {giga['error']:.2f} (the same digits in {giga['n']} images; sign test p = {p:.2g}). "
             f"The share of the attention on regions with a digit goes from {trained_at['mass']:.2f} to {giga['mass']:.2f}, where uniform attention would have {giga['uniform']:.3%}. "
             + ("**There is nothing to carry**: the network has not learned at its own size." if trained_at["error"] >= 0.9 - 2 * trained_at["stderr"] else
-               f"**What was learned carries to the gigapixel:** no difference beyond chance is seen on {giga['n']} images." if p >= 0.05 else
+               f"**What was learned carries to the gigapixel**, as far as {giga['n']} images can tell: they show no difference beyond chance." if p >= 0.05 else
                "**What was learned carries, in part.**" if 0.9 - 2 * giga["stderr"] > giga["error"] > trained_at["error"] else
                "**At the gigapixel it is even better.**" if giga["error"] < trained_at["error"] else
                "**What was learned does not carry to the gigapixel.**")
@@ -467,7 +471,7 @@ rows = [
 display(plots.table(["a gigapixel, measured here", ""], rows))
 verdict = (
     f"**The memory is there:** a training step on a gigapixel takes {memory:,.0f} MB beyond the image and its view, measured on a CPU; a GPU of {gpu_gb} GB has room for that"
-    + (", even with the image beside it" if memory + huge.nbytes / MB + view.nbytes / MB < 1000 * gpu_gb else "") + ", and the image may stay in the computer's memory. "
+    + (", even with the image beside it" if memory + huge.nbytes / MB + view.nbytes / MB < 1000 * gpu_gb else "") + ". "
     "[Chapter 13](13_cost.ipynb) has what the other methods would take. "
 )
 if giga:

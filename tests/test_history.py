@@ -13,9 +13,8 @@ from scipy.spatial.distance import jensenshannon
 
 from atslib.data.colon_cancer import FOLDER, KINDS, ColonCancer
 from atslib.experiments.history import coarse, compare, history, jensen_shannon, load_maps, main, total_variation
-from atslib.experiments.nuclei import run_of
 from atslib.experiments.records import read_record
-from atslib.experiments.runs import Run
+from atslib.experiments.runs import Run, run_of
 from atslib.models import AttentionSampling
 from atslib.processes import Processes
 

@@ -8,6 +8,7 @@ from atslib.networks import (
     AttentionNetwork,
     Classifier,
     ColonCancerAttention,
+    Gain,
     IlseFeatures,
     LeNetFeatures,
     MegapixelMNISTAttention,
@@ -276,3 +277,9 @@ def test_prior_of_a_red_spot(peak, power):
 def test_prior_refusals():
     with pytest.raises(ValueError, match="power=0: expected a positive number"):
         SaliencyPrior(MegapixelMNISTAttention(), power=0)
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan")])
+def test_gain_refuses(factor):
+    with pytest.raises(ValueError, match="expected a positive number"):
+        Gain(factor)

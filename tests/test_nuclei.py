@@ -16,9 +16,9 @@ from scipy.io import savemat
 
 from atslib.data.colon_cancer import FOLDER, KINDS, ColonCancer
 from atslib.experiments import nuclei
-from atslib.experiments.nuclei import _auc, agreement, main, measure, run_of
+from atslib.experiments.nuclei import _auc, agreement, main, measure
 from atslib.experiments.records import read_record
-from atslib.experiments.runs import Run, attention_snapshots
+from atslib.experiments.runs import Run, attention_snapshots, run_of
 from atslib.processes import Processes
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -233,3 +233,11 @@ def test_downsample_is_not_rounded_by_autocast():
 def test_downsample_refuses(image, size, message):
     with pytest.raises(ValueError, match=message):
         downsample(image, size)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_patches_of_an_image_that_stays_in_the_computers_memory():
+    image = torch.randint(0, 256, (2, 1, 60, 60), dtype=torch.uint8)
+    top_left = torch.tensor([[[1, 2], [50, -3]], [[0, 0], [7, 7]]])
+    there = extract_patches(image, top_left.cuda(), 12)
+    assert there.is_cuda and torch.equal(there.cpu(), extract_patches(image, top_left, 12))

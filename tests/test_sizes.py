@@ -92,5 +92,6 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     (tmp_path / "weights" / f"{name}.safetensors").unlink()
     assert main([*arguments, "400"]) == 2
     assert "no weights of this run" in capsys.readouterr().err
-    assert main([*arguments, "0"]) == 2
-    assert "expected at least 1" in capsys.readouterr().err
+    for wrong in ("0", "large", "300,-1"):
+        assert main([*arguments, wrong]) == 2
+        assert f"--sizes {wrong}: expected whole numbers of at least 1" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("name", choices=EXPERIMENTS)
     several = _several(str, METHODS)
     add("--method", type=several, default=["ats"], metavar="M", help=f"{', '.join(METHODS)} (default: ats)")
-    add("--n-patches", type=_several(int), default=[10], metavar="N", help="patches per image (default: 10)")
+    add("--n-patches", type=_several(int), default=[10], metavar="N", help="patches per image; of nested, regions (default: 10)")
     several = _several(str, ESTIMATORS)
     add("--estimator", type=several, default=["systematic"], metavar="E", help=f"{', '.join(ESTIMATORS)} (default: systematic)")
     add("--order", choices=["hilbert", "raster"], default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")

@@ -22,9 +22,8 @@ from torch.nn.functional import pad
 
 from atslib.data import ColonCancer, DataError
 from atslib.estimators import entropy
-from atslib.experiments.nuclei import run_of
 from atslib.experiments.records import read_record
-from atslib.experiments.runs import Run, attention_snapshots
+from atslib.experiments.runs import Run, attention_snapshots, run_of
 from atslib.models import _log_softmax
 
 EPOCHS = (*range(0, 101, 10), *range(125, 301, 25))  # at which distances are measured

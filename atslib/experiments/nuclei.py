@@ -20,7 +20,7 @@ from torch import Tensor
 
 from atslib.data import ColonCancer, DataError
 from atslib.experiments.records import read_record
-from atslib.experiments.runs import Run, attention_snapshots
+from atslib.experiments.runs import Run, attention_snapshots, run_of
 
 RADIUS = 13  # pixels, half a patch: a nucleus that near to a patch's centre is in the patch
 
@@ -177,23 +177,6 @@ def main(arguments: list[str] | None = None) -> int:
         means = {key: np.nanmean([row[key] for row in numbers["final"]]) for key in ("mass", "area", "auc", "auc_nuclei")}
         print(run.name, "  ".join(f"{key} {value:.3f}" for key, value in means.items()))
     return 0
-
-
-def run_of(record: dict, out: Path, data: str | None) -> Run:
-    """The run that a record tells of."""
-    return Run(
-        record["experiment"],
-        method=record["method"],
-        estimator=record["estimator"],
-        order=record["settings"].get("order"),
-        n_patches=record["n_patches"],
-        seed=record["seed"],
-        profile=record["profile"],
-        cnn_scale=record["settings"].get("cnn_scale"),
-        changes=tuple(record["settings"].get("changes", {}).items()),
-        data=data,
-        out=out,
-    )
 
 
 if __name__ == "__main__":

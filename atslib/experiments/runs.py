@@ -313,6 +313,23 @@ class Run:
         return dict(ms_per_sample=measured["ms"], peak_mb=measured["peak_mb"])
 
 
+def run_of(record: dict, out: Path, data: str | None) -> Run:
+    """The run that a record tells of."""
+    return Run(
+        record["experiment"],
+        method=record["method"],
+        estimator=record["estimator"],
+        order=record["settings"].get("order"),
+        n_patches=record["n_patches"],
+        seed=record["seed"],
+        profile=record["profile"],
+        cnn_scale=record["settings"].get("cnn_scale"),
+        changes=tuple(record["settings"].get("changes", {}).items()),
+        data=data,
+        out=out,
+    )
+
+
 def changed(sizes, changes: Sequence[tuple[str, object]]):
     """A profile with other values in some fields, its own or those of its training settings.
 

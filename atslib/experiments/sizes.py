@@ -22,9 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from atslib.data.megapixel_mnist import GLYPH, MegapixelMNIST
-from atslib.experiments.nuclei import run_of
 from atslib.experiments.records import hardware, read_record, software, write_record
-from atslib.experiments.runs import Run
+from atslib.experiments.runs import Run, run_of
 from atslib.memory import keep_freed_memory
 from atslib.models import AttentionSampling
 from atslib.patches import PatchGeometry
@@ -117,9 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="folder of runs/ and weights/")
     args = parser.parse_args(arguments)
     try:
-        sizes = [int(size) for size in args.sizes.split(",")]
+        sizes = [int(size) if size.isdecimal() else 0 for size in args.sizes.split(",")]
         if args.images < 1 or min(sizes) < 1:
-            raise ValueError(f"--images {args.images} --sizes {args.sizes}: expected at least 1")
+            raise ValueError(f"--images {args.images} --sizes {args.sizes}: expected whole numbers of at least 1")
         keep_freed_memory()
         for name in args.names:
             run = run_of(read_record(args.out / "runs" / f"{name}.json"), args.out, args.data)
