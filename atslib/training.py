@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.loading import epoch_batches, load, seed_for
 from atslib.models import Output
+from atslib.precision import has_bfloat16
 from atslib.processes import Processes
 
 # Steps between two looks at the numbers: a look makes the host wait for a GPU, and costs nothing on a CPU.
@@ -47,7 +48,8 @@ class Settings:
         class_weights: of each class's cross-entropy; None for one each. See :func:`attention_loss`.
         balanced: show every class as often as any other, instead of weighing their cross-entropy: the same loss on average, for
             fewer visits where a large class has little to teach. The training set then needs ``labels``.
-        bfloat16: run convolutions and matrix products in bfloat16 (autocast); weights and the estimator stay float32.
+        bfloat16: run convolutions and matrix products in bfloat16 (autocast); weights and the estimator stay float32. None where
+            it makes them faster, see :func:`atslib.precision.has_bfloat16`.
         test_every: epochs between two tests; the last epoch is always tested.
         seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation.
     """
@@ -61,7 +63,7 @@ class Settings:
     clip_norm: float | None = 1.0
     class_weights: tuple[float, ...] | None = None
     balanced: bool = False
-    bfloat16: bool = True
+    bfloat16: bool | None = None
     test_every: int = 1
     seed: int = 0
 
@@ -88,6 +90,10 @@ class Settings:
         if self.schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * epochs_done / self.epochs)) / 2
         return self.learning_rate * 0.1 ** sum(epochs_done >= milestone for milestone in self.milestones)
+
+    def in_bfloat16(self, device: str | torch.device) -> bool:
+        """Whether training on this device computes in bfloat16."""
+        return has_bfloat16(device) if self.bfloat16 is None else self.bfloat16
 
 
 def attention_loss(
@@ -154,6 +160,7 @@ def train(
     group = processes or Processes(device)
     device, first_process = group.device, group.rank == 0
     progress = progress and first_process
+    bfloat16 = settings.in_bfloat16(device)
     model.to(device)
     for network in model.children():
         # Convolutions like the channels last; on a CPU, group normalisation is ten times slower that way.
@@ -215,7 +222,7 @@ def train(
                     images = _augmented(images, numbers, augment, settings.seed, epoch, *([step] if settings.balanced else []))
                 with (
                     group.drawing(draws, rows, len(batch)),
-                    torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16),
+                    torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
                 ):
                     out = forward(images, generator=draws)
                 loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
@@ -266,7 +273,7 @@ def train(
                     model,
                     test_set,
                     settings.batch_size,
-                    bfloat16=settings.bfloat16,
+                    bfloat16=bfloat16,
                     device=device,
                     workers=workers,
                     progress=progress,

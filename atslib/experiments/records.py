@@ -24,9 +24,13 @@ FIELDS = (
 
 
 def hardware(device: torch.device) -> dict:
-    """What the run runs on: device type, its name, CPU threads."""
+    """What the run runs on: device type, its name, CPU threads, and the vector instructions that PyTorch found on the CPU.
+
+    Hosts that rent out virtual machines give CPUs of several generations the same name; the instructions tell them apart.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return dict(device=device.type, name=name, threads=torch.get_num_threads())
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return dict(device=device.type, name=name, threads=torch.get_num_threads(), cpu_capability=vectors)
 
 
 def software() -> dict:

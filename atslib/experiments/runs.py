@@ -282,7 +282,7 @@ class Run:
             settings=asdict(self.sizes)
             | {key: value for key, value in asked.items() if value is not None}
             | (dict(changes=dict(self.changes)) if self.changes else {})
-            | dict(training=asdict(self.settings)),
+            | dict(training=asdict(self.settings) | dict(bfloat16=self.settings.in_bfloat16(group.device))),
             curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
             final=dict(
                 train_loss=curve[-1]["train_loss"],
