@@ -188,16 +188,14 @@ if len(others):
 
 # %% tags=["hide-input"]
 first = next(iter(of.values())).iloc[0]
-machines = sorted(
-    {f"{row['hardware.name']}, {row['hardware.threads']:g} thread" for group in of.values() for _, row in group.iterrows()}
-)
+machines = sorted({machine for group in of.values() for machine in group["machine"]})
 paper = colon_cancer.PROFILES["paper"]
 cost = json.loads(Path("../results/cost/colon_cancer.json").read_text(encoding="utf-8"))
 whole = sum(row["ms"] for row in cost["colon_cancer"] if "chunks" not in row["method"]) / 1000  # seconds an image, all methods
 days = whole * paper.updates * paper.training.batch_size * N_FOLDS / 86400
 Markdown(
     f"All ran on: {'; '.join(machines)} each, PyTorch {first['software.torch']}, other runs beside them, so the minutes are no "
-    f"benchmark. U and ATS made {first['settings.updates']:,.0f} updates of {first['settings.training.batch_size']:.0f} images, "
+    f"benchmark{', least of all between machines' * (len(machines) > 1)}. U and ATS made {first['settings.updates']:,.0f} updates of {first['settings.training.batch_size']:.0f} images, "
     f"{first['settings.updates'] / paper.updates:.0%} of the paper's number of updates; at the cost measured below, the paper's {paper.updates:,} of "
     f"{paper.training.batch_size} images would take {days:.0f} days of one core for the methods measured. Other departures from the paper, for all methods: "
     f"unit-norm features are multiplied by {first['settings.feature_scale']:g} before the classifier, the learning rate falls "

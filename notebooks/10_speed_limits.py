@@ -42,7 +42,7 @@ from atslib import downsample, plots
 from atslib.data import GTSDB, DataError, GeneratedRoads, SignWindows
 from atslib.estimators import Systematic, hilbert_curve
 from atslib.experiments import speed_limits
-from atslib.experiments.records import read_record
+from atslib.experiments.records import machine, read_record
 from atslib.experiments.runs import Run, attention_snapshots, sweep
 from atslib.experiments.summary import (
     balanced_error,
@@ -317,7 +317,7 @@ HEAD = ["", "runs", "test error", "balanced", "limit or none", "training error",
 
 
 def machines(runs):
-    return "; ".join(sorted({f"{r['hardware']['name']}, {r['hardware']['threads']} thread{'s' * (r['hardware']['threads'] > 1)}" for r in runs}))
+    return "; ".join(sorted({machine(r) for r in runs}))
 
 
 def hours(r):

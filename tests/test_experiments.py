@@ -16,6 +16,7 @@ from atslib import data, estimators, models
 from atslib.experiments import load_records, megapixel_mnist
 from atslib.experiments.__main__ import main
 from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots
+from atslib.precision import has_bfloat16
 from atslib.training import Settings, evaluate
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -47,6 +48,8 @@ def test_a_run_leaves_a_record_and_weights(tiny, tmp_path, capsys):
     assert record["cost"]["ms_per_sample"] > 0 and record["cost"]["peak_mb"] > 0
     assert {"name", "digest", "n_train", "n_test", "image_size"} <= set(record["dataset"])
     assert record["hardware"]["threads"] == torch.get_num_threads()
+    assert record["hardware"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert record["settings"]["training"]["bfloat16"] is has_bfloat16("cpu")  # what was done, not that it was left open
     assert record["software"]["torch"] == torch.__version__
     assert record["curve"]["epoch"] == [1, 2] and len(record["curve"]["train_loss"]) == 2
     assert record["settings"]["training"]["seed"] == 3 and record["settings"]["order"] == "hilbert"

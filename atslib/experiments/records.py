@@ -33,6 +33,20 @@ def hardware(device: torch.device) -> dict:
     return dict(device=device.type, name=name, threads=torch.get_num_threads(), cpu_capability=vectors)
 
 
+def machine(record: dict) -> str:
+    """What a run ran on and in which precision, in words. Times of runs compare only where this is the same.
+
+    >>> hardware = dict(device="cpu", name="EPYC", threads=1, cpu_capability="AVX2")
+    >>> machine(dict(hardware=hardware, settings=dict(training=dict(bfloat16=False))))
+    'EPYC (AVX2), 1 thread, float32'
+    """
+    of = record["hardware"]
+    name = of["name"] + (f" ({of['cpu_capability']})" if of["device"] == "cpu" and "cpu_capability" in of else "")
+    threads = [f"{of['threads']} thread{'s' * (of['threads'] > 1)}"] if of["device"] == "cpu" else []
+    precision = "bfloat16" if record["settings"].get("training", {}).get("bfloat16") else "float32"
+    return ", ".join([name, *threads, precision])
+
+
 def software() -> dict:
     """Versions, and the commit of the source tree (None outside one)."""
     import atslib
@@ -83,7 +97,7 @@ def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame
     """All records of a folder as a table, one row each, sorted by file name.
 
     Columns are the record's fields, nested ones with dots: ``final.test_error``, ``dataset.n_train``; ``curve.…`` hold lists.
-    ``file`` is the record's path. A file that is no record is named in a warning and left alone.
+    ``file`` is the record's path, ``machine`` what :func:`machine` says of it. A file that is no record is named in a warning and left alone.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -96,11 +110,12 @@ def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(dict(file=str(path)) | read_record(path))
+            record = read_record(path)
+            records.append(dict(file=str(path), machine=machine(record)) | record)
         except ValueError as error:
             warnings.warn(f"{error}; skipped", stacklevel=2)
     if not records:
-        return pandas.DataFrame(columns=["file", *FIELDS[:6], "final.test_error", "final.train_loss"])
+        return pandas.DataFrame(columns=["file", "machine", *FIELDS[:6], "final.test_error", "final.train_loss"])
     return pandas.json_normalize(records)
 
 
