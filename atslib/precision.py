@@ -13,8 +13,9 @@ _CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 def has_bfloat16(device: str | torch.device = "cpu") -> bool:
     """Whether the device has instructions for bfloat16, so that autocast makes convolutions and matrix products faster.
 
-    PyTorch runs bfloat16 everywhere. A CPU without such instructions (AVX512-BF16 or AMX on x86, BF16 on Arm) does it tens of
-    times slower than float32, and so do NVIDIA GPUs before Ampere, a few times. False for what is neither CPU nor CUDA.
+    PyTorch runs bfloat16 everywhere. On a CPU without such instructions (AVX512-BF16 or AMX on x86, BF16 on Arm) convolutions
+    are several times slower than in float32, matrix products tens of times (``benchmarks/precision.py`` measures it for the
+    networks of the paper); NVIDIA GPUs have them since Ampere. False for what is neither CPU nor CUDA.
     """
     device = torch.device(device)
     if device.type == "cuda":
