@@ -31,6 +31,11 @@ def save_checkpoint(
     os.replace(part, path)
 
 
+def read_position(path: str | os.PathLike) -> dict:
+    """Where the run of a checkpoint is."""
+    return torch.load(path, map_location="cpu", weights_only=True)["position"]
+
+
 def load_checkpoint(path: str | os.PathLike, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict) -> dict:
     """Put model, optimiser and the global random numbers into the state they were saved in; returns the position.
 

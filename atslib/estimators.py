@@ -516,6 +516,8 @@ def check_log_attention(
             f"log_attention of shape {tuple(log_attention.shape)} and type {log_attention.dtype}: "
             "expected floating point (B, K) or the map (B, h, w)"
         )
+    if not log_attention.numel():
+        raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected at least one image and one location")
     flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
     locations = flat.shape[1]
     if n < 1:
@@ -653,6 +655,7 @@ def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
         x, y = _hilbert(width, height)
     else:
         y, x = _hilbert(height, width)
+    _hilbert.cache_clear()  # blocks of one curve are alike; those of another map would pile up
     return y * width + x
 
 

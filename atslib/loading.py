@@ -73,13 +73,16 @@ class InMemory(Dataset):
     """
 
     def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", *, workers: int = 0, progress: bool = False):
-        first, _ = dataset[0]
+        if not len(dataset):
+            raise ValueError("a data set of 0 images: expected at least 1")
+        first = torch.as_tensor(dataset[0][0])
         if first.dtype != torch.uint8:
             raise ValueError(f"images of type {first.dtype}: expected uint8, which takes a quarter of the memory")
         self.images: UInt8[Tensor, "N C H W"] = torch.empty((len(dataset), *first.shape), dtype=torch.uint8, device=device)
         labels = []
         loader = DataLoader(dataset, batch_size=None, num_workers=workers)
         for number, (image, label) in enumerate(tqdm(loader, desc="to memory", disable=not progress, unit="image", leave=False)):
+            image = torch.as_tensor(image)
             if image.shape != first.shape:
                 raise ValueError(
                     f"image {number} is {tuple(image.shape)}, image 0 {tuple(first.shape)}: expected one size, or read them one "

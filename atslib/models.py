@@ -128,7 +128,8 @@ class AttentionSampling(nn.Module):
 
         Args:
             image: the full-resolution images.
-            low: their low-resolution views, where they are at hand; else they are computed.
+            low: their low-resolution views, where they are at hand (a level of an image pyramid, say); else they are computed. As
+                with the images, uint8 is read as [0, 1].
             n_patches: overrides the model's N: looking more often needs no retraining.
             return_patches: put what was seen into the output.
             generator: source of randomness of the draw.
@@ -141,7 +142,7 @@ class AttentionSampling(nn.Module):
         features = self._features(seen)  # (B, N, D)
         pooled = self.estimator(log_attention, index, features)
         return Output(
-            logits=self.classifier(pooled),
+            logits=self._classify(pooled),
             log_attention=log_attention,
             index=index,
             pooled=pooled,
@@ -159,7 +160,7 @@ class AttentionSampling(nn.Module):
         pooled = 0
         for attention, seen in self._everywhere(image, low, log_attention, chunk):
             pooled = pooled + (attention[..., None] * self._features(seen)).sum(1)
-        return Output(logits=self.classifier(pooled), log_attention=log_attention, index=None, pooled=pooled)
+        return Output(logits=self._classify(pooled), log_attention=log_attention, index=None, pooled=pooled)
 
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """The low-resolution view from which attention is computed, :math:`V(x, s)`."""
@@ -177,13 +178,23 @@ class AttentionSampling(nn.Module):
         _check_image(image)
         if low is None:
             low = self.view(image)
-        elif low.ndim != 4 or low.shape[:2] != image.shape[:2]:
-            raise ValueError(
-                f"low-resolution view of shape {tuple(low.shape)} for an image of shape {tuple(image.shape)}: "
-                "expected the same batch and channels, (B, C, h, w)"
-            )
+        else:
+            if low.ndim != 4 or low.shape[:2] != image.shape[:2]:
+                raise ValueError(
+                    f"low-resolution view of shape {tuple(low.shape)} for an image of shape {tuple(image.shape)}: "
+                    "expected the same batch and channels, (B, C, h, w)"
+                )
+            if not (low.is_floating_point() or low.dtype == torch.uint8):
+                raise ValueError(f"low-resolution view of type {low.dtype}: expected uint8 or floating point")
+            low = _as_unit(low)
         check_aspect(tuple(image.shape[2:]), tuple(low.shape[2:]))
-        return low, _log_softmax(self.attention(low))
+        logits = self.attention(_for(self.attention, low))
+        if logits.ndim != 3 or len(logits) != len(low):
+            raise ValueError(
+                f"the attention network returned shape {tuple(logits.shape)} for a view of {tuple(low.shape)}: expected a map of "
+                "logits (B, h, w); of a last convolution's (B, 1, h, w) take [:, 0]"
+            )
+        return low, _log_softmax(logits)
 
     def geometry(self, image: Tensor, low: Tensor, log_attention: Tensor) -> PatchGeometry:
         """Where in the image each location of the attention map lies."""
@@ -220,6 +231,9 @@ class AttentionSampling(nn.Module):
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
         return _features(self.features, patches)
+
+    def _classify(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
+        return self.classifier(_for(self.classifier, pooled))
 
     def extra_repr(self) -> str:
         return f"patch_size={self.patch_size}, n_patches={self.n_patches}, scale={self.scale}, estimator={self.estimator}"
@@ -321,7 +335,7 @@ class DeepMIL(nn.Module):
             if torch.is_grad_enabled():
                 look = partial(checkpoint, self._look, use_reentrant=False)
         features = torch.cat([look(image, some) for some in corners], dim=1)  # (B, K, D)
-        logits = self.attention(features)
+        logits = self.attention(_for(self.attention, features))
         if logits.shape != features.shape[:2]:
             raise ValueError(
                 f"the attention network returned shape {tuple(logits.shape)} for features {tuple(features.shape)}: "
@@ -330,7 +344,7 @@ class DeepMIL(nn.Module):
         log_attention = _log_softmax(logits)
         pooled = (log_attention.exp()[..., None] * features).sum(1)  # no matmul: autocast would round it to bfloat16
         return Output(
-            logits=self.classifier(pooled),
+            logits=self.classifier(_for(self.classifier, pooled)),
             log_attention=log_attention.unflatten(1, self.grid),
             index=None,
             pooled=pooled,
@@ -396,8 +410,8 @@ class DownsampledCNN(nn.Module):
         Raises:
             ValueError: an image of the wrong rank or type.
         """
-        pooled = self.features(self.view(image))
-        return Output(logits=self.classifier(pooled), log_attention=None, index=None, pooled=pooled)
+        pooled = self.features(_for(self.features, self.view(image)))
+        return Output(logits=self.classifier(_for(self.classifier, pooled)), log_attention=None, index=None, pooled=pooled)
 
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """What the network sees: the image at ``scale``, :math:`V(x, s)`."""
@@ -414,8 +428,14 @@ def _as_unit(pixels: Shaped[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     return pixels.to(torch.get_default_dtype()).div_(255) if pixels.dtype == torch.uint8 else pixels
 
 
+def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+    """The inputs in the precision of the network's parameters, so that ``model.double()`` works with uint8 images, too."""
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), inputs.dtype)
+    return inputs.to(dtype)
+
+
 def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
-    return network(_as_unit(patches.flatten(0, 1))).view(*patches.shape[:2], -1)
+    return network(_for(network, _as_unit(patches.flatten(0, 1)))).flatten(1).unflatten(0, patches.shape[:2])
 
 
 def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
@@ -427,5 +447,7 @@ def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
 def _check_image(image: Tensor) -> None:
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
+    if not len(image):
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected at least one image")
     if not (image.is_floating_point() or image.dtype == torch.uint8):
         raise ValueError(f"image of type {image.dtype}: expected uint8 or floating point")

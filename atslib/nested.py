@@ -122,7 +122,7 @@ class NestedSampling(AttentionSampling):
         entropies = within.entropy().unflatten(0, index.shape)[..., None]  # (B, M, 1)
         pooled = self.estimator(log_attention, index, features)
         return Output(
-            logits=self.classifier(pooled),
+            logits=self._classify(pooled),
             log_attention=log_attention,
             index=index,
             pooled=pooled,
@@ -146,7 +146,7 @@ class NestedSampling(AttentionSampling):
             within = self.within.exact(regions.flatten(0, 1), chunk=chunk)
             pooled = pooled + (attention[..., None] * within.pooled.unflatten(0, attention.shape)).sum(1)
             spread = spread + (attention * within.entropy().unflatten(0, attention.shape)).sum(1)
-        return Output(self.classifier(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)
+        return Output(self._classify(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)
 
     def extra_repr(self) -> str:
         return f"region_size={self.patch_size}, n_regions={self.n_patches}, scale={self.scale}, estimator={self.estimator}"

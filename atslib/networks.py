@@ -27,34 +27,55 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 _WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+# Modules of PyTorch that keep every pixel in its place.
+_IN_PLACE = tuple(f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm", "dropout", "instancenorm", "normalization"))
 
 
 def window_geometry(layers: Iterable[nn.Module]) -> tuple[int, int, int]:
     """Overall stride, padding and receptive field of a chain of convolutions and poolings, in input pixels.
 
     Output r depends on the input pixels from :math:`r \\cdot \\mathrm{stride} - \\mathrm{padding}` on,
-    ``receptive_field`` of them. Layers without a window (activations, normalisation) count for nothing.
+    ``receptive_field`` of them. Layers that keep every pixel in its place (activations, normalisation, dropout) count for
+    nothing, an ``nn.Sequential`` as the layers in it. A layer of another kind says itself where it looks, by integer attributes
+    ``stride``, ``padding`` and ``receptive_field``: 1, 0 and 1 if it looks at each pixel alone.
 
     Raises:
-        ValueError: a layer whose height and width differ, or whose padding is not symmetric.
+        ValueError: a layer whose height and width differ, whose padding is not symmetric, or of which it is not known where it
+            looks.
+
+    >>> window_geometry([nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU()), nn.Conv2d(8, 1, 3)])
+    (2, 1, 7)
     """
     stride, padding, field = 1, 0, 1
     for layer in layers:
-        if not isinstance(layer, _WINDOWED):
-            continue
-        kernel, step, dilation = (
-            _same_both_ways(layer, name) for name in ("kernel_size", "stride", "dilation")
-        )
+        step, pad, window = _geometry(layer)
+        field += (window - 1) * stride
+        padding += pad * stride
+        stride *= step
+    return stride, padding, field
+
+
+def _geometry(layer: nn.Module) -> tuple[int, int, int]:
+    """Stride, padding and window of one layer, in its own input pixels."""
+    if isinstance(layer, _WINDOWED):
+        kernel, step, dilation = (_same_both_ways(layer, name) for name in ("kernel_size", "stride", "dilation"))
         if layer.padding == "same":
             if dilation * (kernel - 1) % 2:
                 raise ValueError(f"{layer}: an even window padded to 'same' is off centre; use an odd one")
             pad = dilation * (kernel - 1) // 2
         else:
             pad = 0 if layer.padding == "valid" else _same_both_ways(layer, "padding")
-        field += dilation * (kernel - 1) * stride
-        padding += pad * stride
-        stride *= step
-    return stride, padding, field
+        return step, pad, dilation * (kernel - 1) + 1
+    if isinstance(layer, nn.Sequential):
+        return window_geometry(layer)
+    if all(isinstance(getattr(layer, name, None), int) for name in ("stride", "padding", "receptive_field")):
+        return layer.stride, layer.padding, layer.receptive_field
+    if isinstance(layer, (nn.Identity, Gain)) or type(layer).__module__ in _IN_PLACE:
+        return 1, 0, 1
+    raise ValueError(
+        f"{type(layer).__name__} in an attention network: where it looks is not known, and with it where in the image a location "
+        "lies; give it integer attributes stride, padding and receptive_field (1, 0, 1 if it looks at each pixel alone)"
+    )
 
 
 def _same_both_ways(layer: nn.Module, name: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -42,7 +43,7 @@ def extract_patches(
         fill: value of pixels outside the image.
 
     Raises:
-        ValueError: ranks or batch sizes that do not fit, or a patch larger than the image.
+        ValueError: ranks or batch sizes that do not fit, a patch larger than the image, or a fill that a uint8 image cannot hold.
 
     >>> image = torch.arange(16).view(1, 1, 4, 4)
     >>> extract_patches(image, torch.tensor([[[1, 2], [3, 3]]]), 2)[0, :, 0].tolist()
@@ -56,6 +57,8 @@ def extract_patches(
             f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}"
         )
     _check_patch_fits((height, width), image.shape[2:])
+    if image.dtype == torch.uint8 and not 0 <= fill <= 255:
+        raise ValueError(f"fill={fill} for a uint8 image: expected 0 … 255")
     home, top_left = top_left.device, top_left.to(image.device)
     rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
     columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)
@@ -88,7 +91,8 @@ class PatchGeometry:
         stride, padding, receptive_field: of the attention network, in view pixels; the same in both directions.
 
     Raises:
-        ValueError: a patch larger than the image; a view of another aspect; a map that this network cannot have made.
+        ValueError: a patch larger than the image; a view of another aspect; a map that this network cannot have made, too large
+            or too small (as when the stride was forgotten).
 
     >>> PatchGeometry((100, 100), (10, 10), (10, 10), patch_size=20).top_left(torch.tensor([[0, 99]])).tolist()
     [[[-5, -5], [85, 85]]]
@@ -106,8 +110,10 @@ class PatchGeometry:
         _check_patch_fits(_pair(self.patch_size), self.image_size)
         check_aspect(self.image_size, self.low_size)
         for low, cells in zip(self.low_size, self.map_size, strict=True):
-            # The last cell's window has to begin inside the padded view.
-            if cells < 1 or (cells - 1) * self.stride + self.receptive_field > low + 2 * self.padding + self.stride - 1:
+            # There is a cell for every window that fits into the padded view; the last one may also hang over its end
+            # (ceil_mode of a pooling).
+            room = low + 2 * self.padding - self.receptive_field
+            if not max(1, room // self.stride + 1) <= cells <= max(1, -(-room // self.stride) + 1):
                 raise ValueError(
                     f"attention map of size {tuple(self.map_size)} from a view of {tuple(self.low_size)}: stride "
                     f"{self.stride}, padding {self.padding} and receptive field {self.receptive_field} cannot give it"
@@ -237,7 +243,7 @@ def _overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) -
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    return (int(size), int(size)) if isinstance(size, Integral) else tuple(size)
 
 
 def _check_patch_fits(patch: tuple[int, int], image: tuple[int, int]) -> None:

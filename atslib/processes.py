@@ -109,7 +109,9 @@ class DrawForAll(TorchFunctionMode):
     """Let a model that sees a share of a batch draw what it would draw if it saw all of it.
 
     Random numbers are drawn from ``generator`` for the whole batch, and the rows of the share are kept: the locations drawn
-    for an image do not depend on how many processes there are. Where an image has several rows, one for each of its regions
+    for an image do not depend on how many processes there are. (An exception: distinct draws from very peaked attention
+    take further random numbers in the process that has the image, and what it draws after them from the same generator differs.
+    Training seeds the generator anew for each step.) Where an image has several rows, one for each of its regions
     (:mod:`atslib.nested`), they follow one another.
 
     Args:

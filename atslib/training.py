@@ -68,6 +68,18 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
+        # Plain numbers, also where an array's or a tensor's elements were given: a checkpoint holds nothing else.
+        for name in ("epochs", "batch_size", "test_every", "seed"):
+            if (value := getattr(self, name)) != int(value):
+                raise ValueError(f"{name}={value}: expected a whole number")
+            object.__setattr__(self, name, int(value))
+        for name in ("learning_rate", "entropy_weight"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
+        if self.clip_norm is not None:
+            object.__setattr__(self, "clip_norm", float(self.clip_norm))
         if self.schedule not in ("constant", "cosine", "step"):
             raise ValueError(f"schedule={self.schedule!r}: expected 'constant', 'cosine' or 'step'")
         if (self.schedule == "step") != bool(self.milestones):
@@ -143,7 +155,8 @@ def train(
             :class:`atslib.loading.InMemory` is read from where it lies.
         checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
             ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
-            the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted.
+            the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted. It goes
+            on in the precision in which it was begun.
         max_seconds: stop after the first step that ends later than this.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting.
@@ -153,13 +166,16 @@ def train(
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``.
+        ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``. A
+            training set without images.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
     group = processes or Processes(device)
     device, first_process = group.device, group.rank == 0
     progress = progress and first_process
+    if not len(train_set):
+        raise ValueError("a training set of 0 images: expected at least 1")
     bfloat16 = settings.in_bfloat16(device)
     model.to(device)
     for network in model.children():
@@ -178,14 +194,23 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         position = load_checkpoint(checkpoint, model, optimiser, what)
         curve, step, sums, seconds = (position[key] for key in ("curve", "step", "sums", "seconds"))
+        bfloat16 = position.get("bfloat16", bfloat16)  # in one precision to the end, whatever this machine would choose
 
     def save() -> None:
         nonlocal last_saved
         if checkpoint is not None and first_process:
-            position = dict(curve=curve, step=step, sums=sums, seconds=seconds)
+            position = dict(curve=curve, step=step, sums=sums, seconds=seconds, bfloat16=bfloat16)
             save_checkpoint(checkpoint, model, optimiser, what, position)
         group.wait()  # or another process might look for the checkpoint before it is there
         last_saved = time.monotonic()
+
+    def not_finite(epoch: int, step: int) -> FloatingPointError:
+        where = f"epoch {epoch}, step {step}" + ("" if device.type == "cpu" else " or shortly before")
+        return FloatingPointError(
+            f"loss or gradient is not finite in {where}: try a lower learning rate than "
+            f"{settings.learning_rate} or a tighter clip_norm than {settings.clip_norm}"
+            + (f"; {checkpoint} is of a good step before it" if checkpoint and Path(checkpoint).exists() else "")
+        )
 
     class_weights = None if settings.class_weights is None else torch.tensor(settings.class_weights, device=device)
     forward = group.prepare(torch.compile(model) if compile else model)
@@ -224,7 +249,12 @@ def train(
                     group.drawing(draws, rows, len(batch)),
                     torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
                 ):
-                    out = forward(images, generator=draws)
+                    try:
+                        out = forward(images, generator=draws)
+                    except ValueError:
+                        if tally[4]:  # weights that are not finite, between two looks: that is what is wrong
+                            raise not_finite(epoch, step + 1) from None
+                        raise
                 loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
@@ -245,12 +275,7 @@ def train(
                     *sums, stop, due = group.sum(torch.cat([tally, tally.new_tensor(wishes)])).tolist()
                     stopping, saving = bool(stop), bool(due)
                     if sums[4]:
-                        where = f"epoch {epoch}, step {step}" + ("" if device.type == "cpu" else " or shortly before")
-                        raise FloatingPointError(
-                            f"loss or gradient is not finite in {where}: try a lower learning rate than "
-                            f"{settings.learning_rate} or a tighter clip_norm than {settings.clip_norm}"
-                            + (f"; {checkpoint} is of a good step before it" if checkpoint and Path(checkpoint).exists() else "")
-                        )
+                        raise not_finite(epoch, step)
                 optimiser.step()
                 speed.add(len(batch))
                 if progress:
@@ -313,6 +338,8 @@ def evaluate(
     """
     group = processes or Processes(device)
     device = group.device
+    if not len(dataset):
+        raise ValueError("a data set of 0 images: expected at least 1")
     was_training = model.training
     model.eval()
     draws = torch.Generator(device).manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What bfloat16 autocast saves or costs on this device: a training step of each experiment's attention sampling in both precisions.
+"""What bfloat16 autocast saves or costs on this device: steps of each experiment's attention sampling in both precisions.
 
     python benchmarks/precision.py
     python benchmarks/precision.py --threads 1 --json precision.json

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atslib import estimators
 from atslib.enumeration import every_draw, exact_mean
 from atslib.estimators import (
     DEFAULT_ESTIMATOR,
@@ -351,6 +352,7 @@ def test_hilbert_curve_visits_every_location_and_never_jumps(height, width):
     assert (steps == 1).all()
     sideways = row.diff().abs() + column.diff().abs()
     assert (sideways == 2).sum() <= 1 or (height % 2 or width % 2)
+    assert not estimators._hilbert.cache_info().currsize  # blocks of curves of every size would pile up
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from atslib import data, estimators, models
 from atslib.experiments import load_records, megapixel_mnist
 from atslib.experiments.__main__ import main
+from atslib.experiments.records import read_record
 from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots
 from atslib.precision import has_bfloat16
 from atslib.training import Settings, evaluate
@@ -354,3 +355,34 @@ def test_deep_mil_in_chunks_or_whole_is_the_same_run(tiny, tmp_path, capsys):
     capsys.readouterr()
     assert main(["megapixel_mnist", "--method", "deep_mil", "--chunk", "-1", "--out", str(tmp_path / "none"), *ON_CPU]) == 2
     assert "chunk=-1: expected a number of patches" in capsys.readouterr().err
+
+
+def test_as_many_distinct_patches_as_there_are_locations(tmp_path):
+    """24 locations cannot be looked at in 25 or 50 distinct places."""
+    changes = dict(updates=1, n_train=8, n_test=4, n_watch=4)
+    sizes = [option for name, value in changes.items() for option in ("--set", f"{name}={value}")]
+    run = ["speed_limits", "--profile", "small", "--data", "generated", "--estimator", "des_raj,systematic", "--n-patches", "5"]
+    assert main([*run, "--out", str(tmp_path), *ON_CPU, *sizes]) == 0
+    looked = {r["estimator"]: set(r["final"]["by_n_patches"]) for r in map(read_record, (tmp_path / "runs").iterdir())}
+    assert looked == {"des_raj": {"5", "10"}, "systematic": {"5", "10", "25", "50"}}
+
+
+def test_a_run_with_a_record_has_its_weights(tiny, tmp_path, monkeypatch):
+    """Killed while it writes its results, a run is not done."""
+
+    def killed(path, record):
+        raise KeyboardInterrupt
+
+    arguments = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("atslib.experiments.runs.write_record", killed)
+        main(arguments)
+    assert not (tmp_path / "runs").exists() and next((tmp_path / "checkpoints").iterdir())
+    assert main([*arguments, "--resume"]) == 0
+    assert next((tmp_path / "runs").iterdir()) and not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("option, message", [("epochs=2.5", "whole number"), ("n_train=0.5", "whole number")])
+def test_a_count_is_a_whole_number(tiny, tmp_path, capsys, option, message):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--set", option]) == 2
+    assert message in capsys.readouterr().err

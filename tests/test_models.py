@@ -369,3 +369,59 @@ def test_attend_gives_the_map_that_patches_are_drawn_from():
     torch.testing.assert_close(log_attention.exp().sum((1, 2)), torch.ones(2))
     with pytest.raises(ValueError, match="expected rank 4"):
         model.attend(image[0])
+
+
+def test_a_view_of_uint8_is_read_as_the_image_is():
+    model = small_model().float()
+    image = torch.randint(0, 256, (2, 1, 16, 24), dtype=torch.uint8)
+    view = torch.randint(0, 256, (2, 1, 2, 3), dtype=torch.uint8)
+    low, log_attention = model.attend(image, view)
+    assert torch.equal(low, view / 255) and torch.equal(log_attention, model.attend(image, view / 255)[1])
+    with pytest.raises(ValueError, match=r"view of type torch\.int16: expected uint8 or floating point"):
+        model.attend(image, view.short())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_in_another_precision_takes_any_image(dtype):
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    vectors = dict(patch_size=16, grid=(4, 4))
+    for model in (
+        AttentionSampling(MegapixelMNISTAttention(channels=3), ResNet8Features(), Classifier(32, 4), 16, 3, scale=0.25),
+        UniformSampling(ResNet8Features(), Classifier(32, 4), 16, 3, scale=0.25),
+        DeepMIL(MILAttention(32), ResNet8Features(), Classifier(32, 4), **vectors),
+        DownsampledCNN(ResNet16(), Classifier(256, 4), 0.5),
+    ):
+        single = model.eval()(image, generator=torch.Generator().manual_seed(0)).logits
+        for seen in (image, image / 255):
+            other = model.to(dtype)(seen, generator=torch.Generator().manual_seed(0))
+            assert other.logits.dtype == dtype and other.logits.isfinite().all()
+        if dtype == torch.float64:
+            torch.testing.assert_close(other.logits.float(), single, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 2, 3), (2, 6), (6,)])
+def test_attention_of_another_shape_is_named(shape):
+    class Custom(nn.Module):
+        stride, padding, receptive_field = 1, 0, 1
+
+        def forward(self, view):
+            return torch.zeros(shape)
+
+    model = AttentionSampling(Custom(), LeNetFeatures(), Classifier(32, 3), 8, 2, scale=0.125)
+    with pytest.raises(ValueError, match=r"attention network returned shape .* expected a map of logits \(B, h, w\)"):
+        model(torch.rand(2, 1, 16, 24))
+
+
+def test_no_image_is_named():
+    for model in (small_model(), DeepMIL(MILAttention(5), small_model().features, Classifier(5, 3), 8, (2, 3))):
+        with pytest.raises(ValueError, match="expected at least one image"):
+            model(torch.zeros(0, 1, 16, 24, dtype=torch.float64))
+    with pytest.raises(ValueError, match="expected at least one image and one location"):
+        ESTIMATORS["des_raj"].sample(torch.zeros(0, 2, 2), 1)
+
+
+def test_features_may_keep_axes_of_length_one():
+    """Patches are laid out channels last, and so is what a network makes of them."""
+    model = AttentionSampling(MegapixelMNISTAttention(), nn.Conv2d(1, 5, 8), Classifier(5, 3), 8, 2, scale=0.125)
+    assert model(torch.rand(2, 1, 16, 24)).pooled.shape == (2, 5)

@@ -237,6 +237,9 @@ def test_refusals():
         window_geometry([nn.Conv2d(1, 1, (3, 5))])
     with pytest.raises(ValueError, match="even window padded to 'same'"):
         window_geometry([nn.Conv2d(1, 1, 4, padding="same")])
+    for layer in (nn.Upsample(scale_factor=0.5), nn.PixelUnshuffle(2), nn.AdaptiveAvgPool2d(4), ResidualBlock(8, 8, 2)):
+        with pytest.raises(ValueError, match=rf"{type(layer).__name__} in an attention network: where it looks is not known"):
+            AttentionNetwork(nn.Conv2d(1, 8, 3), layer, nn.Conv2d(8, 1, 1))
     with pytest.raises(ValueError, match="returned 2 channels: expected 1"):
         AttentionNetwork(nn.Conv2d(1, 2, 3))(torch.zeros(1, 1, 8, 8))
 
@@ -283,3 +286,28 @@ def test_prior_refusals():
 def test_gain_refuses(factor):
     with pytest.raises(ValueError, match="expected a positive number"):
         Gain(factor)
+
+
+def test_geometry_of_blocks_is_that_of_their_layers():
+    """Found by probing, not by formula: which pixels of the view move a location's logit."""
+    block = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()))
+    network = AttentionNetwork(block, nn.Dropout(), nn.Identity(), nn.Conv2d(4, 1, 3, padding=1)).eval()
+    view = torch.rand(1, 1, 40, 40, requires_grad=True)
+    logits = network(view)
+    row, column = 7, 11
+    logits[0, row, column].backward()
+    seen = view.grad[0, 0].nonzero()
+    assert (network.stride, network.padding, network.receptive_field) == (2, 3, 7)
+    for axis, cell in enumerate((row, column)):
+        assert seen[:, axis].min() >= cell * 2 - 3 and seen[:, axis].max() <= cell * 2 - 3 + 6
+    assert len(seen) > 30  # most of the 49; ReLU may close some ways
+
+
+def test_a_layer_may_say_itself_where_it_looks():
+    class Halve(nn.Module):
+        stride, padding, receptive_field = 2, 0, 2
+
+        def forward(self, view):
+            return view[..., ::2, ::2] + view[..., 1::2, 1::2]
+
+    assert window_geometry([nn.Conv2d(1, 1, 3, padding=1), Halve(), nn.Conv2d(1, 1, 3)]) == (2, 1, 8)

@@ -1,10 +1,13 @@
 """Patches and views against plain references."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from atslib.networks import AttentionNetwork
 from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
 from atslib.profiling import peak_memory
 
@@ -137,6 +140,8 @@ def test_geometry_of_a_map_that_is_not_square():
         (((100, 100), (10, 10), (10, 10), 101), "patch of 101 × 101 pixels from an image of 100 × 100"),
         (((100, 200), (10, 10), (10, 10), 5), r"view of size \(10, 10\) of an image of \(100, 200\): the aspects differ"),
         (((100, 100), (10, 10), (12, 12), 5), r"attention map of size \(12, 12\).*cannot give it"),
+        (((100, 100), (10, 10), (5, 5), 5), r"attention map of size \(5, 5\).*stride 1, .*cannot give it"),  # it was 2
+        (((100, 100), (10, 10), (10, 9), 5), r"attention map of size \(10, 9\).*cannot give it"),
     ],
 )
 def test_geometry_refuses(arguments, message):
@@ -241,3 +246,20 @@ def test_patches_of_an_image_that_stays_in_the_computers_memory():
     top_left = torch.tensor([[[1, 2], [50, -3]], [[0, 0], [7, 7]]])
     there = extract_patches(image, top_left.cuda(), 12)
     assert there.is_cuda and torch.equal(there.cpu(), extract_patches(image, top_left, 12))
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("side", range(20, 29))
+def test_geometry_takes_the_map_of_any_chain_of_windows(side, ceil_mode):
+    pool = nn.MaxPool2d(3, 2, ceil_mode=ceil_mode)
+    network = AttentionNetwork(nn.Conv2d(1, 1, 3, stride=2), pool, nn.Conv2d(1, 1, 3, padding=1))
+    cells = tuple(network(torch.zeros(1, 1, side, side)).shape[1:])
+    PatchGeometry((side, side), (side, side), cells, 4, network.stride, network.padding, network.receptive_field)
+
+
+def test_sizes_and_fills_as_other_libraries_give_them():
+    image, corner = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([[[-2, 0]]])
+    assert extract_patches(image, corner, np.int64(4), fill=255)[0, 0, 0, 0].tolist() == [255] * 4
+    for fill in (-1, 256):
+        with pytest.raises(ValueError, match=f"fill={fill} for a uint8 image: expected 0 … 255"):
+            extract_patches(image, corner, 4, fill=fill)

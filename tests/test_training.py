@@ -1,5 +1,6 @@
 """Training: it learns, it resumes to the same numbers, it refuses what does not fit."""
 
+import math
 import os
 import signal
 import subprocess
@@ -8,10 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import atslib.training
+from atslib.checkpoints import read_position
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
 from atslib.loading import InMemory, epoch_batches
@@ -288,6 +292,50 @@ def test_in_memory_wants_one_size():
         InMemory(images)
     with pytest.raises(ValueError, match=r"torch\.float32"):
         InMemory([(torch.zeros(1, 8, 8), 0)])
+    arrays = InMemory([(np.full((1, 8, 8), fill, dtype=np.uint8), fill) for fill in (3, 5)])
+    assert arrays.images[:, 0, 0, 0].tolist() == arrays.labels.tolist() == [3, 5]
+
+
+def test_what_is_empty_is_named(tmp_path):
+    nothing = data()
+    nothing = torch.utils.data.Subset(nothing, [])
+    with pytest.raises(ValueError, match="training set of 0 images"):
+        train(model(), nothing, None, SETTINGS, progress=False)
+    with pytest.raises(ValueError, match="data set of 0 images"):
+        evaluate(model(), nothing, progress=False)
+    with pytest.raises(ValueError, match="data set of 0 images"):
+        InMemory(nothing)
+
+
+def test_settings_from_arrays_and_tensors_resume(tmp_path):
+    """Weights of classes are computed, so they come as what computes them; a checkpoint holds plain numbers."""
+    weights_of = 1 / np.bincount([0, 1, 1])
+    for given in (tuple(weights_of), torch.tensor(weights_of), [1.0, 0.5]):
+        settings = replace(SETTINGS, learning_rate=np.float64(1e-3), class_weights=given, epochs=np.int64(1))
+        assert settings == replace(SETTINGS, class_weights=(1.0, 0.5), epochs=1)
+    settings = replace(SETTINGS, class_weights=np.full(10, 0.5), epochs=1)
+    path = tmp_path / "run.pt"
+    assert not train(model(), data(), None, settings, checkpoint=path, max_seconds=0, progress=False)
+    assert len(train(model(), data(), None, settings, checkpoint=path, progress=False)) == 1
+
+
+def test_a_run_ends_in_the_precision_it_was_begun_in(tmp_path, monkeypatch):
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.autocast = model(), []
+
+        def forward(self, image, *, generator=None):
+            self.autocast.append(torch.is_autocast_enabled("cpu"))
+            return self.inner(image, generator=generator)
+
+    left_open, path = replace(SETTINGS, epochs=1, bfloat16=None), tmp_path / "run.pt"
+    for here, steps in ((True, 1), (False, 2)):  # one step on a machine with bfloat16, the others on one without
+        monkeypatch.setattr("atslib.training.has_bfloat16", lambda device, here=here: here)
+        watched = Watched()
+        train(watched, data(), None, left_open, checkpoint=path, max_seconds=0 if here else math.inf, progress=False)
+        assert watched.autocast == [True] * steps
+    assert read_position(path)["bfloat16"] is True
 
 
 def test_progress_says_how_it_goes(capsys):
@@ -348,6 +396,15 @@ def test_what_is_not_finite_stops_training_and_keeps_the_checkpoint(tmp_path, wh
     assert torch.equal(weights(broken), weights_before)
 
 
+def test_weights_that_are_not_finite_are_named_where_numbers_are_seldom_looked_at(monkeypatch):
+    """As on a GPU, where the next steps run before anyone looks: attention of NaN is then the consequence, not the cause."""
+    monkeypatch.setitem(atslib.training._LOOK_EVERY, "cpu", 16)
+    broken = model()
+    broken.classifier.linear.weight.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite in epoch 1, step 2"):
+        train(broken, data(), None, SETTINGS, progress=False)
+
+
 def test_evaluate_counts_errors():
     class Constant(nn.Module):
         def forward(self, image, generator=None):
@@ -366,7 +423,7 @@ def test_evaluate_counts_errors():
 @pytest.mark.parametrize(
     "options",
     [{"schedule": "linear"}, {"epochs": 0}, {"batch_size": 0}, {"milestones": (3,)}, {"clip_norm": 0.0}, {"test_every": 0}]
-    + [{"balanced": True, "class_weights": (1.0, 2.0)}],
+    + [{"balanced": True, "class_weights": (1.0, 2.0)}, {"epochs": 2.5}],
 )
 def test_bad_settings(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -97,7 +97,8 @@ def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame
     """All records of a folder as a table, one row each, sorted by file name.
 
     Columns are the record's fields, nested ones with dots: ``final.test_error``, ``dataset.n_train``; ``curve.…`` hold lists.
-    ``file`` is the record's path, ``machine`` what :func:`machine` says of it. A file that is no record is named in a warning and left alone.
+    ``file`` is the record's path, ``machine`` what :func:`machine` says of it. A file that is no record is named in a warning
+    and left alone.
 
     Raises:
         FileNotFoundError: there is no such folder.

@@ -7,6 +7,7 @@ import copy
 import itertools
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +19,9 @@ from types import ModuleType
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
+from atslib.checkpoints import read_position
 from atslib.estimators import PPS, Estimator, Stratified, Systematic, get_estimator
 from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data, profile_of
@@ -220,7 +222,7 @@ class Run:
             return False
 
         # In float32: what a user of the weights will see.
-        looks = sorted({*OTHER_N, self.n_patches}) if METHODS[self.method] else [None]
+        looks = self._looks(model, test_set) if METHODS[self.method] else [None]
         tests = {
             n: evaluate(
                 model,
@@ -234,9 +236,12 @@ class Run:
             for n in looks
         }
         if group.rank == 0:
-            write_record(self.record, self._record(group, curve, tests, model))
+            # A run with a record is done, so the record comes last.
             self.weights.parent.mkdir(parents=True, exist_ok=True)
-            self.weights.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
+            part = self.weights.with_name(self.weights.name + ".part")
+            part.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
+            os.replace(part, self.weights)
+            write_record(self.record, self._record(group, curve, tests, model))
             self.checkpoint.unlink(missing_ok=True)
             final = tests[self.n_patches]
             report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
@@ -265,6 +270,15 @@ class Run:
             seconds=per_image * len(loaded.train) * settings.epochs + per_test / tested * n_tests,
         )
 
+    def _looks(self, model: nn.Module, test_set: Dataset) -> list[int]:
+        """Numbers of patches to test with: no more distinct ones than there are locations."""
+        looks = sorted({*OTHER_N, self.n_patches})
+        if not model.estimator.distinct:
+            return looks
+        with torch.no_grad():
+            _, log_attention = model.attend(test_set[0][0][None].to(next(model.parameters()).device))
+        return [n for n in looks if n <= log_attention[0].numel()]
+
     def _record(self, group: Processes, curve: list[dict], tests: dict, model: nn.Module) -> dict:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
@@ -282,7 +296,7 @@ class Run:
             settings=asdict(self.sizes)
             | {key: value for key, value in asked.items() if value is not None}
             | (dict(changes=dict(self.changes)) if self.changes else {})
-            | dict(training=asdict(self.settings) | dict(bfloat16=self.settings.in_bfloat16(group.device))),
+            | dict(training=asdict(self.settings) | dict(bfloat16=read_position(self.checkpoint)["bfloat16"])),
             curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
             final=dict(
                 train_loss=curve[-1]["train_loss"],
@@ -357,6 +371,10 @@ def _like(present, value, field: str):
         value = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         raise ValueError(f"{field}={value!r}: expected a value such as {present!r}") from None
+    if type(present) is int and isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(f"{field}={value}: expected a whole number such as {present}")
+        return int(value)
     return float(value) if isinstance(present, float) and isinstance(value, int) else value
 
 
@@ -403,6 +421,8 @@ def combinations(settings: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
 
     >>> combinations(["entropy_weight=0,0.1", "epochs=3"])
     [(('entropy_weight', '0'), ('epochs', '3')), (('entropy_weight', '0.1'), ('epochs', '3'))]
+    >>> combinations(["size=(120,160),(240,320)"])
+    [(('size', '(120,160)'),), (('size', '(240,320)'),)]
     >>> combinations([])
     [()]
 
@@ -412,11 +432,12 @@ def combinations(settings: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
     values = {}
     for setting in settings:
         name, _, several = setting.partition("=")
-        if not name or not all(several.split(",")):
+        separate = re.split(r",(?![^([]*[)\]])", several)  # at commas outside of brackets
+        if not name or not all(separate):
             raise ValueError(f"setting {setting!r}: expected NAME=VALUE, or several values with commas")
         if name in values:
             raise ValueError(f"setting {name!r} stands there twice; for several values write them with commas")
-        values[name] = several.split(",")
+        values[name] = separate
     return list(itertools.product(*([(name, value) for value in several] for name, several in values.items())))
 
 
