@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import Markdown, display
-from scipy.stats import binom
+from scipy.stats import binom, spearmanr
 
 from atslib import data, plots
 from atslib.experiments import load_records
@@ -149,7 +149,7 @@ plots.show_maps(
     {f"then N = {n}": [small[n, 0]["maps"][epoch][0] for epoch in times] for n in SMALL_N},
     [f"epoch {epoch}" for epoch in times],
     "attention, times uniform",
-)
+);
 
 # %% [markdown]
 # One test image; yellow is 16 times uniform attention or more, blue a sixteenth or less. Both rows find the same squares. Whether the distributions are the *same* is a matter of distance, the total variation
@@ -200,16 +200,16 @@ rows = [
 display(plots.table(["N after epoch 3", "seed", "entropy", "on stripes", "best share by the formula", "test error", "test loss"], rows))
 final = {kind: values[:, -1] for kind, values in distance.items()}
 shares = [[small[n, seed]["mass"][-1] for seed in SEEDS] for n in SMALL_N]
-p = permutation_test(*shares)
+p_toy = permutation_test(*shares)
 few, many = map(np.mean, shares)
 display(
     Markdown(
         f"At the end two runs with the same N are {final['same N, other seed'].mean():.2f} apart ({final['same N, other seed'].min():.2f} … {final['same N, other seed'].max():.2f}), runs with another N and another seed "
         f"{final['other N, other seed'].mean():.2f} ({final['other N, other seed'].min():.2f} … {final['other N, other seed'].max():.2f}). The share of attention on the stripes is {few:.2f} with N = 2 and {many:.2f} with N = 10, "
-        f"means of {len(SEEDS)} seeds; exchanging runs between the two in every way gives p = {p:.2f}. "
+        f"means of {len(SEEDS)} seeds; exchanging runs between the two in every way gives p = {p_toy:.2f}. "
         + ("Fewer patches, sharper attention" if few > many else "Fewer patches do not make attention sharper")
         + (", as the formula has it" if few > many else " here, though the formula has it so")
-        + (", and chance would hardly do that." if p <= 0.05 else ", but chance alone would do as much now and then.")
+        + (", and chance would hardly do that." if p_toy <= 0.05 else ", but chance alone would do as much now and then.")
     )
 )
 
@@ -303,14 +303,38 @@ if maps:
 else:
     print("No maps are stored yet: python -m atslib.experiments.history --data DIR")
 
+# %% tags=["hide-input"]
+if len(maps) > 1:
+    shown_at = [epoch for epoch in times if all(epoch in m for m in maps.values())]
+    flat = {epoch: [m[epoch][image].flatten() for m in maps.values()] for epoch in shown_at}
+    distant = {epoch: [total_variation(a, b).item() for a, b in itertools.combinations(rows, 2)] for epoch, rows in flat.items()}
+    ranks = {epoch: [spearmanr(a, b).statistic for a, b in itertools.combinations(rows, 2)] for epoch, rows in flat.items()}
+    factor = {epoch: [math.exp(row.std().item()) for row in rows] for epoch, rows in flat.items()}  # standard deviation of log a
+    most = max(shown_at, key=lambda epoch: np.mean(distant[epoch]))
+    later = [epoch for epoch in shown_at if epoch > most]
+    reading = (
+        f"**To be seen:** the rows are farthest apart at epoch {most}, {np.mean(distant[most]):.2f} of the attention on average of all pairs of rows. The contrast of their maps differs then: by one standard "
+        f"deviation the attention changes {min(factor[most]):.1f}-fold in the row where it is weakest, {max(factor[most]):.1f}-fold where it is strongest. "
+    )
+    if later:
+        worst, distance = min(min(ranks[epoch]) for epoch in later), [np.mean(distant[epoch]) for epoch in later]
+        alike = worst > 0.9 and max(distance) < np.mean(distant[most])
+        reading += (
+            f"From epoch {later[0]} on the rows {'look alike' if alike else 'are still unlike'}: "
+            f"the rank correlation of any two is {worst:.2f} or more, and they are {min(distance):.2f} … {max(distance):.2f} apart on average."
+        )
+    else:
+        reading += "They have not come closer since."
+    display(Markdown(reading))
+
 # %% [markdown]
 # (cell-claim-patches-attention)=
 # ### The same, as distances
 #
-# On all 20 test images of fold 0, at the same epoch. Grey are runs with the *same* $N$ = 10 and other seeds, the yardstick: what is no farther apart than these does not differ by more than chance.
-# Runs of other folds serve too; they have seen some of these images in training.
+# On all 20 test images of fold 0, at the same epoch. Grey are runs with the *same* $N$ = 10, the yardstick. It is a wide one: two seeds have other initial weights and another order of the images, and mostly
+# another fold, so other training images, some of the 20 among them. Runs with another $N$ and the same seed share all of this with the run that they are compared with.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Total variation between attention maps against epoch. Thin grey lines: pairs of runs with ten patches and different seeds. Coloured lines: runs with another number of patches against the run with ten patches and the same seed, as far as recorded. Right: entropy by epoch for each N."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Total variation between attention maps against epoch. Thin grey lines: pairs of runs with ten patches and different seeds, mostly of different folds; purple, those of the same fold. Coloured lines: runs with another number of patches against the run with ten patches and the same seed, as far as recorded. Right: entropy by epoch for each N."}}
 path = folder / "distances-fold0.json"
 distances = json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(runs={}, pairs=[], epochs=[])
 known = {name: run for name, run in distances["runs"].items() if run["entropy_weight"] == 0.01}
@@ -325,6 +349,12 @@ def between(test):
 
 yardstick = between(lambda a, b: a["n_patches"] == b["n_patches"] == 10)
 same_fold = between(lambda a, b: a["n_patches"] == b["n_patches"] and a["fold"] == b["fold"] == 0)
+other_fold = len(between(lambda a, b: a["n_patches"] == b["n_patches"] == 10 and a["fold"] != b["fold"]))  # of the yardstick's pairs
+one_fold = [
+    (a["n_patches"], *sorted((a["seed"], b["seed"])))
+    for a, b in ((known[pair["a"]], known[pair["b"]]) for pair in pairs)
+    if a["n_patches"] == b["n_patches"] and a["fold"] == b["fold"] == 0
+]
 other_n = {
     n: between(lambda a, b, n=n: {a["n_patches"], b["n_patches"]} == {10, n} and a["seed"] == b["seed"] == 0)
     for n in PAPER_N
@@ -334,14 +364,14 @@ other_n = {n: values[0] for n, values in other_n.items() if len(values)}
 if len(epochs):
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.7))
     for number, values in enumerate(yardstick):
-        left.plot(epochs, values, color=plots.GREY, linewidth=0.7, alpha=0.7, label=None if number else "N = 10, two seeds")
+        left.plot(epochs, values, color=plots.GREY, linewidth=0.7, alpha=0.7, label=None if number else "N = 10, two seeds, mostly two folds")
     for number, values in enumerate(same_fold):
         left.plot(epochs, values, color=plots.PURPLE, linewidth=1.4, label=None if number else "same N, same fold, two seeds")
     for n, values in other_n.items():
         left.plot(epochs, values, **STYLES[n], label=f"N = {n} against 10, seed 0")
     left.set(xlabel="epoch", ylabel="total variation", ylim=(0, None))
     labelled = set()
-    for run in known.values():
+    for run in sorted(known.values(), key=lambda run: (run["n_patches"], run["seed"])):
         n = run["n_patches"]
         right.plot(
             epochs,
@@ -352,7 +382,7 @@ if len(epochs):
         labelled.add(n)
     right.axhline(math.log(100 * 100), color=plots.GREY, linewidth=1)
     right.set(xlabel="epoch", ylabel="entropy on test images (nats)")
-    right.legend(loc="upper right")
+    right.legend(loc="lower right")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plt.show()
 else:
@@ -367,7 +397,7 @@ if other_n and len(yardstick):
         for n, values in other_n.items()
         for label in [f"N = {n} against 10, seed 0"]
     ]
-    rows.append(["N = 10, two seeds: mean", *(f"{yardstick[:, i].mean():.2f}" for i in at.values())])
+    rows.append([f"N = 10, two seeds: mean of {len(yardstick)} pairs, {other_fold} of two folds", *(f"{yardstick[:, i].mean():.2f}" for i in at.values())])
     rows.append(
         [
             "N = 10, two seeds: smallest … largest",
@@ -375,7 +405,8 @@ if other_n and len(yardstick):
         ]
     )
     if len(same_fold):
-        rows.append(["same N, same fold, two seeds: mean", *(f"{same_fold[:, i].mean():.2f}" for i in at.values())])
+        label = "N = {}, same fold, seeds {} and {}: one pair".format(*one_fold[0]) if len(same_fold) == 1 else f"same N, same fold, two seeds: mean of {len(same_fold)} pairs"
+        rows.append([label, *(f"{same_fold[:, i].mean():.2f}" for i in at.values())])
     display(plots.table(["total variation", *(f"epoch {epochs[i]}" for i in at.values())], rows))
     inside = {n: values[-1] <= yardstick[:, -1].max() for n, values in other_n.items()}
     beyond = [n for n, fits in inside.items() if not fits]
@@ -384,20 +415,29 @@ if other_n and len(yardstick):
         f"{'is' if sum(inside.values()) == 1 else 'are'} no farther from N = 10 than two runs with N = 10 can be from each other ({len(yardstick)} pairs"
         + (f"); N = {', '.join(map(str, beyond))} {'is' if len(beyond) == 1 else 'are'} farther. " if beyond else "). ")
         + (
-            "As far as these runs can tell, the paper's claim holds: the number of patches changes the attention no more than chance does."
+            "So the paper's claim is not contradicted: another number of patches changes the attention no more than another seed, mostly with another fold, does"
             if not beyond
-            else "For those the number of patches changes the attention by more than chance does."
+            else "For those another number of patches changes the attention by more than another seed and fold do"
         )
-        + " Runs with the same seed share their initial weights, which favours the claim."
+        + f"; but the pairs with another N share initial weights, order and fold, which the yardstick's do not ({other_fold} of {len(yardstick)} have two folds), so that this is "
+        + ("an easy test to pass." if not beyond else "all the more to be heeded.")
     )
+    if len(same_fold):
+        least = same_fold[:, -1].min()
+        nearer = sum(values[-1] <= least for values in other_n.values())
+        which = "The one pair" if len(same_fold) == 1 else f"The nearest of {len(same_fold)} pairs"
+        verdicts[-1] += (
+            f" {which} of the same N and the same fold, with other initial weights and another order, is {least:.2f} apart at the end; {nearer} of {len(other_n)} other numbers of patches are no farther from N = 10 than that."
+        )
     verdicts.append(
-        '**"Very similar"?** Not in an absolute sense: '
-        f"two runs that differ by chance alone still disagree at the end about {yardstick[:, -1].mean():.0%} of the attention, and this distance is {'smaller' if yardstick[:, -1].mean() < yardstick[:, at[100]].mean() else 'no smaller'} than at epoch {epochs[at[100]]} ({yardstick[:, at[100]].mean():.0%})."
+        f'**"Very similar"?** {"Not in an absolute sense: two" if yardstick[:, -1].mean() > 0.05 else "Yes: two"} runs with N = 10, with another seed and mostly another fold, disagree at the end about {yardstick[:, -1].mean():.0%} of the attention, '
+        f"{'less' if yardstick[:, -1].mean() < yardstick[:, at[100]].mean() else 'no less'} than at epoch {epochs[at[100]]} ({yardstick[:, at[100]].mean():.0%}); "
+        f"runs with the same seed and another N disagree about {np.mean([values[-1] for values in other_n.values()]):.0%}."
     )
 else:
     if len(yardstick):
         print(
-            f"the yardstick: two runs with N = 10 are {yardstick[:, -1].mean():.2f} apart at the end, {yardstick[:, -1].min():.2f} … {yardstick[:, -1].max():.2f} ({len(yardstick)} pairs)"
+            f"the yardstick: two runs with N = 10, another seed and mostly another fold, are {yardstick[:, -1].mean():.2f} apart at the end, {yardstick[:, -1].min():.2f} … {yardstick[:, -1].max():.2f} ({len(yardstick)} pairs)"
         )
     verdicts.append(
         f"**Do they converge to the same?** Cannot be judged yet: no run with another N is recorded; `{EXPERIMENT} --n-patches 2,5,25,50`."
@@ -407,6 +447,9 @@ else:
 by_key = {(run["n_patches"], run["seed"]): name for name, run in known.items()}
 last = {frozenset((pair["a"], pair["b"])): pair["tv"][-1] for pair in pairs}
 seeds = sorted({seed for n, seed in by_key if n == 10} & {seed for n, seed in by_key if n == 50})
+trained = set.intersection(*({int(seed) for seed in real.loc[real["n_patches"] == n, "seed"]} for n in (10, 50)))
+unseen = sorted(trained - set(seeds))
+test_of_n = ""
 if len(seeds) >= 3:
 
     def excess(swap):
@@ -424,10 +467,17 @@ if len(seeds) >= 3:
 
     found = excess((0,) * len(seeds))
     p = np.mean([excess(swap) >= found - 1e-12 for swap in itertools.product((0, 1), repeat=len(seeds))])
+    least = 2 / 2 ** len(seeds)
+    if p <= 0.05:
+        test_of_n = "a difference that chance would hardly make"
+    elif p <= least + 1e-12:
+        test_of_n = "the most that so few seeds can show, and still compatible with chance"
+    else:
+        test_of_n = "no sign that N matters"
     verdicts.append(
         f"**N = 10 against N = 50, {len(seeds)} seeds each.** Pairs with different N are {abs(found):.3f} {'farther apart' if found > 0 else 'closer'} than pairs with the same N (pairs of one seed left out). Exchanging the two within each seed in "
-        f"every way gives p = {p:.2f} (it cannot be below {2 / 2 ** len(seeds):.2f}): "
-        + ("a difference that chance would hardly make." if p <= 2 / 2 ** len(seeds) else "no sign that N matters.")
+        f"every way gives p = {p:.2f} (it cannot be below {least:.2g}): {test_of_n}."
+        + (f" Of seed{'s' * (len(unseen) > 1)} {', '.join(map(str, unseen))} the attention was not kept." if unseen else "")
     )
 else:
     verdicts.append(
@@ -474,12 +524,27 @@ display(plots.table(["seed 0", *(f"test loss, N = {k}" for k in tested), "traini
 # Twenty test images: an error has a standard error of nearly a tenth, and the losses are not much better. Whether more patches *help* is a question for [the chapter on this data set](09_colon_cancer.ipynb), which has all five folds.
 #
 # ## Summary
-#
-# - Features and logits have the same expectation for every $N$. The loss has not, so that training with few patches minimises something else; the difference goes as $1/N$.
-# - Where informative places are rare this shows: fewer patches ask for sharper attention: exactly so in the worked case; what training makes of it in the toy is computed above.
-# - On tissue, the yardstick is another seed: runs that differ by chance alone agree on most of the attention and not on all of it. Whether another $N$ does more than that is computed above, from the runs that are recorded.
-# - "Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.
-#
+
+# %% tags=["hide-input"]
+if other_n and len(yardstick):
+    tissue = (
+        f"On tissue, two runs with N = 10, another seed and mostly another fold disagree about {yardstick[:, -1].mean():.0%} of the attention, and "
+        + (f"none of {len(inside)} other N is" if not beyond else f"{len(beyond)} of {len(inside)} other N {'is' if len(beyond) == 1 else 'are'}")
+        + " farther from N = 10 than the farthest of them. That is a wide yardstick: runs with another N share weights, order and fold with the one they are compared with."
+        + (f" Over {len(seeds)} seeds of N = 10 and N = 50, p = {p:.2f} (at least {2 / 2 ** len(seeds):.2g}): {test_of_n}." if test_of_n else "")
+    )
+else:
+    tissue = "On tissue, the yardstick is another seed; no run with another N has been compared yet."
+Markdown(
+    "- Features and logits have the same expectation for every $N$. The loss has not, so that training with few patches minimises something else; the difference goes as $1/N$.\n"
+    "- Where informative places are rare this shows: fewer patches ask for sharper attention, exactly so in the worked case. In the toy, the share of attention on the stripes is "
+    f"{few:.2f} after training with N = 2 and {many:.2f} with N = 10 (p = {p_toy:.2f}): "
+    + ("the same direction." if few > many and p_toy <= 0.05 else "the same direction, but not beyond chance." if few > many else "not so.")
+    + f"\n- {tissue}\n"
+    '- "Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.'
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise}
