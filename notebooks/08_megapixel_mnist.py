@@ -1057,7 +1057,7 @@ for side in sides:
 print(f"CNN on 1500 × 1500, scaled:   {cnn_ms:8.0f} ms  {cnn_mb:8.0f} MB")
 print(f"four times the pixels took {grows:.1f} times as long")
 by_size = json.loads(Path("../results/cost/by_size.json").read_text(encoding="utf-8"))["time"]
-recorded = {p["method"]: p.get("ms") for p in by_size["points"] if p.get("side") == 1500}
+recorded = {p["method"]: p.get("ms") for p in by_size["points"] if p["series"] == "side" and p["side"] == 1500}
 ratio_recorded = recorded["CNN 1"] / recorded["ATS, view fixed"]
 print(f"recorded at 1500 × 1500:      ATS-10 {recorded['ATS, view fixed']:.0f} ms, CNN {recorded['CNN 1']:,.0f} ms: {ratio_recorded:.0f} times as long")
 

@@ -148,9 +148,9 @@ display(
         + f"From λ = 0.005 to λ = 0.05 it changes by {ends[0.05] - ends[0.005]:.2f} nats; between two runs with λ = 0.01 that differ in nothing but chance, by "
         f"{abs(ends[0.01] - again['entropy'][-1]):.2f}. "
         + (
-            "Around 0.01 the exact value does matter here. "
+            "That is more, but one pair of runs is a weak yardstick. "
             if abs(ends[0.05] - ends[0.005]) > abs(ends[0.01] - again["entropy"][-1])
-            else "Around 0.01 the exact value matters no more than chance here. "
+            else "So around 0.01 the exact value matters no more than chance here. "
         )
         + f"As a distance, the first two are {span:.2f} apart and the other two {chance:.2f} (total variation: the share of attention that would have to be moved)."
     )
@@ -332,7 +332,7 @@ if nuclei:
     display(
         Markdown(
             f"Grey: uniform attention. The share near nuclei falls with λ as attention gets even. The ranking of the locations does not: at the end the AUC is {min(rank.values()):.2f} … "
-            f"{max(rank.values()):.2f} over all λ{f', {rank[1.0]:.2f} of them at λ = 1, where attention is uniform for every other purpose' if 1.0 in rank else ''}. **λ changes how strongly the "
+            f"{max(rank.values()):.2f} over all λ{f', and {rank[1.0]:.2f} with λ = 1, where attention is uniform for every other purpose' if 1.0 in rank else ''}. **λ changes how strongly the "
             "nuclei are preferred, not what is preferred.**"
         )
     )
@@ -488,7 +488,7 @@ display(Markdown("\n\n".join(verdicts)))
 # - The larger $\lambda$, the closer attention is to uniform, in the toy and on tissue. In the toy, where two squares hold everything, a large $\lambda$ also costs error and loss; on tissue
 #   it changes how strongly the nuclei are preferred, not that they are.
 # - $\lambda$ is measured in units of the loss. The same value is weak where the loss still gains by concentrating, and strong where nothing is left to gain; carry no value from one task to another without looking at the entropy.
-# - Around 0.01 attention goes to the same places. How sharp it is follows $\lambda$ there, too: on tissue visibly, in the toy by no more than another seed changes it.
+# - Around 0.01 attention goes to the same places. How sharp it is follows $\lambda$ there, too: on tissue by more than other seeds and folds change it, in the toy by about as much as another seed does.
 # - One run for each $\lambda$ and 20 test images are enough for the shape of the attention. They are not enough to rank errors.
 #
 # ## Exercises
