@@ -194,7 +194,7 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         position = load_checkpoint(checkpoint, model, optimiser, what)
         curve, step, sums, seconds = (position[key] for key in ("curve", "step", "sums", "seconds"))
-        bfloat16 = position.get("bfloat16", bfloat16)  # in one precision to the end, whatever this machine would choose
+        bfloat16 = position["bfloat16"]  # in one precision to the end, whatever this machine would choose
 
     def save() -> None:
         nonlocal last_saved

@@ -67,14 +67,19 @@ def array_digest(*arrays: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_record(path: str | os.PathLike, record: dict) -> Path:
-    """Write the record beside its place and rename it there, so that no half-written record is ever found."""
+def write_whole(path: str | os.PathLike, content: bytes) -> Path:
+    """Write a file beside its place and rename it there, so that it is never found half-written; makes its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.write_bytes(content)
     os.replace(part, path)
     return path
+
+
+def write_record(path: str | os.PathLike, record: dict) -> Path:
+    """Write the record as JSON, see :func:`write_whole`."""
+    return write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def read_record(path: str | os.PathLike) -> dict:

@@ -25,7 +25,7 @@ from atslib.checkpoints import read_position
 from atslib.estimators import PPS, Estimator, Stratified, Systematic, get_estimator
 from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data, profile_of
-from atslib.experiments.records import hardware, read_record, software, write_record
+from atslib.experiments.records import hardware, read_record, software, write_record, write_whole
 from atslib.loading import InMemory
 from atslib.models import AttentionSampling, DeepMIL
 from atslib.processes import Processes
@@ -237,10 +237,7 @@ class Run:
         }
         if group.rank == 0:
             # A run with a record is done, so the record comes last.
-            self.weights.parent.mkdir(parents=True, exist_ok=True)
-            part = self.weights.with_name(self.weights.name + ".part")
-            part.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
-            os.replace(part, self.weights)
+            write_whole(self.weights, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
             write_record(self.record, self._record(group, curve, tests, model))
             self.checkpoint.unlink(missing_ok=True)
             final = tests[self.n_patches]
@@ -397,10 +394,7 @@ class _Snapshots:
             return
         kept = load_file(self.path) if self.path.exists() else {}
         kept |= {f"{epoch}/{name}": tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_bytes(save(kept))
-        os.replace(part, self.path)
+        write_whole(self.path, save(kept))
 
 
 def attention_snapshots(path: str | os.PathLike) -> dict[int, dict[str, torch.Tensor]]:
