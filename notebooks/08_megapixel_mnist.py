@@ -76,7 +76,7 @@ def span(values):
 # to see the loop at work: `Run` names a run, `train` trains it.
 
 # %%
-LIVE = dict(size=150, n_noise=0, n_train=512, epochs=6)
+LIVE = dict(size=150, n_noise=0, n_train=256, epochs=6)
 live = Run("megapixel_mnist", n_patches=5, changes=tuple(LIVE.items()))
 live_curve = train(live.build(), live.loaded.train, live.loaded.test, live.settings, progress=False)
 
@@ -928,9 +928,9 @@ if min(len(errors_of[name]) for name in ("legacy_idiap", "des_raj", "systematic"
     p_bug, p_draw = (permutation_test(errors_of[name], errors_of["des_raj"]) for name in ("legacy_idiap", "systematic"))
     gap = errors_of["systematic"].mean() - errors_of["des_raj"].mean()
     answer = (
-        ("Neither, as far as these seeds show: the released code's wrong gradient ends where the right one on the same draws does. " if p_bug > 0.05
+        ("Neither, as far as these seeds show: between the released code's wrong gradient and the right one on the same draws no difference in error is shown. " if p_bug > 0.05
          else f"It {'hurts' if errors_of['legacy_idiap'].mean() > errors_of['des_raj'].mean() else 'helps'} in these runs. ")
-        + f"How one draws changes more: with systematic draws the error is {-gap / errors_of['des_raj'].mean():.0%} lower than with Des Raj's (p = {p_draw:.2f}). "
+        + f"How one draws seems to count for more: with systematic draws the error is {-gap / errors_of['des_raj'].mean():.0%} lower than with Des Raj's (p = {p_draw:.2f}). "
         + (f"Of the PyTorch port there {'is' if len(errors_of['legacy_port']) == 1 else 'are'} {len(errors_of['legacy_port'])} run{'s' * (len(errors_of['legacy_port']) > 1)}: open. " if len(errors_of["legacy_port"]) < 3 else "")
         + "In detail: "
     )  # fmt: skip
@@ -1039,7 +1039,7 @@ display(
 # ## The CNN
 #
 # A ResNet-16 on the full image reaches "roughly 40 % error", which is "more than an order of magnitude higher than ATS" (§4.2.1). One training step of it at full size takes too long for this page, so it is measured here on two smaller images, and scaled by the
-# number of pixels. That is exact for the arithmetic of a convolutional network, and too little for its time: activations that no longer fit into the caches cost more ([chapter 13](13_cost.ipynb)). So a record of a step at the full size stands beside it. Times are
+# number of pixels. That is exact for the arithmetic of a convolutional network, and too little for its time, which grew faster than the pixels where it was measured ([chapter 13](13_cost.ipynb)). So a record of a step at the full size stands beside it. Times are
 # the fastest of four steps.
 
 # %%
@@ -1065,7 +1065,7 @@ print(f"recorded at 1500 × 1500:      ATS-10 {recorded['ATS, view fixed']:.0f} 
 laptop = megapixel_mnist.PROFILES["laptop"]
 cnn_runs = records[records.method == "cnn"]
 text = (
-    f"A step of the full-size CNN costs at least **{ratio:.0f} times** one of ATS-10 on this CPU (scaled), **{ratio_recorded:.0f} times** as recorded at full size, and {cnn_mb / step_cost['ATS-10']['peak_mb']:.0f} times the memory. "
+    f"A step of the full-size CNN costs **{ratio:.0f} times** one of ATS-10 on this CPU if scaled by the pixels, **{ratio_recorded:.0f} times** as recorded at full size, and {cnn_mb / step_cost['ATS-10']['peak_mb']:.0f} times the memory. "
     f"In the time in which ATS-10 sees the {laptop.n_train:,} training images once, the CNN sees {laptop.n_train / ratio_recorded:.0f} of them. "
 )
 if len(cnn_runs):
@@ -1089,8 +1089,8 @@ Markdown(text)
 # - Attention sampling learns the task at the paper's size from image labels alone, on one CPU core, and then looks at ten patches, one per cent of the image. That is with the departures from the paper listed above, and not with every seed.
 # - The plateau at chance is a race. Features that cannot yet read give attention no reason to look at digits, and may teach it to look away; the entropy term levels it. A start that shows digits often (the prior), features that count for more (the scale) and a smaller λ help to win. The tables say how the recorded runs came out; they are too few to say how often.
 # - When it is won, attention leaves the ground and the noise at nearly the same time, within a few epochs.
-# - The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), not in the error of these short runs: it ends where the right gradient with the same draws does. The way of drawing matters more.
-# - More patches at test time lower the error of the same network, up to about 25, at a price in proportion.
+# - The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), not in the error of these few short runs. The way of drawing seems to count for more.
+# - More patches at test time lower the error of the same network, the first of them most, at a price in proportion.
 # - Uniform sampling is bounded by how rarely it meets a digit; with five or ten patches no training changes that. For 50 or 100 the bound leaves room, and nothing was trained.
 # - Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as many of attention sampling; its error is measured where the page says so, and only there.
 #

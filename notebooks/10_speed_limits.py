@@ -1274,8 +1274,8 @@ else:
     display(Markdown("The photographs were not found." if not photographs else "No weights of ATS-5 on photographs yet."))
 
 # %% [markdown]
-# What to see: on the drawn road ATS-5 has its attention on the signs and draws them. On the photograph neither method has found them: Deep MIL's attention is uniform for every purpose, and that of ATS-5 is mostly still where its
-# prior put it, on what is red.
+# What to see: on the drawn road both methods have most of their attention at the signs, ATS-5 the more so, and it draws them. On the photograph neither has found them: Deep MIL's map hardly differs from a uniform one, and that of ATS-5 is brightest
+# on a red car and on tail lights, as that of its prior would be; a sign that it draws, it draws by luck.
 #
 # (cell-fig9)=
 # ## Figure 9: more images
@@ -1283,7 +1283,7 @@ else:
 # The paper's Figure 9 shows a page of test images, each with the attention of Deep MIL and of ATS and the patch at the sign; both find the signs
 # also where there are two, and where they are too small to be read in the view. Ours: test images of the drawn roads, the first six with another
 # label than *none*, not chosen by how they come out, then photographs (the question is: any limit?), likewise the first. Below each, the share of the attention on the sign. What to see is that of Figure 5, image after image: on drawn roads
-# the bright spot of ATS-5 is at the circle, on photographs it is there only where the sign is the reddest thing in sight.
+# the bright spot of ATS-5 is at the circle, on photographs it is mostly on cars and their lights.
 
 # %% mystnb={"image": {"alt": "Six rows. In each a drawn road with circles around its signs, the attention of Deep MIL and of attention sampling on it, and the patch at the sign at full resolution."}}
 HEADS = ("image", "Deep MIL", "ATS-5", "at the sign")
