@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 _PURPOSES = ("order", "draws", "augmentation")
@@ -108,7 +108,11 @@ class InMemory(Dataset):
 def load(
     dataset: Dataset, batches: Sequence[Sequence[int]], device: torch.device, *, workers: int = 0
 ) -> Iterator[tuple[Tensor, Int[Tensor, " B"]]]:
-    """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device."""
+    """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device.
+
+    Raises:
+        ValueError: images of different sizes in one batch.
+    """
     if isinstance(dataset, InMemory):
         for numbers in batches:
             chosen = torch.tensor(numbers, device=dataset.images.device)
@@ -117,7 +121,23 @@ def load(
     on_gpu = device.type == "cuda"
     # A generator of its own: workers are seeded from it, and the global one is left alone.
     loader = DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator().manual_seed(0)
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_one_size,
+        pin_memory=on_gpu,
+        generator=torch.Generator().manual_seed(0),
     )
     for images, labels in loader:
         yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)
+
+
+def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
+    """A batch of what the set returned, like PyTorch's own, but clear about images that make none."""
+    shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data set, "
+            "or take batches of one image"
+        )
+    return default_collate(items)

@@ -1,0 +1,389 @@
+# %% [markdown]
+# # Your own images
+#
+# A folder of image files with a class each, and the feeling that the answer lies in a few small places of each image. This chapter goes
+# from such a folder to a trained model, and says at each step what to look at before going on. The folder is drawn here, photographs of cloth in which something
+# is torn or not, so that the page runs anywhere; put your own in its place and change five numbers.
+#
+# ## What you will learn
+#
+# - how to tell, before any training, whether attention sampling fits a problem, and how to choose scale, patch and $N$ from its size;
+# - how to bring images of different sizes, networks of your own and a prior of your own;
+# - how to train with the library's loop, or in a loop of your own;
+# - what to check afterwards: what the attention looks at, which patch decides, whether more patches would help;
+# - what to do when it does not learn.
+#
+# **Time and hardware:** ten minutes to read, about a minute to run on one CPU core; nothing is downloaded. You should have read
+# [the quickstart](00_quickstart.ipynb).
+
+# %% tags=["parameters"]
+profile = "smoke"  # smoke, laptop or paper: how many images are drawn
+
+# %%
+import math
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import Markdown
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
+
+from atslib import AttentionSampling, UniformSampling, plots
+from atslib.loading import InMemory
+from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm
+from atslib.training import Settings, attention_loss, evaluate, train
+
+plots.use_style()
+torch.set_num_threads(1)
+n_train, n_test = {"smoke": (240, 100), "laptop": (1000, 400), "paper": (1000, 400)}[profile]
+
+# %% [markdown]
+# ## A folder of photographs
+#
+# The stand-in: cloth with five dark specks of the same size. On *good* cloth all are lint, solid dots. On *torn* cloth one of them is a hole, a ring of frayed
+# thread. Sizes and light differ from image to image, as they do when people take photographs. If you have a folder of your own, skip the next cell and set `root`.
+
+# %% tags=["hide-input"]
+SPECK = 12  # pixels across
+
+
+def draw_cloth(rng, torn, specks=5):
+    """A photograph, (h, w, 3) uint8, and the middle of each speck; the first is the hole."""
+    height, width = rng.integers(320, 417, 2)
+    y, x = np.arange(height)[:, None], np.arange(width)
+    light = 20 * np.sin(2 * np.pi * (rng.random() * y / height + rng.random() * x / width + rng.random()))
+    cloth = 200 + light + 10 * np.sin(np.pi * y / 2 + 6 * rng.random()) * np.sin(np.pi * x / 2 + 6 * rng.random())
+    cloth += 6 * rng.standard_normal((height, width), dtype=np.float32)
+    places = []
+    while len(places) < specks:
+        place = rng.uniform(16, (height - 16, width - 16))
+        if all(np.hypot(*(place - other)) > 40 for other in places):
+            places.append(place)
+    for k, place in enumerate(places):
+        top, left = (place - 10).astype(int)
+        square = np.s_[top : top + 20, left : left + 20]
+        distance = np.hypot(y[square[0]] - place[0], x[square[1]] - place[1])
+        dark = 1.95 - 1.3 * abs(distance - 5) if torn and k == 0 else 5.2 - distance  # a ring or a dot, equally dark in sum
+        cloth[square] *= 1 - 0.75 * dark.clip(0, 1)
+    return (cloth[..., None] * (1.0, 0.97, 0.9)).clip(0, 255).astype(np.uint8), places
+
+
+def draw_folder(root, count, seed):
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        folder = root / ("good", "torn")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_cloth(rng, number % 2)[0]).save(folder / f"{number:04}.png", compress_level=1)
+
+
+# %%
+temporary = tempfile.TemporaryDirectory()
+root = Path(temporary.name)  # yours: root / "train" / class / file, root / "test" / class / file
+draw_folder(root / "train", n_train, seed=0)
+draw_folder(root / "test", n_test, seed=1)
+
+# %% [markdown]
+# A data set is anything with a length whose items are `(image, label)`: the image a tensor `(channels, height, width)`, `uint8` to save memory, and the
+# label a number. Images in one batch must have one size. Here each is continued by its own mirror image up to that size. A border of one
+# colour would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
+
+
+# %%
+class Photographs(Dataset):
+    """Image files in one folder for each class, padded at the right and below to one size with their mirror image."""
+
+    def __init__(self, root, size):
+        self.classes = sorted(folder.name for folder in root.iterdir())
+        self.files = [(file, k) for k, name in enumerate(self.classes) for file in sorted((root / name).iterdir())]
+        self.labels = [k for _, k in self.files]
+        self.size = size
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, number):
+        file, label = self.files[number]
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+        missing = [(0, want - have) for want, have in zip(self.size, pixels.shape, strict=False)]
+        padded = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
+        return torch.from_numpy(padded).permute(2, 0, 1).contiguous(), label
+
+
+train_set, test_set = (Photographs(root / part, (416, 416)) for part in ("train", "test"))
+image, label = test_set[len(test_set) - 1]
+# NBVAL_CHECK_OUTPUT
+print(f"{len(train_set)} training and {len(test_set)} test images, classes {train_set.classes}; one image: {tuple(image.shape)}, {image.dtype}")
+
+# %% [markdown]
+# ## Look before you train
+#
+# Attention sampling fits if two things hold: in the small view one can see *that* there is something, and a patch at full resolution tells *what*.
+# Both can be looked at. An image of torn cloth, its view at a scale of 1/8, and each of its specks at full resolution:
+
+# %% mystnb={"image": {"alt": "Left, a light cloth with five dark specks. Middle, the same as a view of 64 by 64 pixels, in which each speck is one or two darker pixels. Right, the five specks enlarged: four solid dots and one ring."}}
+SCALE = 1 / 8
+photograph, places = draw_cloth(np.random.default_rng(5), torn=True)
+photograph = torch.from_numpy(photograph).permute(2, 0, 1)
+view = F.interpolate(photograph[None] / 255, scale_factor=SCALE, mode="area")[0]
+figure = plt.figure(figsize=(7, 3.0))
+grid = figure.add_gridspec(3, 8)
+plots.show_image(figure.add_subplot(grid[:, :3]), photograph, "the image, " + " × ".join(map(str, photograph.shape[1:])))
+plots.show_image(figure.add_subplot(grid[:, 3:6]), view, "the view, " + " × ".join(map(str, view.shape[1:])))
+for k, (row, column) in enumerate(np.round(places).astype(int)):
+    ax = figure.add_subplot(grid[k % 3, 6 + k // 3])
+    plots.show_image(ax, photograph[:, row - 14 : row + 14, column - 14 : column + 14])
+plt.show()
+
+# %% [markdown]
+# What to see: in the view the specks are darker pixels, and the hole can hardly be told from lint. In the patches it can. If the view already gives the answer away, an ordinary network on
+# small images will do; if nothing can be seen in the view, attention has nothing to go by, and the scale has to be larger or the model [nested](14_gigapixel.ipynb).
+#
+# ## Five numbers
+#
+# Here with the values for this cloth:
+
+# %%
+PATCH, N_PATCHES, ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 28, 8, 0.01, 16, 1
+Markdown(f"""
+| number | how to choose it | here |
+|---|---|---|
+| `scale` | so that what matters is at least about one pixel of the view | {SPECK} pixels × {SCALE:g} = {SPECK * SCALE:g} |
+| `patch_size` | what matters, plus the distance of neighbouring locations (the attention network's stride over the scale), plus a margin | {SPECK} + {STRIDE / SCALE:g} + {PATCH - SPECK - STRIDE / SCALE:g} = {PATCH} |
+| `n_patches` | one or two for each thing worth a look in an image; can be changed after training | {N_PATCHES} for {len(places)} specks |
+| `entropy_weight` | 0.01; more if attention collapses early ([chapter 11](11_ablation_entropy.ipynb)) | {ENTROPY_WEIGHT:g} |
+| classifier's `scale` | 16 if features have unit length: a linear layer learns slowly from small inputs | {FEATURE_SCALE} |
+""")
+
+# %% [markdown]
+# And a sixth choice, the estimator. Draws that go systematically along a curve through the map, `"systematic"`, give each bright spot its share of the patches, and have been the best in this book's
+# experiments; the default, `"des_raj"`, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
+#
+# ## Networks
+#
+# Any network will do for the features, as long as it makes one vector of each patch. (Patches near the border reach over it; `fill` is what they find there, here the brightness of cloth. The default, black, would be a dark
+# bar in the patch, which no lint has, and the first version of this model took it for a hole.) That of the attention must know where each of its outputs looks:
+# `AttentionNetwork` works it out from the layers. It should be small, and look at little more than a patch's worth of the view.
+
+
+# %%
+def stands_out(view):
+    """How much each pixel of the view differs from its surroundings, (B, 1, h, w)."""
+    surroundings = F.avg_pool2d(view, 9, stride=1, padding=4, count_include_pad=False)
+    return (view - surroundings).abs().mean(1, keepdim=True)
+
+
+def build_model(prior=True):
+    attention = AttentionNetwork(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+    if prior:
+        attention = SaliencyPrior(attention, epsilon=1e-3, saliency=stands_out, power=4)
+    features = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm()),
+    )
+    classifier = Classifier(32, len(train_set.classes), scale=FEATURE_SCALE)
+    return AttentionSampling(attention, features, classifier, PATCH, N_PATCHES, SCALE, "systematic", fill=200)
+
+
+torch.manual_seed(0)
+model = build_model()
+
+# %% [markdown]
+# The prior is the most useful line of the page. Without it an untrained model draws its patches from anywhere, sees a speck now and then, and has to learn
+# what a speck is from answers that are mostly given without having seen one. `stands_out` says that a place which differs from its surroundings is worth a first look,
+# which is true of many problems; the network learns the rest. If you know better what to look for, a colour, say, write that instead ([chapter 7](07_entropy_and_exploration.ipynb) explains the prior, [chapter 10](10_speed_limits.ipynb) has one for red).
+# Where the untrained model looks, on the test image loaded above:
+
+# %% mystnb={"image": {"alt": "Left, a test image with the outlines of eight patches drawn by the untrained model, most around dark specks. Right, the attention map: dark, with a bright spot at each speck."}}
+
+
+def look(model, image, seed=0):
+    """The image with the patches drawn, and the attention map; returns the output."""
+    model.eval()
+    with torch.no_grad():
+        out = model(image[None], return_patches=True, generator=torch.Generator().manual_seed(seed))
+    _, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6))
+    plots.show_image(left, image, f"{out.index.shape[1]} patches")
+    plots.outline_patches(left, model.geometry(image[None], model.view(image[None]), out.log_attention), out.index[0])
+    plots.show_attention(right, out.log_attention[0], "attention (square root)")
+    plt.show()
+    return out
+
+
+before = look(model, image)
+
+# %% tags=["hide-input"]
+locations = before.log_attention[0].numel()
+spread = before.entropy().exp().item()
+Markdown(
+    f"The map has {locations:,} locations. The entropy of the attention, {before.entropy().item():.2f} nats, is that of {spread:.0f} equally likely ones: "
+    f"the prior has left {spread / locations:.1%} of the image to explore."
+)
+
+# %% [markdown]
+# ## Train
+#
+# `train` does what one expects: Adam, shuffled batches, the entropy in the loss, clipped gradients, a test after each epoch. With `checkpoint="file"` it can be stopped at any time
+# and goes on from there; `device="cuda"`, `workers=4` and `augment=…` do what they say. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
+
+# %%
+settings = Settings(epochs=10, batch_size=16, learning_rate=3e-3, schedule="cosine", entropy_weight=ENTROPY_WEIGHT)
+train_images, test_images = InMemory(train_set), InMemory(test_set)
+curve = train(model, train_images, test_images, settings, progress=False)
+
+# %% mystnb={"image": {"alt": "Left, training and test loss against epochs, near the level of guessing at first, then falling. Middle, training and test error, the same. Right, the entropy of the attention, nearly level, far below that of uniform attention."}}
+epochs = [entry["epoch"] for entry in curve]
+figure, axes = plt.subplots(1, 3, figsize=(7, 2.8))
+for ax, what, guess in zip(axes, ("loss", "error"), (math.log(2), 0.5), strict=False):
+    for part, style in (("train", "o-"), ("test", "s--")):
+        ax.plot(epochs, [entry[f"{part}_{what}"] for entry in curve], style, label=part)
+    ax.axhline(guess, color=plots.GREY, linestyle=":", linewidth=1)
+    ax.set(xlabel="epoch", ylabel=f"{what} (nats)" if what == "loss" else what, ylim=(0, None))
+axes[0].legend()
+axes[2].plot(epochs, [entry["entropy"] for entry in curve], "o-", color=plots.GREEN)
+axes[2].axhline(math.log(locations), color=plots.GREY, linestyle=":", linewidth=1)
+axes[2].set(xlabel="epoch", ylabel="entropy (nats)", ylim=(0, None))
+plt.show()
+
+# %% [markdown]
+# What to see: a while near the dotted line of guessing, then a fall; this is how all runs in this book begin to learn. Right, the entropy of the attention, with uniform attention dotted. A fall to zero within an epoch or two would be a warning, attention
+# that has settled before the features could tell it where; entropy that stays at the dotted line would be another, attention that has found nothing.
+
+# %% tags=["hide-input"]
+result = evaluate(model, test_images, progress=False)
+Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {result['n']} images; guessing has 0.50.")
+
+# %% [markdown]
+# ### A loop of your own
+#
+# Nothing of this needs `train`. A model is called with images and returns its logits and its attention; `attention_loss` is the paper's loss (paper 21). One step, on a copy:
+
+# %%
+own = build_model()
+own.load_state_dict(model.state_dict())
+optimiser = torch.optim.Adam(own.parameters(), lr=1e-3)
+images, labels = torch.stack([train_images[k][0] for k in range(8)]), train_images.labels[:8]
+
+out = own.train()(images)
+loss, cross_entropy = attention_loss(out, labels, ENTROPY_WEIGHT)
+optimiser.zero_grad()
+loss.backward()
+optimiser.step()
+
+# %% [markdown]
+# ## Look again
+#
+# The same image as above, of torn cloth, after training. The patches and the map have hardly changed: the prior had found the specks, and which of them matters
+# can hardly be seen in the view. The features have learned that.
+
+# %% mystnb={"image": {"alt": "Left, the test image with eight patches around the specks. Right, the attention map with bright spots at the specks and little elsewhere."}}
+after = look(model, image)
+
+# %% [markdown]
+# ### Which patch decides?
+#
+# Systematic draws have equal weights, and the classifier is linear. The answer is then the mean of what it would say about each patch by itself, and each
+# patch can be asked how much it speaks for *torn*:
+
+# %% mystnb={"image": {"alt": "The eight patches, sorted by their score for torn cloth; that or those with the ring come first, with a higher score than the dots."}}
+with torch.no_grad():
+    logits = model.classifier(model.features(after.patches[0] / 255))  # (N, classes), of each patch alone
+scores = logits[:, 1] - logits[:, 0]
+assert torch.allclose(logits.mean(0), after.logits[0], atol=1e-4)
+order = scores.argsort(descending=True)
+plots.show_patches(after.patches[0][order], [f"{score:+.1f}" for score in scores[order]], columns=4)
+plt.show()
+
+# %% [markdown]
+# What to see: the hole, if it was drawn, comes first. Nobody has ever told the model where it is, only that the whole image is torn. The assertion in the cell checks that the mean of the
+# patches' logits is the model's answer.
+#
+# ### Does it need its attention, and would more patches help?
+#
+# Two questions that cost no training. The same features and classifier with *uniform* draws: if the error is as low, attention is not needed. And the same model with other $N$: if the error still falls,
+# it is the luck of the draw that is left, and more patches buy it off.
+
+# %%
+uniform = UniformSampling(model.features, model.classifier, PATCH, N_PATCHES, SCALE, "systematic", fill=200, like=model.attention)
+rows = [[f"uniform, N = {N_PATCHES}", evaluate(uniform, test_images, progress=False)]]
+rows += [[f"attention, N = {n}", evaluate(model, test_images, progress=False, n_patches=n)] for n in (2, 4, 8, 16)]
+plots.table(["draws", "test error"], [[name, f"{measured['error']:.2f} ± {measured['stderr']:.2f}"] for name, measured in rows])
+
+# %% [markdown]
+# ## Keep it
+#
+# The weights are a state dict like any other's; $N$, scale and estimator are not among them and come from the code that builds the model.
+
+# %%
+file = root / "cloth.safetensors"
+save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
+again = build_model()
+again.load_state_dict(load_file(file))
+with torch.no_grad():
+    answers = [m.eval()(image[None], generator=torch.Generator().manual_seed(0)).logits for m in (model, again)]
+print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CHECK_OUTPUT
+temporary.cleanup()
+
+# %% [markdown]
+# ## When it does not learn
+#
+# Look first: at the view, at the attention map, at the patches. Then:
+#
+# | what you see | what it means | what helps |
+# |---|---|---|
+# | loss at the level of guessing, entropy near $\log K$ | attention has found nothing; hardly a patch shows anything | a prior; a larger $N$ for the first epochs; windows around what matters, if you know where it is ([chapter 10](10_speed_limits.ipynb)) |
+# | loss at the level of guessing, patches show the right things | the features have not got there | normalise features over the batch, scale 16 before the classifier, more epochs; train the features alone on patches |
+# | entropy falls to nearly zero, error stays high | attention settled too early on something wrong | more entropy weight, a lower learning rate ([chapter 7](07_entropy_and_exploration.ipynb)) |
+# | training error low, test error high | too few images; or the answer was learned from the background | `augment`; ask what the model says where it has *not* seen the thing ([chapter 10](10_speed_limits.ipynb)) |
+# | error falls with $N$ at test time | the luck of the draw | more patches at test time; another estimator ([chapter 5](05_lower_variance.ipynb)) |
+# | a patch at the border decides | what lies outside the image looks like something | another `fill`; padding without an edge |
+# | loss and gradients jump from step to step | variance of the estimator | larger batches, more patches, features of unit length ([chapter 2](02_variance_optimality.ipynb)) |
+# | out of memory | patches of the whole batch are held for the backward pass | smaller batches or $N$; memory grows with both ([chapter 13](13_cost.ipynb)) |
+#
+# ## Summary
+#
+# - Attention sampling fits where a small view shows that there is something and a small patch tells what. Look at both before training.
+# - Scale, patch and $N$ follow from the size and number of the things that matter.
+# - A prior for what is worth a first look saves most of the training; it is one function of the view.
+# - Afterwards, patches can be asked which of them decides, and uniform draws and other $N$ tell what attention and sampling are worth.
+#
+# ## Exercises
+#
+# :::{exercise}
+# :label: ex-15-prior
+# Train `build_model(prior=False)` with the same settings. What do loss and entropy do?
+# :::
+#
+# :::{solution} ex-15-prior
+# :class: dropdown
+# Both hardly move: the loss stays at the level of guessing, the entropy near $\log K$. Of eight patches from anywhere few show a speck, and the one that shows the hole, if any, is one voice among eight. It is the plateau of [chapter 8](08_megapixel_mnist.ipynb), and
+# the remedies are the same.
+# :::
+#
+# :::{exercise}
+# :label: ex-15-view
+# Could an ordinary network answer from the view alone? Train `atslib.DownsampledCNN` at the scale of the view, and at full size, with a network of your choice.
+# :::
+#
+# :::{solution} ex-15-view
+# :class: dropdown
+# At 1/8 it ends between guessing and the model of this page: a ring is a little wider than a dot of the same darkness, so that it darkens more pixels of the view, each of them less. At full size the network can see the hole, and has to read sixty-four times as many pixels; with so few images
+# it may well learn the training set by heart before it finds it.
+# :::
+#
+# :::{exercise}
+# :label: ex-15-sizes
+# Use images as they are, without padding: what has to change?
+# :::
+#
+# :::{solution} ex-15-sizes
+# :class: dropdown
+# Only the batches: `Settings(batch_size=1)`, `evaluate(..., batch_size=1)`, and no `InMemory`; a larger batch is refused with a line that says so. The networks are convolutional and the view's scale is a ratio, so that
+# a model takes any size. To average gradients over several images all the same, call `loss.backward()` for each in a loop of your own, and `optimiser.step()` after the last. Batch normalisation works there too: each image brings eight patches.
+# :::
