@@ -135,7 +135,10 @@ plt.show()
 # These ten patches are everything that the feature network saw of the image.
 
 # %%
-read = out.index.shape[1] * 50 * 50 / image[0].numel()
+seen = torch.zeros(image.shape[1:], dtype=torch.bool)
+for top, left_edge in geometry.top_left(out.index)[0].tolist():
+    seen[max(top, 0) : top + 50, max(left_edge, 0) : left_edge + 50] = True
+read = seen.float().mean()
 print(f"{read:.2%} of the pixels were read at full resolution")  # NBVAL_CHECK_OUTPUT
 
 # %% mystnb={"image": {"alt": "Bar chart of the probabilities of the ten classes after this look, one bar standing out."}}
@@ -183,7 +186,7 @@ Markdown(
     f"Image {number} holds the digits {', '.join(map(str, truth.digit_classes))}; the answer should be {label_w}. "
     f"Of 100 looks at this image, with other random draws, {right:.0%} give the right answer. "
     + (
-        "Which patches happen to be drawn decides: too few of one class, or none of a digit, and the count is wrong. "
+        "Which patches happen to be drawn decides: how often each digit is among them, and whether it is whole. "
         "Looking more often helps."
         if 0.05 < right < 0.95
         else "So here it is not the luck of the draw: the attention misses a digit or the features misread one."
@@ -194,7 +197,7 @@ Markdown(
 # ## More patches, fewer patches
 #
 # N, the number of patches, is not built into the weights. The same network can look once or fifty times, at a cost that grows
-# in proportion.
+# with N, on top of that of the view and its attention.
 
 # %% mystnb={"image": {"alt": "Left: test error against the number of patches, falling from about 0.7 at one patch to below 0.1 at ten and more. Right: the probability given to the true class in thirty looks at one image for each number of patches; the spread narrows as patches are added."}}
 counts = [1, 2, 5, 10, 25, 50]
@@ -290,7 +293,7 @@ if os.environ.get("ATSLIB_INTERACTIVE", "") or "JPY_SESSION_NAME" in os.environ:
 # :::{solution} ex-00-noise
 # :class: dropdown
 # `evaluate(model, torch.utils.data.Subset(MegapixelMNIST("test", noise="random"), range(100)))["error"]`. It rises
-# steeply. The squares are brighter in the small view than any digit, the saliency prior likes them, and the attention
+# steeply. The squares are brighter in the small view than any digit, the [saliency prior](07_entropy_and_exploration.ipynb), by which attention begins where there is something to see, likes them, and the attention
 # network never learned that they are worthless. Look at `plots.show_attention` for one such image.
 # :::
 #

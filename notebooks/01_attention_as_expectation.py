@@ -161,8 +161,8 @@ unit = torch.allclose(features.norm(dim=1), torch.ones(len(features)), atol=1e-5
 print(f"features of unit length: {unit}")
 
 # %% [markdown]
-# Two distributions over the same locations: the attention that the model has learned for this image, and the uniform one with which
-# an untrained model begins. For each, the error $\lVert z - \mu \rVert$ of the sample mean, as a root mean square over many samples, against $N$.
+# Two distributions over the same locations: the attention that the model has learned for this image, and the uniform one, close to which
+# an untrained attention network begins if it has no prior. For each, the error $\lVert z - \mu \rVert$ of the sample mean, as a root mean square over many samples, against $N$.
 
 # %%
 def rms_error(attention, n, seed):
@@ -193,7 +193,7 @@ for (name, (sigma, measured)), look in zip(curves.items(), [(plots.BLUE, "o"), (
     ax.errorbar(counts, rms, [2 * e for e in error], fmt=marker, color=colour, label=name)
 ax.set(xscale="log", yscale="log", xlabel="patches N", ylabel=r"error $\Vert z - \mu\Vert$, root mean square")
 levels = [0.02, 0.05, 0.1, 0.2, 0.5]
-ax.set(xticks=counts, xticklabels=counts, yticks=levels, yticklabels=levels, ylim=(0.02, 0.6))
+ax.set(xticks=counts, xticklabels=counts, yticks=levels, yticklabels=levels, ylim=(0.02, 0.8))
 ax.minorticks_off()
 ax.legend()
 plt.show()
@@ -239,8 +239,8 @@ for name, function in (("linear score", lambda z: g(z)[..., 0]), ("loss", loss))
 
 # %% [markdown]
 # The linear score agrees, the loss does not: a convex function of a noisy input is larger on average (Jensen's inequality). The gap
-# shrinks like $1/N$; [chapter 5](05_lower_variance.ipynb) measures it. So eqs. 1–4 hold, with "≈" in eq. 4 meaning: unbiased before
-# $g$, consistent behind it.
+# shrinks like $1/N$; [chapter 5](05_lower_variance.ipynb) measures it. So eqs. 1–4 hold, with "≈" in eq. 4 meaning: unbiased up to
+# a linear $g$, consistent behind the softmax and the loss.
 #
 # ## Summary
 #

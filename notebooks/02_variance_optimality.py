@@ -30,6 +30,7 @@ import torch
 from atslib import ESTIMATORS
 from atslib.data.megapixel_mnist import MegapixelMNIST
 from atslib.enumeration import every_draw
+from atslib.estimators import Stratified
 from atslib.networks import LeNetFeatures
 from atslib.patches import extract_patches
 from atslib.plots import BLACK, BLUE, GREEN, GREY, ORANGE, RED, use_style
@@ -229,7 +230,7 @@ terms = a.square() * f.square().sum(1)
 print(f"by hand: eq. 8 = {terms[0]:.2f} / p_1 + {terms[1]:.2f} / p_2 + {terms[2]:.2f} / p_3")
 
 # %% [markdown]
-# Confirmed; here the quantities themselves are equal. The sum is convex in $p$, so it has one minimum.
+# Confirmed; here the quantities themselves are equal. The sum is strictly convex in each $p_i$ with $a_i f_i \ne 0$, so it has one minimum.
 
 # %% [markdown]
 # ## The best distribution
@@ -524,7 +525,7 @@ print(f"variance along c: best for c {along(p, positive):.6f}, attention {along(
 # Equation 5 compares distributions for *one* draw of the form $a_I f_I / p_I$. Better estimators lie outside of this family.
 #
 # - **Draws that know of each other.** $N$ independent draws may hit the same location twice. Drawing without replacement, or spreading the draws
-#   evenly over the attention, has less variance at the same $N$ and the same attention. The cell below shows it for three
+#   evenly over the attention, can have less variance at the same $N$ and the same attention: Des Raj's and Murthy's weights and stratified draws never have more. The cell below shows it for three
 #   locations; [chapter 4](04_without_replacement.ipynb) and [chapter 5](05_lower_variance.ipynb) are about it.
 # - **The gradient.** What trains the network is the gradient of the estimate, a different vector with its own best distribution
 #   ({ref}`ex-02-gradient`). [Chapter 3](03_gradient_with_replacement.ipynb) treats its variance.
@@ -533,8 +534,8 @@ print(f"variance along c: best for c {along(p, positive):.6f}, attention {along(
 # %%
 # NBVAL_CHECK_OUTPUT
 print("variance of the estimate over every draw, unit norms, N = 2")
-for name in ("with_replacement", "des_raj", "murthy"):
-    estimator = ESTIMATORS[name]
+compared = {name: ESTIMATORS[name] for name in ("with_replacement", "des_raj", "murthy")} | {"stratified": Stratified("raster")}
+for name, estimator in compared.items():
     index, probability = every_draw(estimator, log_attention, 2)
     z = estimator(log_attention.expand(len(index), 3), index, turned[index])
     bias = (probability @ z - a @ turned).abs().max()
@@ -546,10 +547,10 @@ for name in ("with_replacement", "des_raj", "murthy"):
 # - Any distribution that can draw every location with $a_i f_i \ne 0$ gives an unbiased estimate, if the drawn feature is multiplied by $a_I / p_I$.
 # - Equations 5 to 9 hold. "Variance" means the trace of the covariance; from eq. 6 to eq. 7 the quantities differ by the constant
 #   $\lVert\mu\rVert^2$ and only the argmins are equal.
-# - The least total variance belongs to $p^* \propto a \lVert f \rVert$. Using $a$ instead costs a factor $1 + c^2 / (1 - \rho^2)$.
+# - The least total variance belongs to $p^* \propto a \lVert f \rVert$. Using $a$ instead costs a factor $1 + c^2 / (1 - \rho^2)$, with $c$ the coefficient of variation of the norms.
 # - With equal norms the factor is one: this is why the feature networks of this book end in a unit norm.
-# - For a single direction $c$ the best distribution is $a \lvert\langle c, f\rangle\rvert$, which is another one, unit norm or not.
-# - The optimum is one among independent draws. Draws without replacement and evenly spread draws have less variance.
+# - For a single direction (also called $c$ above) the best distribution is $a \lvert\langle c, f\rangle\rvert$, which is another one, unit norm or not.
+# - The optimum is one among independent draws. Draws without replacement and evenly spread draws can have less variance.
 
 # %% [markdown]
 # ## Exercises

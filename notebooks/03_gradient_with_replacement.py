@@ -338,7 +338,7 @@ print(f"gradient of the library and eq. 12:                  {apart(torch.stack(
 # \end{aligned}
 # $$ (eq-reinforce)
 #
-# The second multiplies each response with the scores of *all* draws. The added products are between independent draws and have mean zero. They are noise.
+# The second multiplies each response with the scores of *all* draws. The added products are between independent draws and have mean zero. Mostly they add noise.
 #
 # (cell-reinforce)=
 # The cell computes mean and variance of both over all draws, for $K = 5$. The last two columns give both the usual help, a baseline
@@ -498,7 +498,7 @@ for name, curve in curves.items():
 
 # %% [markdown]
 # Where there is nothing to remove, in the middle, leave-one-out subtracts noise: the mean of few other responses is not zero. It hurts, most with two draws.
-# Where the responses share a mean of either sign, it removes most of the variance. A constant baseline equal to the mean does better for every $N$,
+# Where the responses share a mean of either sign, several times their spread, it removes most of the variance. A constant baseline equal to the mean does better for every $N$,
 # but somebody has to know the mean. Even this one hurts a little for small positive $m$: the mean is not the best constant ({ref}`ex-03-best-constant`).
 #
 # ### How much do features share?
@@ -565,8 +565,8 @@ print("\n".join(table))
 # - Equations 22 to 27 and eq. 11 hold as equalities when the left-hand side is read as the derivative of the expectation. Equation 12 defines an unbiased
 #   estimator of it; its "=" holds in expectation, not draw by draw.
 # - $\mathrm{sg}(W)\,(1 + \log a - \mathrm{sg}(\log a))\, f$ has eq. 12 as its gradient, draw by draw. No custom backward pass is needed.
-# - For the attention, eq. 12 is the score-function estimator with one response for each draw. From two draws on it has less variance than REINFORCE on the output. For a
-#   nonlinear loss it has a bias that falls as $1/N$.
+# - For the attention, eq. 12 is the score-function estimator with one response for each draw. With the mean response subtracted it always has less variance than REINFORCE on the
+#   output; without, it has less in the examples above, though not always. For a nonlinear loss it has a bias that falls as $1/N$.
 # - A baseline changes no mean. Leave-one-out removes what the responses share, and hurts where they share nothing.
 
 # %% [markdown]

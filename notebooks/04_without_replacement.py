@@ -318,7 +318,7 @@ for title, curves in surprise.items():
 # is never worse than eq. 4 and gains as attention concentrates; [the next chapter](05_lower_variance.ipynb) has estimators that gain more.
 #
 # The paper's claim that drawing without replacement makes "the best use of the available computational budget" thus depends on the estimator: it
-# **differs** for eq. 14 as printed, and holds for Des Raj, by the table above.
+# **differs** for eq. 14 as printed. By the table above Des Raj makes better use of it than eq. 4; the best use it is not, as chapter 5 shows.
 
 # %% [markdown]
 # (cell-eq28)=
@@ -348,7 +348,7 @@ for title, curves in surprise.items():
 # \end{align*}
 #
 # The sign $\simeq$ means "is one sample of". Everything is done with symbols: three locations, attention
-# $a_1(\theta), a_2(\theta)$ and $a_3 = 1 - a_1 - a_2$, features $f_i(\theta)$. An expression that vanishes here vanishes for every attention and every network.
+# $a_1(\theta), a_2(\theta)$ and $a_3 = 1 - a_1 - a_2$, features $f_i(\theta)$. An expression that vanishes here vanishes for every attention and every network over three locations.
 
 # %%
 theta = sp.Symbol("theta")
@@ -803,7 +803,7 @@ for locations_left in (2, 3, 4):  # attention on these few only, evenly, and all
 #
 # All formulas above contain the mass left, $w_n$. The obvious code is `1 - cumsum(attention)`, and the published implementations have it.
 # Once attention is peaked the sum is nearly 1, and float32 knows numbers near 1 only to about $6 \cdot 10^{-8}$: the difference is rounding noise, possibly zero or negative.
-# The library never subtracts. It adds up what remains: the locations never drawn, plus the draws from $n$ on, in log space.
+# The library subtracts only as long as the drawn locations hold at most half of the mass, where nothing cancels. From then on it adds up what remains: the locations never drawn, plus the draws from $n$ on, in log space.
 
 # %%
 rows = []
@@ -868,9 +868,9 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # | [eq. 13](#cell-eq13) | confirmed | it is what the $n$ largest Gumbel keys draw |
 # | [eqs. 14–17](#cell-eq14) | confirmed | equal for every $n$, by enumeration |
 # | eq. 14 used as an estimator | differs | unbiased, but with spread-out attention no better than one sample |
-# | [eqs. 28–34](#cell-eq28) | confirmed | identical in symbols |
-# | [eqs. 35–40](#cell-eq35) | confirmed | identical in symbols |
-# | [eqs. 41, 42, 44](#cell-eq41) | confirmed | identical in symbols, for each pair |
+# | [eqs. 28–34](#cell-eq28) | confirmed | identical in symbols, $K = 3$ |
+# | [eqs. 35–40](#cell-eq35) | confirmed | identical in symbols, $K = 3$ |
+# | [eqs. 41, 42, 44](#cell-eq41) | confirmed | identical in symbols, for each pair of three locations |
 # | [eq. 43](#cell-eq43) | erratum | a factor $1/a_i$ is missing; biased by $\mu \cdot \tfrac12 \partial \sum a_i^2$ |
 # | "unbiased gradient without replacement" | confirmed | for eq. 44; not for the released code |
 # | "best use of the budget" | differs | Des Raj is never worse than eq. 4; eq. 14 often is |

@@ -54,8 +54,9 @@ NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systema
 # $$ (eq-lower-formula)
 #
 # where sg stops the gradient. It is unbiased, in value and gradient, if
-# $\mathbb{E}\bigl[\sum_m \frac{W_m}{a_{i_m}} h(i_m)\bigr] = \sum_i h(i)$ for every function $h$.
-# [Chapter 4](04_without_replacement.ipynb) shows why. So an estimator is a way to draw and a set of weights:
+# $\mathbb{E}\bigl[\sum_m \frac{W_m}{a_{i_m}} h(i_m)\bigr] = \sum_i h(i)$ for every function $h$: put $h(i) = a_i f_i$, and it says that the value is unbiased;
+# put $h(i) = \partial (a_i f_i)$, which is $a_i$ times the derivative of the term in brackets times $f_i$, and it says that the gradient is. So an
+# estimator is a way to draw and a set of weights:
 #
 # | estimator | how it draws | $W_m$ |
 # |---|---|---|
@@ -67,7 +68,8 @@ NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systema
 # | systematic {cite}`madow1949` | one uniform number, $N$ equally spaced points | $1/N$ |
 # | systematic π-ps {cite}`horvitz1952,madow1949` | the same on the inclusion probabilities $\pi_i = \min(1, c\,a_i)$ | $a_{i_m} / \pi_{i_m}$ |
 #
-# Here $w_m = 1 - \sum_{k<m} a_{i_k}$ is the mass left before draw $m$, and $S$ is the set that was drawn.
+# Here $w_m = 1 - \sum_{k<m} a_{i_k}$ is the mass left before draw $m$, and $S$ is the set that was drawn. $\pi_i$ is the chance that location $i$ is
+# in the draw, with $c$ such that $\sum_i \pi_i = N$.
 #
 # Take three locations with $a = (0.5, 0.3, 0.2)$ and features $f = (1, -1, 1)$, and draw two. There are so few draws that
 # you can check them with a pencil. Start with Des Raj. If location 0 comes first and location 1 second, the first draw
@@ -115,7 +117,7 @@ for name in NAMES:
 # are random, of length one.
 #
 # The features need not even be drawn. The estimate is $\sum_i Z_i f_i$, where $Z_i$ is the weight that location $i$ got: $W_m$ if it
-# was draw $m$, zero if it was not drawn. If two different features have the cosine $\rho$ on average, then
+# was draw $m$, zero if it was not drawn. If two different features have the cosine $\rho$ on average (for many locations it is about the square of the $\rho$ of chapters 2 and 3), then
 #
 # $$
 # \mathbb{E}_f \Bigl\lVert \sum_i c_i f_i \Bigr\rVert^2 = (1 - \rho) \sum_i c_i^2 + \rho \Bigl(\sum_i c_i\Bigr)^2
@@ -221,19 +223,10 @@ measured = {
 # %% [markdown]
 # The first table shows the mean squared error of the estimate over the variance of a *single* draw,
 # $1 - \sum_i a_i^2$, averaged over problems. Since the weights of each of these estimators sum to one, as
-# those of $\mu$ do, the shared part drops out of eq. {eq}`eq-lower-rho`: the ratio is the same for every $\rho$. The numbers in
-# brackets are an earlier computation of ours, on other random problems; where the two differ by more than 5 %, the entry is bold.
+# those of $\mu$ do, the shared part drops out of eq. {eq}`eq-lower-rho`: the ratio is the same for every $\rho$.
 
 # %%
-EARLIER_FEATURE = {
-    "with replacement": (0.500, 0.334, 0.200, 0.500, 0.333, 0.200),
-    "eq. 14": (0.823, 0.671, 0.428, 0.588, 0.333, 0.097),
-    "Des Raj": (0.456, 0.277, 0.138, 0.397, 0.213, 0.088),
-    "Murthy": (0.450, 0.269, 0.125, 0.361, 0.166, 0.041),
-    "stratified": (0.454, 0.276, 0.143, 0.396, 0.221, 0.098),
-    "systematic": (0.440, 0.275, 0.125, 0.371, 0.180, 0.079),
-    "π-ps": (0.450, 0.266, 0.120, 0.352, 0.146, 0.031),
-}
+FEATURE_LINES = ["with replacement", "eq. 14", "Des Raj", "Murthy", "stratified", "systematic", "π-ps"]
 
 
 def feature_error(line, alpha, n):
@@ -243,22 +236,14 @@ def feature_error(line, alpha, n):
     return mean_and_noise(per_block)
 
 
-def beside(value, earlier, digits, tolerance):
-    text = f"{value:.{digits}f}"
-    return f"{f'**{text}**' if abs(value - earlier) > tolerance * earlier else text} ({earlier:.{digits}f})"
-
-
 SETTINGS = [(alpha, n) for alpha in ALPHAS for n in COUNTS]
 HEAD = [f"α = {alpha:g}, N = {n}" for alpha, n in SETTINGS]
-feature = {line: [feature_error(line, *setting) for setting in SETTINGS] for line in EARLIER_FEATURE}
+feature = {line: [feature_error(line, *setting) for setting in SETTINGS] for line in FEATURE_LINES}
 noise = max(error for row in feature.values() for _, error in row)
 display(
     plots.table(
         ["feature error over one draw's variance", *HEAD],
-        [
-            [line, *(beside(value, e, 3, 0.05) for (value, _), e in zip(row, EARLIER_FEATURE[line], strict=True))]
-            for line, row in feature.items()
-        ],
+        [[line, *(f"{value:.3f}" for value, _ in row)] for line, row in feature.items()],
     )
 )
 display(Markdown(f"Standard error of these figures: at most {noise:.3f}."))
@@ -267,12 +252,8 @@ display(Markdown(f"Standard error of these figures: at most {noise:.3f}."))
 # %% [markdown]
 # What to see: independent draws have exactly $1/N$. Des Raj, stratified, Murthy, systematic and π-ps draws all do
 # better, and the gap widens with $N$ and with the peak of the attention, because independent draws then repeat themselves. The
-# lowest of all, at $\alpha = 0.2$, are Murthy and π-ps. Equation 14 as printed is *worse* than drawing with replacement as long as the attention is
+# lowest of all, at $\alpha = 0.2$ with three draws or more, are Murthy and π-ps. Equation 14 as printed is *worse* than drawing with replacement as long as the attention is
 # spread out.
-#
-# The earlier figures agree but for the entries in bold, which are ratios near zero. There the average is ruled by the few problems
-# in which the attention is least peaked, and so it varies most from one set of problems to another. The earlier computation kept no
-# record of its noise.
 #
 # The figure shows the same for more values of $N$.
 
@@ -364,19 +345,14 @@ print(f"ReLU of Gaussian vectors: {rho['ReLU']:.2f} (1/π = {1 / math.pi:.2f})")
 print(f"the paper's feature network on Megapixel MNIST, untrained: {rho['network']:.2f}")
 
 # %% [markdown]
-# The second table gives the mean squared error of the gradient relative to eq. 12, for $\rho = 0.8$, with the earlier
-# computation in brackets; bold where they differ by more than 15 %.
+# The second table gives the mean squared error of the gradient relative to eq. 12, for $\rho = 0.8$; the third for
+# the cosine of random features behind a ReLU, and the last how the lines with a baseline depend on $\rho$.
 
 # %%
-EARLIER_GRADIENT = {
-    "with replacement, baseline": (0.40, 0.29, 0.24, 0.21, 0.16, 0.15),
-    "eq. 44, last step": (3.8, 8.3, 21.7, 3.7, 8.2, 21.8),
-    "eq. 14": (1.7, 2.1, 2.3, 1.3, 1.1, 0.49),
-    "Des Raj": (0.92, 0.84, 0.71, 0.81, 0.66, 0.46),
-    "Des Raj, baseline": (0.67, 0.52, 0.36, 0.58, 0.40, 0.26),
-    "Murthy": (0.91, 0.82, 0.65, 0.77, 0.55, 0.22),
-    "Murthy, baseline": (0.35, 0.24, 0.16, 0.15, 0.09, 0.04),
-}
+GRADIENT_LINES = [
+    *("with replacement, baseline", "eq. 44, last step", "eq. 14", "Des Raj", "Des Raj, baseline", "Murthy", "Murthy, baseline"),
+    *("stratified", "systematic", "π-ps"),
+]
 
 
 def gradient_error(line, alpha, n, rho):
@@ -392,36 +368,22 @@ def gradient_error(line, alpha, n, rho):
     return ratio.item(), noise.item()
 
 
-def gradient_table(rho, earlier=None):
-    rows = []
-    for line in [*EARLIER_GRADIENT, "stratified", "systematic", "π-ps"]:
-        values = [gradient_error(line, *setting, rho)[0] for setting in SETTINGS]
-        if earlier and line in earlier:
-            rows.append([line, *(beside(v, e, 2, 0.15) for v, e in zip(values, earlier[line], strict=True))])
-        else:
-            rows.append([line, *(f"{v:.2f}" for v in values)])
+def gradient_table(rho):
+    rows = [[line, *(f"{gradient_error(line, *setting, rho)[0]:.2f}" for setting in SETTINGS)] for line in GRADIENT_LINES]
     return plots.table([f"gradient error over eq. 12's, ρ = {rho:.2f}", *HEAD], rows)
 
 
-display(gradient_table(rho["strong"], EARLIER_GRADIENT))
+display(gradient_table(rho["strong"]))
 gradient_noise = max(
     error / value for line in LINES for value, error in (gradient_error(line, *s, rho["strong"]) for s in SETTINGS)
 )
 display(Markdown(f"Standard error of these figures: at most {100 * gradient_noise:.0f} % of each."))
 display(gradient_table(rho["ReLU"]))
-display(Markdown("The earlier figures again, against the ReLU features whose cosine was measured above:"))
-baselines = [line for line in EARLIER_GRADIENT if "baseline" in line]
+cosines = (0.0, rho["ReLU"], 0.8, 0.9)
 display(
     plots.table(
-        ["with baseline, α = 1, N = 5", "earlier", *(f"ρ = {r:.2f}" for r in (0.0, rho["ReLU"], 0.8, 0.9))],
-        [
-            [
-                line,
-                f"{EARLIER_GRADIENT[line][2]:.2f}",
-                *(f"{gradient_error(line, 1.0, 5, r)[0]:.2f}" for r in (0.0, rho["ReLU"], 0.8, 0.9)),
-            ]
-            for line in baselines
-        ],
+        ["with baseline, α = 1, N = 5", *(f"ρ = {r:.2f}" for r in cosines)],
+        [[line, *(f"{gradient_error(line, 1.0, 5, r)[0]:.2f}" for r in cosines)] for line in GRADIENT_LINES if "baseline" in line],
     )
 )
 
@@ -432,11 +394,8 @@ display(
 #   of all draws, most of which have mean zero and add noise only. The same draws and weights in formula
 #   {eq}`eq-lower-formula` (line "eq. 14") leave these out.
 # - Without a baseline the ranking is much the one of the features' errors, whatever $\rho$.
-# - With a baseline everything depends on $\rho$. The lines without one, eq. 44's apart, hardly change with it, and agree with the
-#   earlier computation but for a ratio near a half that rests on few problems. The lines with a baseline come out *differently*: the
-#   earlier figures, for "features of unit norm behind a ReLU", are met at $\rho = 0.8$ where $\alpha = 1$ and at a higher one where
-#   $\alpha = 0.2$, but not at the cosine of Gaussian features behind a ReLU. So ReLU and unit norm do not fix the gain: the
-#   cosine does. For the paper's own network, untrained, the cell above found one close to 1, where a baseline gains most.
+# - With a baseline everything depends on $\rho$; the lines without one, eq. 44's apart, hardly change with it. ReLU and unit norm do
+#   not fix the gain, the cosine does. For the paper's own network, untrained, the cell above found one close to 1, where a baseline gains most.
 #
 # The figure draws the dependence on $\rho$ for $N = 3$.
 
@@ -640,9 +599,9 @@ print(f"{'independent':22} spread " + "".join(f"{s:7.2f}" for s in (10 * mass * 
 print(f"{'':22} missed " + "".join(f"{m:7.2f}" for m in ((1 - mass) ** 10)[:6]))
 
 # %% [markdown]
-# All have the right mean. Along the Hilbert curve the number of draws on an object varies least, and most objects are never
-# missed. The exceptions are those that the curve leaves and enters again: the curve has folds, and an object that lies
-# across one is two stretches.
+# All have the right mean. Along the Hilbert curve the number of draws on an object varies least for most of them, and half are never
+# missed. The curve has folds and leaves every object several times; those are never missed that keep one stretch worth a whole draw. The
+# others are cut into stretches worth less than one draw each, and may even fare worse than in row order.
 #
 # Does that lower the error of $\mu$, and of the gradient? It depends on the features. If patches of one object look alike, then one draw per object
 # tells nearly all there is to know. If features have nothing to do with place, then no order is better than another. The
@@ -970,8 +929,8 @@ display(
 # ## Summary
 #
 # - Every estimator here is unbiased. At equal $N$ they differ by large factors, and more so the more peaked the attention.
-# - Equation 14 as printed is worse than independent draws unless attention is peaked. Des Raj's weights on the same draw are
-#   better throughout, and come with an error bar.
+# - Equation 14 as printed is worse than independent draws unless attention is peaked. Des Raj's weights on the same draw are never
+#   worse than independent draws, and come with an error bar; where few draws exhaust the mass, eq. 14 beats them, and Murthy's beat both.
 # - Murthy's estimator is what remains of either when the order is averaged out. It costs more time.
 # - A baseline lowers the gradient's error if features share a large part, and raises it if they do not.
 # - Along a Hilbert curve, systematic draws are spread over the objects of a map.

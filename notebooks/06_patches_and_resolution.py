@@ -61,7 +61,7 @@ more = 1 if profile == "smoke" else 4  # larger profiles train longer
 #
 # $$a(V(x, s); \Theta) : \mathbb{R}^{h \times w \times C} \rightarrow \mathbb{R}^{hw} \tag{paper 18}$$
 #
-# So there are as many locations as the view has pixels, and the cost of attention does not depend on the large image. The
+# So there are as many locations as the view has pixels, and the cost of attention does not depend on the large image once its view is made. The
 # paper does not say how the view is made. Ours is the mean over the area that a small pixel covers. A row of three pixels, shrunk
 # to two, can be checked by hand: each small pixel covers one and a half large ones.
 
@@ -114,8 +114,6 @@ for name, network, shape, size in cases:
     log_attention = network.double()(view).flatten(1).log_softmax(1)
     print(f"{name}: view {tuple(view.shape[2:])}, hw = {size[0] * size[1]}, entries of a: {log_attention.shape[1]}")
     print(f"  view, definition against downsample: within 1e-12: {(view - area_mean(image, size)).abs().max() < 1e-12}")
-    a = log_attention.exp()
-    print(f"  sum of a is 1 within 1e-12: {abs(a.sum() - 1) < 1e-12}, all positive: {(a > 0).all()}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -159,7 +157,7 @@ for name in ways:
 
 # %% [markdown]
 # The exact mean is the only flat line in the figure. With `nearest`, most lines are gone, and the remaining ones are far too bright.
-# `mode="area"` loses nothing, but counts pixels on a seam twice.
+# `mode="area"` lets nothing vanish, but dims most lines a little and counts pixels on a seam twice.
 #
 # Now the same with real pieces: a crop of a Megapixel MNIST image and its three views. Look for the noise, crossed lines one
 # pixel wide, in the last panel.
@@ -284,7 +282,7 @@ plt.show()
 # measured in **pixel edges**: pixel 0 reaches from 0 to 1 and its middle is 0.5. A patch of $p$ pixels begins at
 # $c(r) - p/2$, rounded. `PatchGeometry` computes just this.
 #
-# A network small enough to check by hand: a $3 \times 3$ convolution with padding 1, then a max-pool of 2. A pixel of the pool's input sees three
+# A network small enough to check by hand: a $3 \times 3$ convolution with padding 1, then an average-pool of 2 (a max-pool has the same window, but its gradient shows only the winner). A pixel of the pool's input sees three
 # view pixels; two of them together see four. So the receptive field is 4, the stride 2, the padding 1. On a view of 6
 # pixels that makes three cells. The image is three times as large, the patch has 4 pixels. We do not trust the three numbers but ask the gradient which view pixels
 # each cell depends on.
@@ -412,8 +410,8 @@ for fill in (0, -1):
 
 # %% [markdown]
 # The fill should look like nothing. For images in $[0, 1]$ with a black ground that is 0. For images normalised to $[-1, 1]$, 0 is
-# mid-grey: a padded border is then the brightest thing in a black image, and an attention network without padding of its own may learn to like it.
-# Take `fill=-1` there.
+# mid-grey: the feature network then sees a bright border in patches that reach over the edge, and attention may learn to send patches there.
+# Take `fill=-1` for such images.
 
 # %% [markdown]
 # ## Patches without a copy of the image
@@ -607,7 +605,7 @@ print(
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# **Verdict: confirmed**, as the approximation it claims to be. Its mean square error is exactly $\sigma^2/N$ in the features, so it falls as $N^{-1/2}$ in the logits (the grey line under the black one). It is unbiased up to
+# **Verdict: confirmed**, as the approximation it claims to be. Its mean square error is exactly $\sigma^2/N$ in the features, so that the root mean square error of the logits falls as $N^{-1/2}$ (the grey line under the black one). It is unbiased up to
 # the linear layer $g$. After a softmax it is not: the last column settles to a constant, so the bias falls as $1/N$ (see
 # [attention as an expectation](01_attention_as_expectation.ipynb)).
 #
@@ -732,7 +730,7 @@ for ax, image, one_is_left in zip(axes, test_images[shown], test_classes[shown].
 plt.show()
 
 # %% [markdown]
-# Both models draw the same kind of patches. One can tell left from right, the other cannot, whatever it learns.
+# Both models draw the same kind of patches. One can tell left from right, the other cannot, whatever it learns, as long as no patch shows both digits.
 
 # %% [markdown]
 # ## Summary
