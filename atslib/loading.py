@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
-_PURPOSES = ("order", "draws", "augmentation")
+_PURPOSES = ("order", "draws", "augmentation", "workers")
 
 
 def seed_for(purpose: str, seed: int, *position: int) -> int:
@@ -106,9 +106,12 @@ class InMemory(Dataset):
 
 
 def load(
-    dataset: Dataset, batches: Sequence[Sequence[int]], device: torch.device, *, workers: int = 0
+    dataset: Dataset, batches: Sequence[Sequence[int]], device: torch.device, *, workers: int = 0, seed: int = 0
 ) -> Iterator[tuple[Tensor, Int[Tensor, " B"]]]:
     """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device.
+
+    Args:
+        seed: of the random numbers that the set itself may draw in its workers.
 
     Raises:
         ValueError: images of different sizes in one batch.
@@ -126,7 +129,7 @@ def load(
         num_workers=workers,
         collate_fn=_one_size,
         pin_memory=on_gpu,
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(seed),
     )
     for images, labels in loader:
         yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)
@@ -137,7 +140,10 @@ def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
     shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
     if len(shapes) > 1:
         raise ValueError(
-            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data set, "
-            "or take batches of one image"
+            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data "
+            "set, or take batches of one image"
         )
-    return default_collate(items)
+    images, labels = default_collate(items)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        raise ValueError(f"label {items[0][1]!r}: expected a whole number, the position of the image's class")
+    return [images, labels.long()]  # a class is a number of 64 bits to PyTorch's loss

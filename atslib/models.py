@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -101,8 +102,8 @@ class AttentionSampling(nn.Module):
         fill: float = 0,
     ):
         super().__init__()
-        if n_patches < 1:
-            raise ValueError(f"n_patches={n_patches}: expected at least 1")
+        if n_patches < 1 or n_patches != int(n_patches):
+            raise ValueError(f"n_patches={n_patches}: expected a whole number, at least 1")
         if not 0 < scale <= 1:
             raise ValueError(f"scale={scale}: expected a number in (0, 1], the view's size relative to the image")
         for attribute in ("stride", "padding", "receptive_field"):
@@ -112,7 +113,7 @@ class AttentionSampling(nn.Module):
                     "atslib.networks.AttentionNetwork, which works out its geometry, or set stride, padding and receptive_field"
                 )
         self.attention, self.features, self.classifier = attention, features, classifier
-        self.patch_size, self.n_patches, self.scale, self.fill = patch_size, n_patches, scale, fill
+        self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = get_estimator(estimator)
 
     def forward(
@@ -353,7 +354,7 @@ class DeepMIL(nn.Module):
     def top_left(self, image: Shaped[Tensor, "B C H W"]) -> Int[Tensor, "B K 2"]:
         """Row and column of the first pixel of each patch of the grid, row by row; may lie outside the image."""
         axes = []
-        patch = (self.patch_size, self.patch_size) if isinstance(self.patch_size, int) else self.patch_size
+        patch = (self.patch_size, self.patch_size) if isinstance(self.patch_size, Integral) else self.patch_size
         for cells, side, length in zip(self.grid, image.shape[2:], patch, strict=True):
             # round((cell + 1/2) side/cells - length/2) in whole numbers, halves up, as PatchGeometry does.
             cell = torch.arange(cells, device=image.device)

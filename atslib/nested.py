@@ -18,6 +18,8 @@ and classify up to gigapixel images using a single GPU" (§5). It gives no model
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -77,7 +79,7 @@ class NestedSampling(AttentionSampling):
                 f"within classifies, by {type(within.classifier).__name__}: expected classifier=nn.Identity(); only what is "
                 "pooled over all regions is classified"
             )
-        region, patch = ((size, size) if isinstance(size, int) else tuple(size) for size in (region_size, within.patch_size))
+        region, patch = ((size, size) if isinstance(size, Integral) else tuple(size) for size in (region_size, within.patch_size))
         if patch[0] > region[0] or patch[1] > region[1]:
             raise ValueError(
                 f"patches of {patch[0]} × {patch[1]} in regions of {region[0]} × {region[1]}: expected regions that hold a patch"

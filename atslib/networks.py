@@ -90,7 +90,7 @@ class AttentionNetwork(nn.Module):
     """A chain of convolutions and poolings that ends in one channel, the logits of the attention.
 
     Args:
-        *layers: modules applied one after the other; the last gives one channel.
+        *layers: modules applied one after the other; the last gives one channel, of logits.
 
     Attributes:
         stride, padding, receptive_field: in pixels of the view, worked out from the layers.
@@ -99,6 +99,9 @@ class AttentionNetwork(nn.Module):
     def __init__(self, *layers: nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*layers)
+        last = [*self.layers.modules()][-1]
+        if isinstance(last, (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)):
+            raise ValueError(f"the attention network ends in {last}: expected logits, of which the model takes the softmax")
         self.stride, self.padding, self.receptive_field = window_geometry(layers)
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:

@@ -57,8 +57,8 @@ def extract_patches(
             f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}"
         )
     _check_patch_fits((height, width), image.shape[2:])
-    if image.dtype == torch.uint8 and not 0 <= fill <= 255:
-        raise ValueError(f"fill={fill} for a uint8 image: expected 0 … 255")
+    if image.dtype == torch.uint8 and not (0 <= fill <= 255 and fill == int(fill)):
+        raise ValueError(f"fill={fill} for a uint8 image: expected a whole number, 0 … 255")
     home, top_left = top_left.device, top_left.to(image.device)
     rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
     columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)

@@ -150,7 +150,8 @@ def train(
     ``test_loss`` and ``test_error``.
 
     Args:
-        model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`.
+        model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. Its weights lie
+            channels last in memory afterwards: ``safetensors`` wants ``.contiguous()`` of each.
         train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model. An
             :class:`atslib.loading.InMemory` is read from where it lies.
         checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
@@ -160,7 +161,8 @@ def train(
         max_seconds: stop after the first step that ends later than this.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead. What is random in the set itself is not repeated where a run goes on in
+            mid-epoch; randomness that is belongs into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
         on_epoch: called with each new dict, in the first process.
         processes: where there are several; ``device`` then is theirs.
@@ -188,7 +190,7 @@ def train(
         if not hasattr(train_set, "labels"):
             raise ValueError(f"balanced=True: {type(train_set).__name__} has no attribute labels, the class of each image, (N,)")
         classes = torch.as_tensor(train_set.labels)
-    what = asdict(settings) | dict(n_train=len(train_set), augment=None if augment is None else repr(augment))
+    what = asdict(settings) | dict(n_train=len(train_set), augment=None if augment is None else repr(augment), model=_how(model))
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
@@ -236,7 +238,7 @@ def train(
                 unit="image",
                 leave=False,
             )
-            loaded = load(train_set, mine[step:], device, workers=workers)
+            loaded = load(train_set, mine[step:], device, workers=workers, seed=seed_for("workers", settings.seed, epoch, step))
             for batch, rows, numbers, (images, labels) in zip(batches[step:], shares[step:], mine[step:], loaded, strict=True):
                 for parameters in optimiser.param_groups:
                     parameters["lr"] = settings.learning_rate_at(epoch - 1 + step / steps)
@@ -321,7 +323,7 @@ def evaluate(
     *,
     seed: int = 0,
     bfloat16: bool = False,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 0,
     progress: bool = True,
     processes: Processes | None = None,
@@ -329,14 +331,15 @@ def evaluate(
 ) -> dict:
     """Error and loss of ``model`` on ``dataset``.
 
-    ``options`` go to the model's call (``n_patches=50``, say). ``processes`` share the images, and all get the answer.
+    ``options`` go to the model's call (``n_patches=50``, say). ``processes`` share the images, and all get the answer. The
+    device is the model's own if none is given.
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
         (images), ``confusion`` (images by true and by answered class), ``predicted`` and ``labels`` (tensors, in the set's
         order).
     """
-    group = processes or Processes(device)
+    group = processes or Processes(next(model.parameters(), torch.empty(0)).device if device is None else device)
     device = group.device
     if not len(dataset):
         raise ValueError("a data set of 0 images: expected at least 1")
@@ -349,14 +352,16 @@ def evaluate(
     logits, labels = None, torch.zeros(len(dataset), dtype=torch.int64, device=device)
     bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
     loaded = load(dataset, mine, device, workers=workers)
-    for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
-        with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            out = model(images, generator=draws, **options)
-        if logits is None:
-            logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
-        if group.rank < len(batch):
-            logits[numbers], labels[numbers] = out.logits.float(), targets
-    model.train(was_training)
+    try:
+        for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
+            with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                out = model(images, generator=draws, **options)
+            if logits is None:
+                logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
+            if group.rank < len(batch):
+                logits[numbers], labels[numbers] = out.logits.float(), targets
+    finally:
+        model.train(was_training)
     logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
     predicted, classes = logits.argmax(1), logits.shape[1]
     error = (predicted != labels).double().mean().item()
@@ -369,6 +374,11 @@ def evaluate(
         predicted=predicted,
         labels=labels,
     )
+
+
+def _how(model: nn.Module) -> str:
+    """How a model looks: what its weights do not tell, and a checkpoint has to."""
+    return "; ".join(f"{type(part).__name__}({part.extra_repr()})" for part in model.modules() if hasattr(part, "estimator"))
 
 
 def _losses(

@@ -174,13 +174,22 @@ def command(options, seeds):
     return " ".join([given, "--seed " + ",".join(map(str, seeds)), *words])
 
 
+usual = next(iter(of.values()))["machine"].mode()[0]  # times compare within one machine only
+
+
+def minutes_of(group):
+    """Mean training time of the runs on the usual machine; nan if there is none."""
+    times = [seconds[-1] / 60 for seconds, machine in zip(group["curve.seconds"], group["machine"], strict=True) if machine == usual]
+    return np.mean(times) if times else math.nan
+
+
 rows = []
 for name in PLAN:
     group = there(name)
-    minutes = f"{np.mean([s[-1] for s in group['curve.seconds']]) / 60:.1f}" if len(group) else "–"
+    minutes = f"{minutes_of(group):.1f}" if len(group) and not math.isnan(minutes_of(group)) else "–"
     seen = f"{group['seen'].iloc[0]:,}" if len(group) else "–"
     rows.append([name, f"{len(group)} of {N_FOLDS}", seen, minutes])
-display(plots.table(["", "runs", "images seen by each", "minutes each"], rows))
+display(plots.table(["", "runs", "images seen by each", f"minutes each, on {usual}"], rows))
 missing = {name: [seed for seed in range(N_FOLDS) if not len(there(name)) or seed not in there(name).index] for name in PLAN}
 if any(missing.values()):
     print("What is missing is made by")
@@ -348,7 +357,7 @@ def favoured(a, b, c):
 
 def only_the_sign_test(a, b, c):
     rest = f"{folds(c)} cannot show one" if c["folds"] < N_FOLDS else f"the permutation test of {folds(c)} does not"
-    return f"only the sign test points to a difference (in favour of {favoured(a, b, c)}); {rest}"
+    return f"the sign test alone points to a difference (in favour of {favoured(a, b, c)}); {rest}"
 
 
 def told(a, b):
@@ -358,7 +367,7 @@ def told(a, b):
     (ea, eb), (low, high), (xa, xb) = c["means"], c["interval"], c["only"]
     outcome = {
         "both": f"**{favoured(a, b, c)} is better**",
-        "sign": "O" + only_the_sign_test(a, b, c)[1:],
+        "sign": f"Open: {only_the_sign_test(a, b, c)}",
         "none": "**No difference is shown**",
     }[evidence(c)] + caveat(a, b)
     return (
@@ -405,7 +414,7 @@ if known and few:
 # A run that has not begun to learn says what its budget is worth, not what its method ends at.
 for b in rivals:
     if b in known and len(stuck(b)):
-        minutes = [np.mean([seconds[-1] for seconds in of[name]["curve.seconds"]]) / 60 for name in (b, "ATS-10")]
+        minutes = [minutes_of(of[name]) for name in (b, "ATS-10")]
         verdict += (
             f" But {len(stuck(b))} of the {len(of[b])} runs of {b} ended with the training loss of a constant answer ({', '.join(f'{loss:.2f}' for loss in stuck(b)['final.train_loss'])}): in {of[b]['seen'].iloc[0]:,} images, "
             f"{minutes[0]:.0f} minutes where ATS-10 took {minutes[1]:.0f}, {'it' if len(stuck(b)) == 1 else 'they'} had not begun to learn. **So this compares what a budget buys, not what the methods end at.**"

@@ -100,9 +100,11 @@ display(
 #
 # The paper's Figure 1 shows a road and one sign cut from it at full resolution and at two lower ones, in which the number can no longer be
 # read. Here are three signs at the three scales at which the paper's networks see the image: 1 (patches, and the CNN at full size), 0.5 (a
-# CNN) and 0.3 (the view from which attention is computed, and a CNN). The signs are the first of each limit in the test set whose width is close to the median.
+# CNN) and 0.3 (the view from which attention is computed, and a CNN). The last column is at one pixel a metre, where a sign, 0.6 m wide by the
+# German rules for such roads, is part of one pixel: no network can find it there, let alone read it. The signs are those of each limit in the
+# test set whose width is closest to the median.
 
-# %% mystnb={"image": {"alt": "Three rows, one for a sign of 50, 70 and 80. In each row the sign with its surroundings at full resolution, where the number can be read; at half, where it is blurred; and at 0.3, where a few pixels of a red ring around grey are left."}}
+# %% mystnb={"image": {"alt": "Three rows, one for a sign of 50, 70 and 80. In each row the sign with its surroundings at full resolution, where the number can be read; at half, where it is blurred; at 0.3, where a few pixels of a red ring around grey are left; and at one pixel a metre, one even patch of the surroundings' colour."}}
 of_limit = {}  # class -> (image number, box) of all test signs
 for number in range(len(test_set)):
     for box in test_set.boxes(number):
@@ -111,16 +113,17 @@ sign_width = lambda box: max(box[2] - box[0], box[3] - box[1])
 median = np.median([sign_width(box) for signs in of_limit.values() for _, box in signs])
 
 SCALES = (1.0, 0.5, 0.3)
-figure, axes = plt.subplots(3, 3, figsize=(6.4, 6.4))
+SIGN_METRES = 0.6
+figure, axes = plt.subplots(3, 4, figsize=(7.4, 6.0))
 for row, limit in zip(axes, ("50", "70", "80"), strict=True):
     number, box = min(of_limit[limit], key=lambda sign: abs(sign_width(sign[1]) - median))
     image = test_set[number][0][None]
-    for ax, scale in zip(row, SCALES, strict=True):
+    for ax, scale in zip(row, (*SCALES, SIGN_METRES / sign_width(box)), strict=True):
         view = downsample(image, low_size(image.shape[2:], scale))[0]
         middle = [scale * (box[1] + box[3]) / 2, scale * (box[0] + box[2]) / 2]
-        side = round(70 * scale)
+        side = max(1, round(70 * scale))
         top, left = (int(min(max(at - side / 2, 0), length - side)) for at, length in zip(middle, view.shape[1:], strict=True))
-        title = f"{limit}, scale {scale:g}: {scale * sign_width(box):.0f} pixels wide"
+        title = f"{limit}, scale {scale:.2g}:\n{scale * sign_width(box):.2g} pixels wide"
         plots.show_image(ax, view[:, top : top + side, left : left + side], title)
         ax.title.set_fontsize(9)
 plt.show()
@@ -316,13 +319,24 @@ def rows_of(runs, paper=True):
 HEAD = ["", "runs", "test error", "balanced", "limit or none", "training error", "images seen", "paper's error"]
 
 
-def machines(runs):
-    return "; ".join(sorted({machine(r) for r in runs}))
-
-
 def hours(r):
     seconds = r["curve"]["seconds"][-1]
     return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+
+
+def training_times(runs):
+    """The longest run of each method, machine by machine: times compare within one only."""
+    longest = {}
+    for (name, _, changed), some in group(runs).items():
+        for r in sorted(some, key=lambda r: r["curve"]["seconds"][-1]):
+            longest.setdefault(machine(r), {})[name + changed] = hours(r)
+    return "; ".join(f"on {where}: {', '.join(f'{name} {time}' for name, time in of.items())}" for where, of in sorted(longest.items()))
+
+
+def times_side_by_side(a, b):
+    """Times of a run of each method on one machine; empty where there is no such pair."""
+    pairs = [(hours(one), hours(other)) for one, other in itertools.product(a, b) if machine(one) == machine(other)]
+    return f"; {pairs[0][0]} and {pairs[0][1]}" if pairs else ""
 
 
 def always_none(classes):
@@ -350,8 +364,7 @@ def show_table(some):
     display(
         Markdown(
             f"How far chance reaches: measured once on these images, a balanced error has a standard error of {worst:.3f} or less, mostly because "
-            f"{min(classes)} images are all there are of the rarest class. Machine: {machines(some)}; "
-            f"training of a run took {', '.join(f'{name} {hours(runs[0])}' for (name, *_), runs in group(some).items())}."
+            f"{min(classes)} images are all there are of the rarest class. The longest training of each method: {training_times(some)}."
         )
     )
     learned = [f"{name}{changed}" for (name, _, changed), runs in group(some).items() if all(balanced(r) < flat - 2 * worst for r in runs)]
@@ -412,9 +425,7 @@ if drawn:
     display(
         Markdown(
             f"{drawn[0]['dataset']['n_train']} training and {n_test} test images, a quarter of each class; binomial standard error of one "
-            f"run's error at most {largest:.3f}. Machine: {machines(drawn)}. Training time of a run: "
-            + ", ".join(f"{name} {hours(some[0])}" for (name, *_), some in group(drawn).items())
-            + "."
+            f"run's error at most {largest:.3f}. The longest training of each method: {training_times(drawn)}."
         )
     )
 else:
@@ -536,8 +547,8 @@ def equal(runs, grid):
     of_images = [np.mean([binomial_variance(r) for r in some]) for some in (five, mil)]
     stderr = math.sqrt(sum(of_images) + sum(0 if math.isnan(over) else over**2 for over in (over_a, over_b)))
     return (
-        f"ATS-5 saw {seen[0]:,} images in training and read 5 patches of each, Deep MIL {seen[1]:,} and all {math.prod(grid)} patches; "
-        f"{hours(five[0])} and {hours(mil[0])}. "
+        f"ATS-5 saw {seen[0]:,} images in training and read 5 patches of each, Deep MIL {seen[1]:,} and all {math.prod(grid)} patches"
+        f"{times_side_by_side(five, mil)}. "
         + (
             "Neither has learned much, so nothing can be said."
             if min(a, b) > 0.8 * always_none(np.sum(five[0]["final"]["confusion"], axis=1))[1]
@@ -802,6 +813,10 @@ def schedule(what, visits, seen, time=""):
     rows.append([what, f"{visits:,.0f}", f"{visits * seen:,.0f}", time])
 
 
+def first_time(some):
+    return f"{hours(some[0])} ({'bfloat16' if 'bfloat16' in machine(some[0]) else 'float32'})"
+
+
 with_sign = len(chances) / n_train
 schedule("whole photographs, the released code's 500 epochs", 500 * len(chances), chances[:, 1].mean())
 schedule("whole photographs, the paper's 300,000 iterations of 32", 300_000 * 32 * with_sign, chances[:, 1].mean())
@@ -809,10 +824,10 @@ for (name, seen, changed), some in group(windowed).items():
     if photographs and name in ("ATS-5", "U-5", "Deep MIL"):
         share = {"ATS-5": window_chances[:, 3].mean(), "U-5": window_chances[:, 1].mean(), "Deep MIL": 1.0}[name]
         red = " with the red prior" if name == "ATS-5" else ""
-        schedule(f"windows, balanced: {name}{changed}{red}", 0.75 * seen, share, hours(some[0]))
+        schedule(f"windows, balanced: {name}{changed}{red}", 0.75 * seen, share, first_time(some))
 for (name, seen, changed), some in group(drawn).items():
     if name in ("ATS-5", "U-5"):
-        schedule(f"small drawn roads: {name}{changed}", 0.75 * seen, in_small / len(small_chances), hours(some[0]))
+        schedule(f"small drawn roads: {name}{changed}", 0.75 * seen, in_small / len(small_chances), first_time(some))
 display(plots.table(["before attention has learned", "visits to a sign", "of these it is seen in", "time here"], rows))
 
 mil_grid = speed_limits.build_model(profile="laptop", method="deep_mil").top_left(torch.zeros(1, 3, height, width))[0].numpy()

@@ -35,6 +35,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from atslib import AttentionSampling, UniformSampling, plots
+from atslib.data.files import read_image
 from atslib.loading import InMemory
 from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm
 from atslib.training import Settings, attention_loss, evaluate, train
@@ -109,10 +110,9 @@ class Photographs(Dataset):
 
     def __getitem__(self, number):
         file, label = self.files[number]
-        pixels = np.asarray(Image.open(file).convert("RGB"))
-        missing = [(0, want - have) for want, have in zip(self.size, pixels.shape, strict=False)]
-        padded = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
-        return torch.from_numpy(padded).permute(2, 0, 1).contiguous(), label
+        pixels = read_image(file)  # (3, h, w), uint8
+        missing = [(0, want - have) for want, have in zip(self.size, pixels.shape[1:], strict=True)]
+        return torch.from_numpy(np.pad(pixels, [(0, 0), *missing], mode="symmetric")), label
 
 
 train_set, test_set = (Photographs(root / part, (416, 416)) for part in ("train", "test"))
@@ -318,7 +318,7 @@ plots.table(["draws", "test error"], [[name, f"{measured['error']:.2f} ± {measu
 # %% [markdown]
 # ## Keep it
 #
-# The weights are a state dict like any other's; $N$, scale and estimator are not among them and come from the code that builds the model.
+# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale and estimator are not among them and come from the code that builds the model.
 
 # %%
 file = root / "cloth.safetensors"

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from atslib.data import GTSDB, ColonCancer, SignWindows, SwedishTrafficSigns, colon_cancer, speed_limits
 from atslib.data.catalogue import SETS
 from atslib.data.colon_cancer import KINDS, RUNS
-from atslib.data.files import DataError, data_root
+from atslib.data.files import DataError, data_root, read_image
 from atslib.data.mnist import full_mnist
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
 from atslib.experiments import speed_limits as experiment
@@ -596,3 +596,11 @@ def test_list(colon, tmp_path):
     assert "get    python data_scripts/get_gtsdb.py" in said and str(colon) in said
     shutil.rmtree(colon / "Classification" / "img9")
     assert SETS["colon_cancer"].state(tmp_path).startswith("incomplete: ")
+
+
+def test_images_of_more_than_8_bits_are_refused(tmp_path):
+    """Pillow would turn all that is brighter than 255 of 65,535 into white."""
+    file = tmp_path / "deep.png"
+    Image.fromarray(np.linspace(0, 65_535, 100).reshape(10, 10).astype(np.uint16)).save(file)
+    with pytest.raises(DataError, match="pixels of more than 8 bits"):
+        read_image(file)

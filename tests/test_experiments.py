@@ -186,7 +186,7 @@ def test_unknown_arguments_are_refused(arguments, said, capsys):
 
 def test_a_model_that_cannot_be_built_is_one_line(tiny, tmp_path, capsys):
     assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--n-patches", "0"]) == 2
-    assert capsys.readouterr().err == "error: n_patches=0: expected at least 1\n"
+    assert capsys.readouterr().err == "error: n_patches=0: expected a whole number, at least 1\n"
     assert not (tmp_path / "runs").exists()
 
 
@@ -263,6 +263,7 @@ def test_settings_can_be_changed_and_stand_in_name_and_record(tiny, tmp_path, ca
     "option, message",
     [
         ("learning_rat=0.1", "setting 'learning_rat': expected one of size, n_noise"),
+        ("seed=5", "setting 'seed': the seed is an argument of its own, --seed"),
         ("training=0.1", "setting 'training'"),
         ("epochs=many", "epochs='many': expected a value such as 2"),
         ("epochs", "setting 'epochs': expected NAME=VALUE"),
@@ -386,3 +387,27 @@ def test_a_run_with_a_record_has_its_weights(tiny, tmp_path, monkeypatch):
 def test_a_count_is_a_whole_number(tiny, tmp_path, capsys, option, message):
     assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--set", option]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_change_is_never_overruled_in_silence():
+    """Epochs follow from updates where an experiment counts these; class weights follow from the data unless they are given."""
+    with pytest.raises(ValueError, match="this experiment counts updates"):
+        _ = Run("colon_cancer", changes=(("epochs", 1),)).sizes
+    assert Run("speed_limits").settings.class_weights is not None
+    assert Run("speed_limits", changes=(("class_weights", None),)).settings.class_weights is None
+
+
+def test_an_output_that_is_a_file_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["megapixel_mnist", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.mark.parametrize("device", ["gpu", pytest.param("cuda", marks=NO_GPU)])
+def test_a_device_that_is_not_there_is_refused(device, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["megapixel_mnist", "--device", device])
+    assert stopped.value.code == 2 and f"{device!r}: " in capsys.readouterr().err

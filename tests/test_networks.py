@@ -311,3 +311,10 @@ def test_a_layer_may_say_itself_where_it_looks():
             return view[..., ::2, ::2] + view[..., 1::2, 1::2]
 
     assert window_geometry([nn.Conv2d(1, 1, 3, padding=1), Halve(), nn.Conv2d(1, 1, 3)]) == (2, 1, 8)
+
+
+def test_an_attention_network_ends_in_logits():
+    """A softmax of its own, over one channel, would be a constant that never learns."""
+    for last in (nn.Softmax2d(), nn.Sequential(nn.ReLU(), nn.LogSoftmax(1))):
+        with pytest.raises(ValueError, match="expected logits, of which the model takes the softmax"):
+            AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1), last)

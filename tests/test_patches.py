@@ -260,6 +260,6 @@ def test_geometry_takes_the_map_of_any_chain_of_windows(side, ceil_mode):
 def test_sizes_and_fills_as_other_libraries_give_them():
     image, corner = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([[[-2, 0]]])
     assert extract_patches(image, corner, np.int64(4), fill=255)[0, 0, 0, 0].tolist() == [255] * 4
-    for fill in (-1, 256):
-        with pytest.raises(ValueError, match=f"fill={fill} for a uint8 image: expected 0 … 255"):
+    for fill in (-1, 256, 0.5):
+        with pytest.raises(ValueError, match=f"fill={fill} for a uint8 image: expected a whole number, 0 … 255"):
             extract_patches(image, corner, 4, fill=fill)

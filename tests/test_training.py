@@ -305,6 +305,57 @@ def test_a_batch_wants_one_size(workers):
     assert evaluate(model(), images, batch_size=1, workers=workers, progress=False)["n"] == 2
 
 
+def test_labels_are_whole_numbers():
+    images = [torch.zeros(1, 120, 120, dtype=torch.uint8)] * 2
+    assert evaluate(model(), [(image, np.int32(1)) for image in images], progress=False)["labels"].tolist() == [1, 1]
+    for label in (0.5, "cat", [1]):
+        with pytest.raises(ValueError, match="expected a whole number, the position of the image's class"):
+            evaluate(model(), [(image, label) for image in images], progress=False)
+
+
+def test_a_checkpoint_of_another_way_to_look_is_refused(tmp_path):
+    """Number of patches, scale and estimator are not in the weights, and yet not the same training."""
+    checkpoint = tmp_path / "c.pt"
+    train(model(), data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
+    other = model()
+    other.n_patches += 1
+    with pytest.raises(ValueError, match=rf"other settings .*n_patches={other.n_patches}"):
+        train(other, data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
+
+
+class DrawsItsOwn(torch.utils.data.Dataset):
+    """Images that are noise, new each time, from the global random numbers of the process that draws them."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        return torch.rand(1, 120, 120), number % 2
+
+
+def test_workers_do_not_repeat_their_random_numbers():
+    seen = []
+
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2))
+
+        def forward(self, image, generator=None):
+            seen.append(image.mean().item())
+            return Output(self.scale.expand(len(image), 2), None, None, None)
+
+    train(Noting(), DrawsItsOwn(), None, replace(SETTINGS, epochs=3, batch_size=4), workers=1, progress=False)
+    assert len(set(seen)) == len(seen) == 3
+
+
+def test_evaluate_leaves_the_mode_as_it_was():
+    trained = model().train()
+    with pytest.raises(ValueError, match="different sizes"):
+        evaluate(trained, [(torch.zeros(1, side, 120, dtype=torch.uint8), 0) for side in (120, 130)], progress=False)
+    assert trained.training
+
+
 def test_what_is_empty_is_named(tmp_path):
     nothing = data()
     nothing = torch.utils.data.Subset(nothing, [])

@@ -68,16 +68,21 @@ def read_image(path: str | os.PathLike) -> UInt8[Tensor, "3 H W"]:
     """The pixels of an image file of any kind, as RGB.
 
     Raises:
-        DataError: a file that is missing, truncated or no image.
+        DataError: a file that is missing, truncated, no image, or one of more than 8 bits.
     """
     Image = needed("PIL.Image")
     try:
         with Image.open(path) as picture:
+            deep = picture.mode.startswith(("I", "F"))
             pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
     except FileNotFoundError as error:
         raise DataError(f"{path}: not there; get the data set again") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: no readable image ({error}); delete the file and get the data set again") from error
+    if deep:  # Pillow's conversion would cut off what is above 255
+        raise DataError(
+            f"{path}: pixels of more than 8 bits; convert the file to 8 bits, or read it yourself as floating point in [0, 1]"
+        )
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

@@ -58,10 +58,21 @@ def main(arguments: list[str] | None = None) -> int:
             )
             if not finished:
                 return STOPPED
-    except (ValueError, ImportError, FloatingPointError) as error:
+    except (ValueError, ImportError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     return DONE
+
+
+def _device(name: str) -> str:
+    """A device that is there, or one line that says why not."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{name!r}: expected cpu, cuda or another device of PyTorch") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"{name!r}: PyTorch sees no GPU here")
+    return name
 
 
 def _dry_run(runs: list[Run], states: dict[Run, str], group, report: Callable[[str], None]) -> None:
@@ -116,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="NAME=V", help="change a setting of the profile; V,V for several")
     add("--data", metavar="DIR", help="data root, or 'generated' for stand-ins (default: real photographs where they are found)")
     add("--out", type=Path, default=Path("results"), metavar="DIR", help="folder for runs/, weights/, checkpoints/")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", type=_device, default="cuda" if torch.cuda.is_available() else "cpu")
     add("--workers", type=int, default=0, metavar="W", help="processes that read images ahead (default: 0)")
     add("--in-memory", action=argparse.BooleanOptionalAction, help="keep all images on the device (default: if they are few)")
     add("--compile", action="store_true", help="run the model through torch.compile")

@@ -97,7 +97,9 @@ class Run:
     @cached_property
     def settings(self) -> Settings:
         """How to train: the profile's, with this seed and, where the profile counts updates, as many epochs as give them."""
-        settings = replace(self.sizes.training, seed=self.seed, class_weights=self.loaded.class_weights)
+        settings = replace(self.sizes.training, seed=self.seed)
+        if not any(field == "class_weights" for field, _ in self.changes):
+            settings = replace(settings, class_weights=self.loaded.class_weights)
         if updates := getattr(self.sizes, "updates", None):
             settings = replace(settings, epochs=math.ceil(updates / math.ceil(len(self.loaded.train) / settings.batch_size)))
         return settings
@@ -347,9 +349,13 @@ def changed(sizes, changes: Sequence[tuple[str, object]]):
     A value given as text is read as what the field holds: ``"0.1"`` for a number, ``"False"``, ``"None"``.
 
     Raises:
-        ValueError: no such field, or a text that is no such value.
+        ValueError: no such field, a text that is no such value, or a field that would be overruled by another.
     """
     for field, value in changes:
+        if field == "seed":
+            raise ValueError("setting 'seed': the seed is an argument of its own, --seed")
+        if field == "epochs" and hasattr(sizes, "updates"):
+            raise ValueError("setting 'epochs': this experiment counts updates and works the epochs out; set updates")
         own = field != "training" and hasattr(sizes, field)
         if not own and (field == "training" or not hasattr(sizes.training, field)):
             fields = [name for part in (sizes, sizes.training) for name in part.__dataclass_fields__ if name != "training"]
