@@ -206,8 +206,9 @@ model = build_model()
 def look(model, image, seed=0):
     """The image with the patches drawn, and the attention map; returns the output."""
     model.eval()
+    image = image.to(next(model.parameters()).device)
     with torch.no_grad():
-        out = model(image[None], return_patches=True, generator=torch.Generator().manual_seed(seed))
+        out = model(image[None], return_patches=True, generator=torch.Generator(image.device).manual_seed(seed))
     _, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6))
     plots.show_image(left, image, f"{out.index.shape[1]} patches")
     plots.outline_patches(left, model.geometry(image[None], model.view(image[None]), out.log_attention), out.index[0])
