@@ -114,7 +114,7 @@ def load(
         seed: of the random numbers that the set itself may draw in its workers.
 
     Raises:
-        ValueError: images of different sizes in one batch.
+        ValueError: images of different sizes in one batch, or a label that is no whole number.
     """
     if isinstance(dataset, InMemory):
         for numbers in batches:

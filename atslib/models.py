@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -27,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention
-from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
+from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size, pair
 
 
 @dataclass
@@ -354,8 +353,7 @@ class DeepMIL(nn.Module):
     def top_left(self, image: Shaped[Tensor, "B C H W"]) -> Int[Tensor, "B K 2"]:
         """Row and column of the first pixel of each patch of the grid, row by row; may lie outside the image."""
         axes = []
-        patch = (self.patch_size, self.patch_size) if isinstance(self.patch_size, Integral) else self.patch_size
-        for cells, side, length in zip(self.grid, image.shape[2:], patch, strict=True):
+        for cells, side, length in zip(self.grid, image.shape[2:], pair(self.patch_size), strict=True):
             # round((cell + 1/2) side/cells - length/2) in whole numbers, halves up, as PatchGeometry does.
             cell = torch.arange(cells, device=image.device)
             axes.append(((2 * cell + 1) * side - length * cells + cells).div(2 * cells, rounding_mode="floor"))

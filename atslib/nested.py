@@ -18,14 +18,13 @@ and classify up to gigapixel images using a single GPU" (§5). It gives no model
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, WithReplacement
 from atslib.models import AttentionSampling, Output
+from atslib.patches import pair
 
 
 class NestedSampling(AttentionSampling):
@@ -79,7 +78,7 @@ class NestedSampling(AttentionSampling):
                 f"within classifies, by {type(within.classifier).__name__}: expected classifier=nn.Identity(); only what is "
                 "pooled over all regions is classified"
             )
-        region, patch = ((size, size) if isinstance(size, Integral) else tuple(size) for size in (region_size, within.patch_size))
+        region, patch = pair(region_size), pair(within.patch_size)
         if patch[0] > region[0] or patch[1] > region[1]:
             raise ValueError(
                 f"patches of {patch[0]} × {patch[1]} in regions of {region[0]} × {region[1]}: expected regions that hold a patch"

@@ -49,7 +49,7 @@ def extract_patches(
     >>> extract_patches(image, torch.tensor([[[1, 2], [3, 3]]]), 2)[0, :, 0].tolist()
     [[[6, 7], [10, 11]], [[15, 0], [0, 0]]]
     """
-    height, width = _pair(size)
+    height, width = pair(size)
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if top_left.ndim != 3 or top_left.shape[2] != 2 or len(top_left) != len(image):
@@ -107,7 +107,7 @@ class PatchGeometry:
     receptive_field: int = 1
 
     def __post_init__(self):
-        _check_patch_fits(_pair(self.patch_size), self.image_size)
+        _check_patch_fits(pair(self.patch_size), self.image_size)
         check_aspect(self.image_size, self.low_size)
         for low, cells in zip(self.low_size, self.map_size, strict=True):
             # There is a cell for every window that fits into the padded view; the last one may also hang over its end
@@ -129,7 +129,7 @@ class PatchGeometry:
         """Row and column of the first pixel of the patches around the locations; may lie outside the image."""
         axes = []
         for cell, image, low, patch in zip(
-            self._cells(index).unbind(-1), self.image_size, self.low_size, _pair(self.patch_size), strict=True
+            self._cells(index).unbind(-1), self.image_size, self.low_size, pair(self.patch_size), strict=True
         ):
             # round(centre - patch/2) in whole numbers, halves up: exact for any size.
             twice_centre = (2 * (cell * self.stride - self.padding) + self.receptive_field) * image  # in view pixels
@@ -242,7 +242,8 @@ def _overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) -
     return overlap.clamp(min=0).double() / fine
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what is given as one number for both, of any integer type, or as the two."""
     return (int(size), int(size)) if isinstance(size, Integral) else tuple(size)
 
 

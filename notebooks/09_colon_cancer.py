@@ -186,7 +186,7 @@ def minutes_of(group):
 rows = []
 for name in PLAN:
     group = there(name)
-    minutes = f"{minutes_of(group):.1f}" if len(group) and not math.isnan(minutes_of(group)) else "–"
+    minutes = f"{minutes_of(group):.1f}".replace("nan", "–") if len(group) else "–"
     seen = f"{group['seen'].iloc[0]:,}" if len(group) else "–"
     rows.append([name, f"{len(group)} of {N_FOLDS}", seen, minutes])
 display(plots.table(["", "runs", "images seen by each", f"minutes each, on {usual}"], rows))
@@ -415,9 +415,10 @@ if known and few:
 for b in rivals:
     if b in known and len(stuck(b)):
         minutes = [minutes_of(of[name]) for name in (b, "ATS-10")]
+        took = "" if any(map(math.isnan, minutes)) else f", {minutes[0]:.0f} minutes where ATS-10 took {minutes[1]:.0f},"
         verdict += (
-            f" But {len(stuck(b))} of the {len(of[b])} runs of {b} ended with the training loss of a constant answer ({', '.join(f'{loss:.2f}' for loss in stuck(b)['final.train_loss'])}): in {of[b]['seen'].iloc[0]:,} images, "
-            f"{minutes[0]:.0f} minutes where ATS-10 took {minutes[1]:.0f}, {'it' if len(stuck(b)) == 1 else 'they'} had not begun to learn. **So this compares what a budget buys, not what the methods end at.**"
+            f" But {len(stuck(b))} of the {len(of[b])} runs of {b} ended with the training loss of a constant answer ({', '.join(f'{loss:.2f}' for loss in stuck(b)['final.train_loss'])}): in {of[b]['seen'].iloc[0]:,} images"
+            f"{took} {'it' if len(stuck(b)) == 1 else 'they'} had not begun to learn. **So this compares what a budget buys, not what the methods end at.**"
         )
 Markdown("\n".join([*(told("ATS-10", b) for b in rivals), "", f"**Outcome.** {verdict}"]))
 

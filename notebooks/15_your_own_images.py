@@ -161,13 +161,12 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# And a sixth choice, the estimator. Draws that go systematically along a curve through the map, `"systematic"`, give each bright spot its share of the patches, and have been the best in this book's
-# experiments; the default, `"des_raj"`, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
+# And a sixth choice, the estimator. Draws that go systematically along a curve through the map, `"systematic"`, give each bright spot its share of the patches, and learned best of those compared in [chapter 8](08_megapixel_mnist.ipynb); the default, `"des_raj"`, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
 #
 # ## Networks
 #
 # Any network will do for the features, as long as it makes one vector of each patch. (Patches near the border reach over it; `fill` is what they find there, here the brightness of cloth. The default, black, would be a dark
-# bar in the patch, which no lint has, and the first version of this model took it for a hole.) That of the attention must know where each of its outputs looks:
+# bar in the patch, which no lint has, and a feature network may take it for a hole.) That of the attention must know where each of its outputs looks:
 # `AttentionNetwork` works it out from the layers. It should be small, and look at little more than a patch's worth of the view.
 
 
@@ -195,7 +194,7 @@ torch.manual_seed(0)
 model = build_model()
 
 # %% [markdown]
-# The prior is the most useful line of the page. Without it an untrained model draws its patches from anywhere, sees a speck now and then, and has to learn
+# The prior decides whether this model learns within ten epochs ({ref}`ex-15-prior`). Without it an untrained model draws its patches from anywhere, sees a speck now and then, and has to learn
 # what a speck is from answers that are mostly given without having seen one. `stands_out` says that a place which differs from its surroundings is worth a first look,
 # which is true of many problems; the network learns the rest. If you know better what to look for, a colour, say, write that instead ([chapter 7](07_entropy_and_exploration.ipynb) explains the prior, [chapter 10](10_speed_limits.ipynb) has one for red).
 # Where the untrained model looks, on the test image loaded above:
@@ -253,7 +252,7 @@ axes[2].set(xlabel="epoch", ylabel="entropy (nats)", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# What to see: a while near the dotted line of guessing, then a fall; this is how all runs in this book begin to learn. Right, the entropy of the attention, with uniform attention dotted. A fall to zero within an epoch or two would be a warning, attention
+# What to see: a while near the dotted line of guessing, then a fall; most runs in this book begin to learn like this. Right, the entropy of the attention, with uniform attention dotted. A fall to zero within an epoch or two would be a warning, attention
 # that has settled before the features could tell it where; entropy that stays at the dotted line would be another, attention that has found nothing.
 
 # %% tags=["hide-input"]
@@ -351,7 +350,7 @@ temporary.cleanup()
 #
 # - Attention sampling fits where a small view shows that there is something and a small patch tells what. Look at both before training.
 # - Scale, patch and $N$ follow from the size and number of the things that matter.
-# - A prior for what is worth a first look saves most of the training; it is one function of the view.
+# - A prior for what is worth a first look can spare the model a long plateau; it is one function of the view.
 # - Afterwards, patches can be asked which of them decides, and uniform draws and other $N$ tell what attention and sampling are worth.
 #
 # ## Exercises

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -425,3 +426,14 @@ def test_features_may_keep_axes_of_length_one():
     """Patches are laid out channels last, and so is what a network makes of them."""
     model = AttentionSampling(MegapixelMNISTAttention(), nn.Conv2d(1, 5, 8), Classifier(5, 3), 8, 2, scale=0.125)
     assert model(torch.rand(2, 1, 16, 24)).pooled.shape == (2, 5)
+
+
+def test_numbers_as_other_libraries_give_them():
+    """Sizes and counts often come from NumPy; half a patch is a mistake."""
+    parts = LeNetFeatures(), Classifier(32, 2)
+    image = torch.zeros(1, 1, 60, 60, dtype=torch.uint8)
+    mil = DeepMIL(MILAttention(32), *parts, patch_size=np.int64(20), grid=(2, 2))
+    assert mil.top_left(image)[0, 0].tolist() == [5, 5]
+    with pytest.raises(ValueError, match=r"n_patches=2\.5: expected a whole number, at least 1"):
+        AttentionSampling(MegapixelMNISTAttention(), *parts, patch_size=20, n_patches=2.5)
+    assert type(AttentionSampling(MegapixelMNISTAttention(), *parts, patch_size=20, n_patches=np.int64(3)).n_patches) is int
