@@ -96,10 +96,17 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """How to train: the profile's, with this seed and, where the profile counts updates, as many epochs as give them."""
+        """How to train: the profile's, with this seed and, where the profile counts updates, as many epochs as give them.
+
+        The entropy of the attention is rewarded where attention decides what is seen (eq. 21; §H has it "for ATS"). Deep MIL sees
+        all patches anyway, so for it the weight is 0 unless ``changes`` has another.
+        """
         settings = replace(self.sizes.training, seed=self.seed)
-        if not any(field == "class_weights" for field, _ in self.changes):
+        asked = {field for field, _ in self.changes}
+        if "class_weights" not in asked:
             settings = replace(settings, class_weights=self.loaded.class_weights)
+        if self.method == "deep_mil" and "entropy_weight" not in asked:
+            settings = replace(settings, entropy_weight=0.0)
         if updates := getattr(self.sizes, "updates", None):
             settings = replace(settings, epochs=math.ceil(updates / math.ceil(len(self.loaded.train) / settings.batch_size)))
         return settings
@@ -185,6 +192,8 @@ class Run:
         """
         if chunk is not None and chunk < 0:
             raise ValueError(f"chunk={chunk}: expected a number of patches, or 0 for all at once")
+        # Before training: what this process has imported, not what a commit made meanwhile has.
+        provenance = dict(hardware=hardware(group.device), software=software())
         progress = sys.stderr.isatty()
         train_set, test_set = (
             InMemory(part, group.device, workers=workers, progress=progress and group.rank == 0)
@@ -240,7 +249,7 @@ class Run:
         if group.rank == 0:
             # A run with a record is done, so the record comes last.
             write_whole(self.weights, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
-            write_record(self.record, self._record(group, curve, tests, model))
+            write_record(self.record, self._record(group, curve, tests, model, provenance))
             self.checkpoint.unlink(missing_ok=True)
             final = tests[self.n_patches]
             report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
@@ -278,7 +287,7 @@ class Run:
             _, log_attention = model.attend(test_set[0][0][None].to(next(model.parameters()).device))
         return [n for n in looks if n <= log_attention[0].numel()]
 
-    def _record(self, group: Processes, curve: list[dict], tests: dict, model: nn.Module) -> dict:
+    def _record(self, group: Processes, curve: list[dict], tests: dict, model: nn.Module, provenance: dict) -> dict:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
         asked = dict(order=self.order, cnn_scale=self.cnn_scale)
@@ -290,8 +299,8 @@ class Run:
             seed=self.seed,
             profile=self.profile,
             dataset=self.loaded.describe(),
-            hardware=hardware(group.device) | (dict(processes=group.world) if group.world > 1 else {}),
-            software=software(),
+            hardware=provenance["hardware"] | (dict(processes=group.world) if group.world > 1 else {}),
+            software=provenance["software"],
             settings=asdict(self.sizes)
             | {key: value for key, value in asked.items() if value is not None}
             | (dict(changes=dict(self.changes)) if self.changes else {})
