@@ -32,6 +32,7 @@ torch.Size([1, 3])
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -113,17 +114,18 @@ class Estimator:
 
         Raises:
             ValueError: shapes that do not fit, or a built-in baseline of an estimator that has none.
+
+        Derivatives of any order are those of the formula above, and unbiased where the first is.
         """
         _check_draw(log_attention, index, features)
         log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))  # (B, n)
-        score = log_a - log_a.detach()  # zero; its gradient is the score
-        weights = self.weights(log_attention, index)  # (B, n)
+        ratio = (log_a - log_a.detach()).exp()[..., None]  # a over a held constant: one, and its gradient is the score
+        weights = self.weights(log_attention, index)[..., None]  # (B, n, 1)
         features = features.to(torch.promote_types(features.dtype, weights.dtype))
-        value = (weights[..., None] * features).sum(1)  # no matmul: autocast would round it to bfloat16
-        response = weights[..., None] * features.detach()  # what multiplies each score: (B, n, D)
-        if baseline is not None:
-            response = response - self._control(log_attention, index, features.detach(), baseline)
-        return value + (score[..., None] * response).sum(1)
+        estimate = (weights * ratio * features).sum(1)  # no matmul: autocast would round it to bfloat16
+        if baseline is None:
+            return estimate
+        return estimate - ((ratio - 1) * self._control(log_attention, index, features.detach(), baseline)).sum(1)
 
     def _control(self, log_attention: Tensor, index: Tensor, features: Tensor, baseline: Tensor | str) -> Tensor:
         """The control variate: coefficients ``(B, n, D)`` of the scores whose sum is zero on average."""
@@ -131,7 +133,11 @@ class Estimator:
             if baseline != "built_in":
                 raise ValueError(f"baseline={baseline!r}: expected a tensor (B, D), 'built_in' or None")
             return self._built_in_control(log_attention, index, features)
-        return self.weights(log_attention, index)[..., None] * baseline.detach().expand(features[:, 0].shape)[:, None]
+        shape = features[:, 0].shape
+        if not isinstance(baseline, Tensor) or not _broadcasts(baseline.shape, shape):
+            what = f"of shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else repr(baseline)
+            raise ValueError(f"baseline {what}: expected a tensor that broadcasts to (B, D) = {tuple(shape)}, 'built_in' or None")
+        return self.weights(log_attention, index)[..., None] * baseline.detach().expand(shape)[:, None]
 
     def _built_in_control(self, log_attention: Tensor, index: Tensor, features: Tensor) -> Tensor:
         raise ValueError(
@@ -142,7 +148,7 @@ class Estimator:
     def stderr(
         self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"], features: Float[Tensor, "B n D"]
     ) -> Float[Tensor, "B D"] | None:
-        """Standard error of the estimate, from the draw itself; None where one draw does not tell it."""
+        """Standard error of the estimate, in its precision, from the draw itself; None where one draw does not tell it."""
         return None
 
     def __repr__(self) -> str:
@@ -172,7 +178,8 @@ class WithReplacement(Estimator):
 
     def stderr(self, log_attention, index, features):
         n = index.shape[1]
-        return features.detach().std(1) / math.sqrt(n) if n > 1 else None
+        working = torch.promote_types(features.dtype, _working_dtype(log_attention))
+        return features.detach().to(working).std(1) / math.sqrt(n) if n > 1 else None
 
 
 class _Successive(Estimator):
@@ -418,29 +425,28 @@ class PPS(_AlongCurve):
     @torch.no_grad()
     def weights(self, log_attention, index):
         log_a = log_attention.detach().flatten(1).double().gather(1, index)
-        log_pi = (log_a + self._log_rate(log_attention, index.shape[1])).clamp(max=0)
+        log_pi = self._log_inclusion(log_attention, index.shape[1]).gather(1, index)
         return (log_a - log_pi).exp().to(_working_dtype(log_attention))
 
     def cumulative(self, log_attention, n):
-        flat = log_attention.detach().flatten(1).double()
-        log_pi = (flat + self._log_rate(log_attention, n)).clamp(max=0)
-        return _cumulative(log_pi, curve_order(log_attention, self.order))
+        return _cumulative(self._log_inclusion(log_attention, n), curve_order(log_attention, self.order))
 
     @staticmethod
-    def _log_rate(log_attention: Tensor, n: int) -> Float[Tensor, "B 1"]:
-        """log c, such that the inclusion probabilities min(1, c a) sum to n.
+    def _log_inclusion(log_attention: Tensor, n: int) -> Float[Tensor, "B K"]:
+        """log π of all locations, with :math:`\\pi_i = \\min(1, c\\, a_i)` and c such that they sum to n.
 
         With the k largest taken for certain, c = (n - k) / (mass of the others); k is the smallest for which the largest of
         the others then needs no more than certainty.
         """
         flat = log_attention.detach().flatten(1).double()
+        flat = flat - flat.logsumexp(1, keepdim=True)  # in half precision it sums to one only roughly
         largest = flat.topk(n, dim=1).indices
         log_a, log_left = _log_masses(flat, largest)  # (B, n): of the (k + 1)-th largest, and without the k largest
         certain = torch.arange(n, dtype=flat.dtype, device=flat.device)
         log_rate = (n - certain).log() - log_left
         enough = log_rate + log_a <= 1e-12
         enough[:, -1] = True  # one draw from what is left never needs more than certainty
-        return log_rate.gather(1, enough.int().argmax(1, keepdim=True))
+        return (flat + log_rate.gather(1, enough.int().argmax(1, keepdim=True))).clamp(max=0)
 
 
 class LegacyIdiap(DesRaj):
@@ -520,8 +526,8 @@ def check_log_attention(
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected at least one image and one location")
     flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
     locations = flat.shape[1]
-    if n < 1:
-        raise ValueError(f"n = {n} locations to draw: expected n >= 1")
+    if n < 1 or n != int(n):
+        raise ValueError(f"n = {n} locations to draw: expected a whole number n >= 1")
     if distinct and n > locations:
         raise ValueError(
             f"n = {n} distinct locations asked for, but attention has K = {locations}: draw n <= K, or with replacement"
@@ -558,6 +564,12 @@ def _check_draw(log_attention: Tensor, index: Tensor, features: Tensor) -> None:
         raise ValueError(
             f"log_attention is a batch of {len(log_attention)}, index of {len(index)}: expected the batch it was drawn from"
         )
+
+
+def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether a tensor of this shape can be expanded to the target."""
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(have in (1, want) for have, want in pairs)
 
 
 def _working_dtype(log_attention: Tensor) -> torch.dtype:
@@ -633,6 +645,7 @@ def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor,
     return _hilbert_curve_on(log_attention.device, *log_attention.shape[1:])
 
 
+@torch.compiler.disable  # which would trace the recursion, without its caches, for minutes
 @lru_cache(maxsize=32)
 def _hilbert_curve_on(device: torch.device, height: int, width: int) -> Int[Tensor, " height*width"]:
     """The curve, copied to a GPU once."""
@@ -689,7 +702,11 @@ DEFAULT_ESTIMATOR = "des_raj"
 
 
 def get_estimator(estimator: str | Estimator) -> Estimator:
-    """The estimator of that name, or the one given: ``get_estimator("des_raj")``, ``get_estimator(Systematic("raster"))``."""
+    """The estimator of that name, or the one given: ``get_estimator("des_raj")``, ``get_estimator(Systematic("raster"))``.
+
+    Raises:
+        ValueError: there is no estimator of that name.
+    """
     if isinstance(estimator, Estimator):
         return estimator
     if estimator not in ESTIMATORS:

@@ -20,7 +20,7 @@ _PURPOSES = ("order", "draws", "augmentation", "workers")
 
 
 def seed_for(purpose: str, seed: int, *position: int) -> int:
-    """A seed for one purpose at one position of a run, unrelated to those of other purposes and positions.
+    """A seed for one purpose at one position of a run, unrelated to those of other purposes and positions of the same length.
 
     >>> seed_for("order", 0, 1) != seed_for("order", 0, 2) != seed_for("draws", 0, 2)
     True

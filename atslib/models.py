@@ -15,7 +15,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,6 +85,10 @@ class AttentionSampling(nn.Module):
         estimator: a name in :data:`atslib.estimators.ESTIMATORS`, or an estimator.
         fill: value of patch pixels outside the image, in the image's own range.
 
+    Raises:
+        ValueError: a size or a number of patches that is none, a scale outside (0, 1], an attention network without geometry, an
+            unknown estimator.
+
     Images may be ``uint8`` (0 … 255), which the networks see as [0, 1] and which is never converted as a whole, or floating
     point, which they see as it is.
     """
@@ -101,6 +105,7 @@ class AttentionSampling(nn.Module):
         fill: float = 0,
     ):
         super().__init__()
+        pair(patch_size)  # or a ValueError
         if n_patches < 1 or n_patches != int(n_patches):
             raise ValueError(f"n_patches={n_patches}: expected a whole number, at least 1")
         if not 0 < scale <= 1:
@@ -155,6 +160,9 @@ class AttentionSampling(nn.Module):
 
         Differentiable; without gradients, memory is bounded by ``chunk`` patches at a time. This is what attention sampling
         avoids: K is 32,400 in the paper's first experiment.
+
+        Raises:
+            ValueError: as :meth:`forward`; batch normalisation in training mode, if there are several chunks.
         """
         low, log_attention = self.attend(image, low)
         pooled = 0
@@ -188,6 +196,11 @@ class AttentionSampling(nn.Module):
                 raise ValueError(f"low-resolution view of type {low.dtype}: expected uint8 or floating point")
             low = _as_unit(low)
         check_aspect(tuple(image.shape[2:]), tuple(low.shape[2:]))
+        if min(low.shape[2:]) + 2 * self.attention.padding < self.attention.receptive_field:
+            raise ValueError(
+                f"view of {low.shape[2]} × {low.shape[3]} pixels: smaller than the receptive field of the attention network, "
+                f"{self.attention.receptive_field}, so there is no location; use a larger scale"
+            )
         logits = self.attention(_for(self.attention, low))
         if logits.ndim != 3 or len(logits) != len(low):
             raise ValueError(
@@ -224,7 +237,10 @@ class AttentionSampling(nn.Module):
         """The attention at all locations and what is seen there, ``chunk`` of them at a time."""
         geometry = self.geometry(image, low, log_attention)
         attention = log_attention.flatten(1).exp()  # (B, K)
-        for index in torch.arange(attention.shape[1], device=attention.device).split(max(1, chunk // len(image))):
+        parts = torch.arange(attention.shape[1], device=attention.device).split(max(1, chunk // len(image)))
+        if len(parts) > 1:
+            _refuse_batch_norm(self.features, chunk, "call model.eval() first")
+        for index in parts:
             index = index.expand(len(image), -1)  # (B, chunk)
             seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
             yield attention.gather(1, index), seen
@@ -293,6 +309,9 @@ class DeepMIL(nn.Module):
         chunk: patches whose activations are held at a time. None holds all, as the paper's cost is measured. A number computes
             each chunk once more during the backward pass (:mod:`torch.utils.checkpoint`), a third more arithmetic for a peak
             that depends on the chunk and hardly on the grid; outputs and gradients are the same up to rounding.
+
+    Raises:
+        ValueError: a size, grid or chunk that is none.
     """
 
     def __init__(
@@ -306,8 +325,9 @@ class DeepMIL(nn.Module):
         fill: float = 0,
     ):
         super().__init__()
-        if min(grid) < 1:
-            raise ValueError(f"grid={tuple(grid)}: expected at least one row and one column of patches")
+        pair(patch_size)  # or a ValueError
+        if not isinstance(grid, Sequence) or len(grid) != 2 or min(grid) < 1:
+            raise ValueError(f"grid={grid}: expected two numbers, at least one row and one column of patches")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk={chunk}: expected at least 1 patch, or None for all at once")
         self.attention, self.features, self.classifier = attention, features, classifier
@@ -331,7 +351,7 @@ class DeepMIL(nn.Module):
         corners = self.top_left(image).split(self._per_image(len(image)), dim=1)
         look: Callable[..., Tensor] = self._look
         if len(corners) > 1:
-            self._refuse_batch_norm()
+            _refuse_batch_norm(self.features, self.chunk, "use chunk=None or a network with norm='group'")
             if torch.is_grad_enabled():
                 look = partial(checkpoint, self._look, use_reentrant=False)
         features = torch.cat([look(image, some) for some in corners], dim=1)  # (B, K, D)
@@ -366,14 +386,6 @@ class DeepMIL(nn.Module):
         everything = self.grid[0] * self.grid[1]
         return everything if self.chunk is None else max(1, self.chunk // batch)
 
-    def _refuse_batch_norm(self) -> None:
-        for name, module in self.features.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-                raise ValueError(
-                    f"chunk={self.chunk} with {type(module).__name__} ({name!r} of the features) in training mode: each chunk "
-                    "would have statistics of its own; use chunk=None or a network with norm='group'"
-                )
-
     def extra_repr(self) -> str:
         return f"patch_size={self.patch_size}, grid={self.grid}, chunk={self.chunk}"
 
@@ -388,6 +400,9 @@ class DownsampledCNN(nn.Module):
             :class:`atslib.networks.ResNet16`.
         classifier: network from these to logits ``(B, classes)``.
         scale: s, size of what the network sees relative to the image; 1 for the image itself.
+
+    Raises:
+        ValueError: a scale outside (0, 1].
     """
 
     def __init__(self, features: nn.Module, classifier: nn.Module, scale: float = 1.0):
@@ -428,9 +443,22 @@ def _as_unit(pixels: Shaped[Tensor, "*B"]) -> Float[Tensor, "*B"]:
 
 
 def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
-    """The inputs in the precision of the network's parameters, so that ``model.double()`` works with uint8 images, too."""
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), inputs.dtype)
-    return inputs.to(dtype)
+    """The inputs in the precision and on the device of the network's parameters.
+
+    So ``model.double()`` works with uint8 images, too, and a model on a GPU with an image that stays in the computer's memory.
+    """
+    like = next((p for p in network.parameters() if p.is_floating_point()), inputs)
+    return inputs.to(like.device, like.dtype)
+
+
+def _refuse_batch_norm(features: nn.Module, chunk: int | None, instead: str) -> None:
+    """Raise a ValueError if patches in chunks would each be normalised by their own chunk."""
+    for name, module in features.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError(
+                f"chunk={chunk} with {type(module).__name__} ({name!r} of the features) in training mode: each chunk would have "
+                f"statistics of its own; {instead}"
+            )
 
 
 def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
@@ -444,6 +472,12 @@ def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
 
 
 def _check_image(image: Tensor) -> None:
+    if not isinstance(image, Tensor):
+        raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one of an array")
+    if image.ndim == 4 and image.shape[3] in (1, 3, 4) and image.shape[1] > 4:
+        raise ValueError(
+            f"image of shape {tuple(image.shape)}: expected (B, C, H, W), and this looks like (B, H, W, C); permute(0, 3, 1, 2)"
+        )
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if not len(image):

@@ -78,6 +78,8 @@ class NestedSampling(AttentionSampling):
                 f"within classifies, by {type(within.classifier).__name__}: expected classifier=nn.Identity(); only what is "
                 "pooled over all regions is classified"
             )
+        if n_regions < 1 or n_regions != int(n_regions):
+            raise ValueError(f"n_regions={n_regions}: expected a whole number, at least 1")
         region, patch = pair(region_size), pair(within.patch_size)
         if patch[0] > region[0] or patch[1] > region[1]:
             raise ValueError(

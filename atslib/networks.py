@@ -229,9 +229,13 @@ class UniformAttention(nn.Module):
         return f"stride={self.stride}, padding={self.padding}, receptive_field={self.receptive_field}"
 
 
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def magnitude(view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 1 h w"]:
     """How much there is at each pixel: :math:`|V|`, mean over the channels."""
-    return view.float().abs().mean(1, keepdim=True)
+    return _at_least_float32(view).abs().mean(1, keepdim=True)
 
 
 def redness(view: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 1 h w"]:
@@ -249,7 +253,7 @@ def redness(view: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 1 h w"]:
     """
     if view.shape[1] != 3:
         raise ValueError(f"view of shape {tuple(view.shape)}: expected 3 channels, red, green and blue")
-    red, green, blue = view.float().split(1, dim=1)  # (B, 1, h, w) each
+    red, green, blue = _at_least_float32(view).split(1, dim=1)  # (B, 1, h, w) each
     return torch.minimum(red - green, red - blue).clamp(min=0) / (red + green + blue).clamp(min=1 / 255)
 
 
@@ -292,7 +296,13 @@ class SaliencyPrior(nn.Module):
         salient = F.pad(self.saliency(view), [self.padding] * 4)
         pool = F.max_pool2d if self.peak else F.avg_pool2d
         local = pool(salient, self.receptive_field, self.stride)[:, 0]  # (B, h2, w2)
-        return self.network(view).float() + self.power * (local + self.epsilon).log()
+        logits = _at_least_float32(self.network(view))
+        if logits.shape != local.shape:
+            raise ValueError(
+                f"attention map of {tuple(logits.shape[1:])} where the prior has {tuple(local.shape[1:])}: expected a network "
+                "without ceil_mode, whose locations all lie within the view"
+            )
+        return logits + self.power * (local + self.epsilon).log()
 
     def extra_repr(self) -> str:
         saliency = getattr(self.saliency, "__name__", self.saliency)

@@ -8,7 +8,7 @@ where in the image a location of the attention map lies, and :func:`extract_patc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -43,7 +43,8 @@ def extract_patches(
         fill: value of pixels outside the image.
 
     Raises:
-        ValueError: ranks or batch sizes that do not fit, a patch larger than the image, or a fill that a uint8 image cannot hold.
+        ValueError: ranks, types or batch sizes that do not fit, a patch larger than the image, or a fill that an image of whole
+            numbers cannot hold.
 
     >>> image = torch.arange(16).view(1, 1, 4, 4)
     >>> extract_patches(image, torch.tensor([[[1, 2], [3, 3]]]), 2)[0, :, 0].tolist()
@@ -57,8 +58,9 @@ def extract_patches(
             f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}"
         )
     _check_patch_fits((height, width), image.shape[2:])
-    if image.dtype == torch.uint8 and not (0 <= fill <= 255 and fill == int(fill)):
-        raise ValueError(f"fill={fill} for a uint8 image: expected a whole number, 0 … 255")
+    if top_left.is_floating_point():
+        raise ValueError(f"top_left of type {top_left.dtype}: expected whole numbers, as PatchGeometry.top_left gives")
+    check_fill(image.dtype, fill)
     home, top_left = top_left.device, top_left.to(image.device)
     rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
     columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)
@@ -167,12 +169,13 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float
         raise ValueError(f"view of size {tuple(size)} from an image of {tuple(image.shape[2:])}: expected 1 … the image's size")
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
+    working = torch.promote_types(dtype, torch.float32)  # half precision would round the weights
     flat = image.reshape(batch * channels, height, width)
     parts = []
     with torch.autocast(image.device.type, enabled=False):  # a mean of hundreds of pixels, in full precision
-        for rows in _row_means(flat, size[0], dtype):
+        for rows in _row_means(flat, size[0], working):
             columns = _column_means(rows, size[1])
-            parts.append(columns / 255 if image.dtype == torch.uint8 else columns)
+            parts.append((columns / 255 if image.dtype == torch.uint8 else columns).to(dtype))
     return torch.cat(parts, dim=1).reshape(batch, channels, *size)
 
 
@@ -180,7 +183,7 @@ def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) 
     """Means of rows, down to ``coarse`` of them, a few at a time: of a large image no copy in floating point is ever whole."""
     channels, fine, width = image.shape
     groups = math.gcd(fine, coarse)
-    at_a_time = _STRIP // (channels * width)  # rows of the image
+    at_a_time = _STRIP // max(1, channels * width)  # rows of the image
     if (p := fine // groups) <= _LONG:
         weights = _overlaps(p, coarse // groups).to(image.device, dtype)
         for strip in image.unflatten(1, (groups, p)).split(max(1, at_a_time // p), dim=1):
@@ -243,12 +246,29 @@ def _overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) -
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of what is given as one number for both, of any integer type, or as the two."""
-    return (int(size), int(size)) if isinstance(size, Integral) else tuple(size)
+    """Height and width of what is given as one number for both, of any integer type, or as the two.
+
+    Raises:
+        ValueError: anything else, or a side below 1.
+    """
+    sides = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise ValueError(f"size {size!r}: expected a whole number of pixels, at least 1, or two, height and width")
+    return int(sides[0]), int(sides[1])
+
+
+def check_fill(dtype: torch.dtype, fill: float) -> None:
+    """Raise a ValueError unless an image of this type can hold the value."""
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        return
+    lowest, highest = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    if not (lowest <= fill <= highest and fill == int(fill)):
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"fill={fill} for a {name} image: expected a whole number, {lowest} … {highest}")
 
 
 def _check_patch_fits(patch: tuple[int, int], image: tuple[int, int]) -> None:
-    if not (1 <= patch[0] <= image[0] and 1 <= patch[1] <= image[1]):
+    if not (patch[0] <= image[0] and patch[1] <= image[1]):
         raise ValueError(
             f"patch of {patch[0]} × {patch[1]} pixels from an image of {image[0]} × {image[1]}: "
             "expected a patch no larger than the image"

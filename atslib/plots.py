@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from atslib.patches import PatchGeometry
+from atslib.patches import PatchGeometry, pair
 
 # Okabe & Ito's palette: told apart by everybody, also in grey.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
@@ -105,7 +105,7 @@ def show_image(ax: Axes, image: Shaped[Tensor, "C H W"] | Shaped[Tensor, "H W"],
 
 
 def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | None = None, **options):
-    """An attention map, black to yellow, on a square-root scale: small attention stays visible."""
+    """An attention map, dark blue to yellow, on a square-root scale: small attention stays visible."""
     attention = log_attention.detach().float().exp().cpu()
     options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
     return show_image(ax, attention.sqrt(), title, **options)
@@ -115,9 +115,9 @@ def outline_patches(
     ax: Axes, geometry: PatchGeometry, index: Int[Tensor, " N"], *, color: str = ORANGE, linewidth: float = 1.5
 ) -> None:
     """The outlines of the patches at these locations, over an image drawn at full resolution."""
-    size = geometry.patch_size if isinstance(geometry.patch_size, tuple) else (geometry.patch_size,) * 2
+    height, width = pair(geometry.patch_size)
     for top, left in geometry.top_left(index[None])[0].tolist():
-        ax.add_patch(Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, color=color, linewidth=linewidth))
+        ax.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=color, linewidth=linewidth))
 
 
 def show_patches(

@@ -6,8 +6,10 @@ by a signal, a time limit or a power cut, and goes on from its checkpoint to the
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -146,7 +149,8 @@ def train(
     """Train ``model`` in place and return its curve, one dict an epoch; fewer than ``settings.epochs`` if it was stopped.
 
     Each dict holds ``epoch``, ``seconds`` (of training so far, tests not counted), ``train_loss`` (cross-entropy, mean over
-    the epoch), ``train_error``, ``entropy`` (mean, nats; not of methods without attention), and, in epochs with a test,
+    the epoch, with the class weights if there are any),
+    ``train_error``, ``entropy`` (mean, nats; not of methods without attention), and, in epochs with a test,
     ``test_loss`` and ``test_error``.
 
     Args:
@@ -169,7 +173,7 @@ def train(
 
     Raises:
         ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``. A
-            training set without images.
+            training set without images. Several processes and a model with batch normalisation.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
@@ -178,6 +182,12 @@ def train(
     progress = progress and first_process
     if not len(train_set):
         raise ValueError("a training set of 0 images: expected at least 1")
+    alone = any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if alone and group.world > 1:
+        raise ValueError(
+            f"batch normalisation in {group.world} processes: each would normalise by its own share of a batch, and keep "
+            "statistics of its own; use one process, another normalisation, or on GPUs nn.SyncBatchNorm.convert_sync_batchnorm"
+        )
     bfloat16 = settings.in_bfloat16(device)
     model.to(device)
     for network in model.children():
@@ -246,7 +256,9 @@ def train(
                 # was stopped, or how many processes share the batch.
                 draws.manual_seed(seed_for("draws", settings.seed, epoch, step))
                 if augment is not None:
-                    images = _augmented(images, numbers, augment, settings.seed, epoch, *([step] if settings.balanced else []))
+                    # A balanced epoch may show an image several times, even in one batch: each time another change.
+                    places = [(step, row) if settings.balanced else () for row in rows]
+                    images = _augmented(images, numbers, places, augment, settings.seed, epoch)
                 with (
                     group.drawing(draws, rows, len(batch)),
                     torch.autocast(device.type, torch.bfloat16, enabled=bfloat16),
@@ -377,8 +389,15 @@ def evaluate(
 
 
 def _how(model: nn.Module) -> str:
-    """How a model looks: what its weights do not tell, and a checkpoint has to."""
-    return "; ".join(f"{type(part).__name__}({part.extra_repr()})" for part in model.modules() if hasattr(part, "estimator"))
+    """How a model computes: what its weights do not tell, and a checkpoint has to.
+
+    In words for the parts that are not PyTorch's own, as a digest for all. Deep MIL's chunk changes results by rounding only and
+    is left out, and so are addresses in memory.
+    """
+    said = [(type(part), re.sub(r", chunk=\w+| at 0x\w+", "", part.extra_repr())) for part in model.modules()]
+    own = [f"{kind.__name__}({text})" for kind, text in said if text and not kind.__module__.startswith("torch.")]
+    layers = "; ".join(f"{kind.__name__}({text})" for kind, text in said)
+    return "; ".join([*own, f"layers {hashlib.sha256(layers.encode()).hexdigest()[:8]}"])
 
 
 def _losses(
@@ -394,16 +413,15 @@ def _losses(
     return cross_entropy - entropy_weight * spread, cross_entropy, spread
 
 
-def _augmented(images: Tensor, numbers: Sequence[int], augment: Callable, seed: int, epoch: int, *step: int) -> Tensor:
-    """Each image changed by itself: what happens to it does not depend on the others in the batch.
-
-    ``step`` counts where an image may come several times in an epoch, to be changed in another way each time.
-    """
+def _augmented(
+    images: Tensor, numbers: Sequence[int], places: Sequence[tuple[int, ...]], augment: Callable, seed: int, epoch: int
+) -> Tensor:
+    """Each image changed by itself: what happens to it depends on its number, the epoch, and its place if it has one."""
     generator = torch.Generator()
     return torch.cat(
         [
-            augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number, *step)))
-            for image, number in zip(images, numbers, strict=True)
+            augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number, *place)))
+            for image, number, place in zip(images, numbers, places, strict=True)
         ]
     )
 

@@ -11,6 +11,8 @@ import html
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import torch
@@ -18,7 +20,7 @@ from IPython import get_ipython
 from IPython.display import HTML
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from atslib.estimators import ESTIMATORS
 from atslib.plots import BLUE, ESTIMATOR_NAMES, ESTIMATOR_STYLES, ORANGE, outline_patches, show_attention, show_image
@@ -46,7 +48,13 @@ def is_live() -> bool:
 
 
 def example_attention(peakedness: float, locations: int = LOCATIONS, seed: int = 0) -> Float[Tensor, " K"]:
-    """Log-attention of fixed random logits times ``peakedness``: 0 is uniform, 6 all but one-hot. In float64."""
+    """Log-attention of fixed random logits times ``peakedness``, in float64.
+
+    0 is uniform; at 6, where the slider ends, one of the 20 locations has two thirds of the attention.
+
+    >>> f"{example_attention(0.0).exp().max():.2f}", f"{example_attention(6.0).exp().max():.2f}"
+    ('0.05', '0.67')
+    """
     logits = torch.randn(locations, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return (peakedness * logits).log_softmax(0)
 
@@ -183,8 +191,8 @@ def patch_explorer(
     import ipywidgets
 
     image = image if image.ndim == 4 else image[None]
-    with torch.no_grad():
-        locations = model(image, n_patches=1).log_attention[0].numel()
+    with torch.no_grad(), _evaluating(model):
+        locations = model.attend(image)[1][0].numel()
     most = min(50, locations) if most is None else most
     n = ipywidgets.IntSlider(min(model.n_patches, most), min=1, max=most, description="N patches", continuous_update=False)
     again = ipywidgets.Button(description="Draw again", icon="refresh")
@@ -225,13 +233,9 @@ def draw_patches(
     Returns:
         The figure, and the probabilities of this draw.
     """
-    training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         out = model(image, n_patches=n, generator=generator)
         geometry = model.geometry(image, model.view(image), out.log_attention)
-    finally:
-        model.train(training)
     probabilities = out.logits[0].softmax(0).cpu()
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.2))
     show_image(left, image[0], f"{n} patch{'es' * (n > 1)}")
@@ -245,6 +249,18 @@ def draw_patches(
     right.set(xlim=(0, 1), yticks=list(rows), yticklabels=names, xlabel="probability", title="class")
     right.invert_yaxis()
     return figure, probabilities
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode for a while; then each part is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 # ---------------------------------------------------------------------------------------------------------------------

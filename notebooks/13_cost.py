@@ -63,9 +63,11 @@ def read(name):
 # the most that all tensors hold at any moment of it: image, weights, activations, gradients
 # ([`atslib.profiling`](https://github.com/atslib/atslib/blob/main/atslib/profiling.py)). It does not depend on what else the
 # machine does. Time does, so two things stand in the record: the time that passed, and the processor time of the program itself, which
-# other programs disturb less. This page uses the second where there is one.
+# other programs disturb less. This page uses the second where there is one. A third part of the record, `kept`, is for the section
+# on fresh pages, near the end.
 #
-# The networks are those of Megapixel MNIST with ten patches of 50 × 50. Deep MIL {cite}`ilse2018` reads a patch every 25 pixels, the
+# The networks are those of Megapixel MNIST with ten patches of 50 × 50. ATS-10 is attention sampling with ten patches, U-10 draws ten
+# anywhere, with equal chances. Deep MIL {cite}`ilse2018` reads a patch every 25 pixels, the
 # CNN is the paper's ResNet-16 on the image or on half of it. Nothing here is trained: cost does not depend on what an image shows.
 #
 # Large times are those of a CPU and mean little elsewhere. **Only ratios, each within one run, are compared with the paper's**,
@@ -152,7 +154,7 @@ def small(value, unit):
 # %% [markdown]
 # ## A few points, now
 #
-# Small images, on this machine. The memory must be that of the record, whatever the machine; the times need not.
+# Small images, on this machine. The memory should be that of the record, whatever the machine; the times need not.
 
 # %%
 live_points = [
@@ -168,8 +170,10 @@ live = {
 # %% tags=["hide-input"]
 key = lambda p: tuple(p[name] for name in ("series", "method", "side", "n", "patch"))
 recorded_memory = {key(p): p for p in record["memory"]["points"]}
-both = [(p["peak_mb"], recorded_memory[key(p)]["peak_mb"]) for p in live["memory"]["points"] if key(p) in recorded_memory]
-worst = max(abs(now / then - 1) for now, then in both)
+both = {key(p): p["peak_mb"] / recorded_memory[key(p)]["peak_mb"] - 1 for p in live["memory"]["points"] if key(p) in recorded_memory}
+apart = {where: change for where, change in both.items() if change}
+worst = max(map(abs, both.values()))
+listed = "; ".join(f"{method}, {side}², N = {n}: {change:+.1%}" for (_, method, side, n, _), change in apart.items())
 
 # Of methods that draw nothing, the peak was counted from the shapes of the tensors; here one of them is really run.
 really_run = dict(series="side", method="CNN 1/2", side=250, n=10, patch=50)
@@ -178,7 +182,12 @@ run_mb = peak_memory(training_step(model, picture, label)) / 1e6
 counted_mb = next(p["peak_mb"] for p in live["memory"]["points"] if key(p) == key(really_run))
 Markdown(
     f"Measured on this page: {len(live_points)} points. Of them {len(both)} are in the record, too, and their memory is "
-    + ("the same to the byte. " if worst == 0 else f"the same within {worst:.1%}. ")
+    + (
+        "the same to the byte. "
+        if not apart
+        else f"{'the same within 1 %' if worst < 0.01 else '**not the same**'}: to the byte at {len(both) - len(apart)}, not at {len(apart)} ({listed}), "
+        "where this version of the program takes another amount than that of the record. "
+    )
     + "For CNN and Deep MIL on the CPU no arithmetic is done to find the memory: the peak is counted from the shapes of the tensors, "
     "which also works where it exceeds the machine's memory. "
     f"A check, on CNN ½ at 250²: counted {counted_mb:.3f} MB, measured in a real step {run_mb:.3f} MB."
@@ -297,7 +306,7 @@ figure.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %% tags=["hide-input"]
-rows, faster = [], []  # faster: continued in proportion, though time grew faster than the pixels
+rows, faster = [], []  # faster: continued in proportion, though time grew faster at the last step
 for method, (name, _) in METHODS.items():
     x, y = xy("time", method)
     if not len(x):
@@ -305,7 +314,7 @@ for method, (name, _) in METHODS.items():
     left_out = [p for p in record["time"]["points"] if p["series"] == "side" and p["method"] == method and "skipped" in p]
     why = "–"
     if left_out:
-        if slope(x, y)[0] > 1.1:
+        if slope(x[-2:], y[-2:])[0] > 1.1:
             faster.append(name)
         why = "from {:g} Mpx: {}".format(left_out[0]["side"] ** 2 / 1e6, "does not fit" if left_out[0]["skipped"] == "memory" else "too long")
     rows.append([name, f"{y[0]:.0f} ms", small(y[-1], "ms") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:])), why])
@@ -313,15 +322,17 @@ display(plots.table(["time", "at 0.25 Mpx", "largest measured", "slope, all size
 
 timed = [p for p in record["time"]["points"] if "skipped" not in p and "cpu_ms" in p]
 share = sum(p["cpu_ms"] for p in timed) / sum(p["ms"] for p in timed) if timed else 1.0
+widest = max((p for p in record["time"]["points"] if "skipped" not in p), key=lambda p: p["ms_high"] / p["ms_low"])
 Markdown(
     f"\"Does not fit\" means more than {record['time']['limit_mb'] / 1000:g} GB, \"too long\" more than {record['time']['limit_s']:g} s for one step, the limits of the "
     "sweep; hollow markers (for chunks, crosses without a line) continue in proportion to the pixels. "
-    + (f"Over the sizes measured, the times of {', '.join(faster)} grew faster than that, so what continues them is too low if they go on to. " if faster else "")
+    + (f"Between the last two sizes measured, the times of {', '.join(faster)} grew faster than that, so what continues them is too low if they go on to. " if faster else "")
     + (
         f"While this was recorded, other programs ran: the sweep had {share:.0%} of a processor. Its times are processor times, which still "
         "suffer from shared caches and from being interrupted. Read the slopes, not the milliseconds."
         if share < 0.9
-        else "The machine had nothing else to do while this was recorded."
+        else "This program was hardly interrupted while this was recorded. "
+        f"The repetitions of a point differ all the same, most those of {METHODS[widest['method']][0]} at {widest['side'] ** 2 / 1e6:g} Mpx: {widest['ms_low']:.0f} to {widest['ms_high']:.0f} ms."
     )
 )
 
@@ -335,15 +346,21 @@ text = (
     f"{'holds' if abs(s_hand[0]) < 0.05 else 'does not hold'} where the view is at hand (slope {with_error(*s_hand, 3)}). Making a view of 180² from {large:g} megapixels "
     f"took {making[large]:.0f} ms, {making[large] / at['ATS, view fixed'][large]:.0%} of that step. "
 )
-uneven = False
-if len(making) > 1:
-    before = sorted(making)[-2]
-    pixels, times = large / before, making[large] / making[before] if making[before] > 0 else math.inf
-    uneven = times > 1.5 * pixels
+# Chapter 14 timed the making of its views alone, each image a new one.
+views = [row for path in sorted(Path("../results/sizes").glob("*.json")) for row in read(f"sizes/{path.name}")["sizes"]]
+rates = {row["size"] ** 2 / 1e6: row["view_ms"] / (row["size"] ** 2 / 1e6) for row in views}  # megapixels -> ms for each
+making_rate = rates[max(rates)] if rates else making[large] / large
+if rates:
     text += (
-        f"For {pixels:.0f} times the pixels of {before:g} megapixels it takes {times:.0f} times as long"
-        + (", more than in proportion: why was not measured; that the larger image no longer fits the caches is likely. " if uneven else ". ")
+        f"[Chapter 14](14_gigapixel.ipynb) timed this part alone, for its own views: {min(rates.values()):.2f} to {max(rates.values()):.2f} ms a megapixel, from {min(rates):,.0f} to {max(rates):,.0f} megapixels"
+        + (", so in proportion to the pixels. " if max(rates.values()) < 1.5 * min(rates.values()) else ". ")
     )
+    quick = [x for x in making if 1 < x and making[x] / x < 0.5 * making_rate]
+    if quick:
+        text += (
+            f"Here it took less at {' and '.join(f'{x:g}' for x in quick)} megapixels ({' and '.join(f'{making[x]:.0f}' for x in quick)} ms): this sweep repeats one image, "
+            "which flatters sizes that fit the cache, so the flat part of the line may be due to this in part. "
+        )
 text += f"At constant scale the last slope is {s_scale[0]:.2f}" + (
     ": more than 1, though view and attention take as much arithmetic for each pixel as before. Why was not measured either; caches are likely, and the fresh pages of the section on where a CPU's time goes."
     if s_scale[0] > 1.1
@@ -359,14 +376,15 @@ Markdown(text)
 #
 # (cell-cost-by-n)=
 
-# %% mystnb={"image": {"alt": "Left: memory beyond the image against N from 1 to 200, both logarithmic, for attention sampling and uniform sampling: flat, then rising in proportion; straight-line fits follow the points. Right: the same for time, with a third curve for a forward pass alone."}}
+# %% mystnb={"image": {"alt": "Left: memory beyond the image against N from 1 to 200, both logarithmic, for attention sampling and uniform sampling: flat, then rising in proportion; straight-line fits follow the points. Right: the same for time, with a third curve for a forward pass alone; the points at 200 lie above their lines."}}
 N_METHODS = {"ATS, view fixed": "ATS", "uniform": "uniform"}
+FRESH = 2**25 // (4 * 32 * 44**2)  # more patches than that: activations above 32 MB, for which there are fresh pages each time
 
 
-def line(x, y, sizes_from=5):
+def line(x, y, sizes_from=5, sizes_to=math.inf):
     """a, b of y = a + b N with their standard errors; weighed by 1/y, so that each point counts for its share. Fewer than five
     patches are left out: there, memory peaks in the attention."""
-    chosen = x >= sizes_from
+    chosen = (x >= sizes_from) & (x <= sizes_to)
     coefficients, covariance = np.polyfit(x[chosen], y[chosen], 1, w=1 / y[chosen], cov=True)
     b, a = coefficients
     return a, b, *np.sqrt(np.diag(covariance))[::-1]
@@ -383,13 +401,13 @@ for method, name in N_METHODS.items():
     style = METHODS[method][1]
     for ax, part in ((left, "memory"), (right, "time")):
         x, y = xy(part, method, "n")
-        lines[part, method] = line(x, y)
+        lines[part, method] = line(x, y, sizes_to=FRESH if part == "time" else math.inf)
         a, b, *_ = lines[part, method]
         ax.plot(x, y, **style | dict(linestyle="none"), label=f"{name}: forward and backward")
         ax.plot(x, a + b * x, color=style["color"], lw=1.2)
         ax.plot(*xy(part, method, "n", source=live), "+", color="black", ms=8, mew=1, label="_")
 x, y = forward("ATS, view fixed")
-lines["forward", "ATS, view fixed"] = line(x, y)
+lines["forward", "ATS, view fixed"] = line(x, y, sizes_to=FRESH)
 a, b, *_ = lines["forward", "ATS, view fixed"]
 right.plot(x, y, "s", color=plots.SKY, label="ATS: forward only")
 right.plot(x, a + b * x, color=plots.SKY, lw=1.2)
@@ -404,21 +422,33 @@ plt.show()
 # %% tags=["hide-input"]
 names = {("memory", m): f"{n}, memory" for m, n in N_METHODS.items()} | {("time", m): f"{n}, time" for m, n in N_METHODS.items()}
 names |= {("forward", "ATS, view fixed"): "ATS, time of a forward pass"}
-rows = []
+rows, off = [], []
 for which, name in names.items():
     a, b, a_error, b_error = lines[which]
     unit = "MB" if which[0] == "memory" else "ms"
     x, y = forward(which[1]) if which[0] == "forward" else xy(which[0], which[1], "n")
-    rows.append([name, f"{with_error(a, a_error, 1)} {unit}", f"{with_error(b, b_error, 2)} {unit}", with_error(*slope(x, y)), f"{a / b:.1f}"])
+    rows.append([name, f"{with_error(a, a_error, 1)} {unit}", f"{with_error(b, b_error, 2)} {unit}", with_error(*slope(x, y)), f"{a / b:.1f}" if a > 2 * a_error else "–"])
+    if which[0] != "memory":
+        off += [f"{name.replace(', time of', ',').replace(', time', '')} at N = {n:.0f}: {t / (a + b * n) - 1:+.0%}" for n, t in zip(x, y) if n > FRESH]
 display(plots.table(["on 1500²", "fixed part a", "each patch b", "log-log slope", "a/b, in patches"], rows))
 
 patch_pixels, patch_memory = xy("memory", "ATS, view fixed", "patch")
 _, patch_time = xy("time", "ATS, view fixed", "patch")
+smaller = [part for part in ("memory", "time") if lines[part, "uniform"][0] < lines[part, "ATS, view fixed"][0]]
 Markdown(
     f"With patches of another size, ten of them, memory goes as the patch's pixels to the power {with_error(*slope(patch_pixels, patch_memory))}, "
     + (f"time to the power {with_error(*slope(patch_pixels, patch_time))}, " if len(patch_time) > 2 else "")
-    + f"from {math.sqrt(patch_pixels[0]):.0f}² to {math.sqrt(patch_pixels[-1]):.0f}². What a view costs once, a few patches cost as well: the column at the right says how many. "
-    "Uniform sampling has no view to look at, and its fixed part is smaller."
+    + f"from {math.sqrt(patch_pixels[0]):.0f}² to {math.sqrt(patch_pixels[-1]):.0f}². What a view costs once, a few patches cost as well: the column at the right says how many, where the fixed part is clearly above zero. "
+    "Uniform sampling has no view to look at"
+    + (f", and its fixed part is smaller in {' and in '.join(smaller)}. " if smaller else ". ")
+    + "The lines are fitted from five patches on"
+    + (
+        f", those of time up to {FRESH} patches. What was measured beyond lies off them ({'; '.join(off)}): their large tensors get fresh pages each time, a likely reason; see the "
+        "section on where a CPU's time goes. The largest patches have such tensors, too: "
+        f"{patch_time[-1] / patch_time[-2]:.1f} times the time for {patch_pixels[-1] / patch_pixels[-2]:.0f} times the pixels of the next smaller ones."
+        if off and len(patch_time) > 1
+        else "."
+    )
 )
 
 # %% [markdown]
@@ -470,10 +500,20 @@ for name, paper in PAPER.items():
         )
     display(plots.table([f"{TITLES[name]}, relative to {BASE[name]}", "time, paper", "time, here", "memory, paper", "memory, here"], rows))
 machine = read("cost/colon_cancer.json").get("hardware", {})
+above, chunk_time = [], []
+for name, paper in PAPER.items():
+    ours, base = cost[name], BASE[name]
+    known = [m for m in paper if m != base and {m, base} <= set(ours)]
+    larger = [m for m in known if ours[m]["ms"] / ours[base]["ms"] > paper[m][2] / paper[base][2]]
+    if larger:
+        above.append(f"{TITLES[name].split('(')[1][:-1]}: {', '.join(larger)}")
+    chunk_time += [f"{ours[m]['ms'] / ours['Deep MIL']['ms']:.2f}" for m in ours if "chunks" in m and "Deep MIL" in ours]
 Markdown(
     f"Here: {machine.get('name', 'unknown')}, {machine.get('threads', '?')} thread(s), PyTorch; the paper: a GPU, TensorFlow 1. "
-    "Ratios of time depend on both. A likely reason why most are larger here: ten small patches cannot keep a GPU busy and 2,500 can, while one "
-    "core of a CPU is busy with either. Memory depends on the networks and on what is freed when."
+    "Ratios of time depend on both. "
+    + (f"Larger here than in the paper are those of {'; '.join(above)}. Why was not measured. " if above else "")
+    + (f"The fresh pages of large tensors (see below) are a likely part: in chunks, Deep MIL takes {' and '.join(chunk_time)} of the time. " if chunk_time else "")
+    + "Memory depends on the networks and on what is freed when."
 )
 
 # %% [markdown]
@@ -613,8 +653,9 @@ Markdown("\n\n".join(sentences))
 # ## What a budget buys
 #
 # N is a dial that can be turned after training. How finely does it trade error against time? The errors come from the records of the
-# Megapixel MNIST runs at the paper's size ([chapter 8](08_megapixel_mnist.ipynb)): each network is tested with 5, 10, 25 and 50 patches on the same 1,000 images. They
-# differ in the weight λ of the entropy and in the length of training, so each setting is a line of its own. The times are those of a
+# Megapixel MNIST runs at the paper's size ([chapter 8](08_megapixel_mnist.ipynb)): each network is tested with 5, 10, 25 and 50 patches on 1,000 images: those that were
+# trained on digits of all of MNIST on one such set, those on the digits that ship with the package on another. They
+# differ in the number of patches in training, in the weight λ of the entropy and in the length of training, so each setting is a line of its own. The times are those of a
 # forward pass, as above. One and two patches, which no record has, are tested now on a few images.
 #
 # (cell-claim-budget)=
@@ -739,8 +780,8 @@ patterns = [
 ]
 trained_with = sorted({kind[0] for kind in families} - {10})
 patterns.append(
-    f"Whether a network trained for its budget does better: one trained with {', '.join(map(str, trained_with))} patches is in the figure, and "
-    "[chapter 8](08_megapixel_mnist.ipynb) compares it with those trained as long with ten."
+    f"Whether a network trained for its budget does better: {'those' if len(trained_with) > 1 else 'one'} trained with {' and '.join(map(str, trained_with))} patches {'are' if len(trained_with) > 1 else 'is'} in the figure, and "
+    f"[chapter 8](08_megapixel_mnist.ipynb) compares {'them' if len(trained_with) > 1 else 'it'} with those trained as long with ten."
     if trained_with
     else "All of these networks were trained with ten patches; `--n-patches 5,25` would say whether a network trained for its budget does better."
 )
@@ -800,29 +841,40 @@ def straight(part, method):
     """a, b of y = a + b · megapixels through the two largest sizes: what grows, grows in proportion by then."""
     x, y = xy(part, method)
     b = (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return max(y[-1] - b * x[-1], 0), b
+    return y[-1] - b * x[-1], b
 
 
 def at_giga(part, method):
-    a, b = straight(part, method)
-    return a + b * GIGA / 1e6
+    """Memory by its straight line; time, as in the figure above, in proportion to the pixels from the largest size measured."""
+    if part == "memory":
+        a, b = straight(part, method)
+        return a + b * GIGA / 1e6
+    x, y = xy(part, method)
+    return y[-1] / x[-1] * GIGA / 1e6 if len(x) else math.nan
 
 
 view_mb, patch_mb, *_ = lines["memory", "ATS, view fixed"]
-view_ms, patch_ms, *_ = lines["time", "ATS, view fixed"]  # the view made from a region of 1500²
+view_ms, patch_ms, *_ = lines["time", "ATS, view fixed"]  # the view made from an image of 1500²
 region = side / reduction
-nested = dict(memory=(1 + M) * view_mb + M * n * patch_mb, time=(1 + M) * view_ms + M * n * patch_ms)
+making_giga = making_rate * GIGA / 1e6  # ms for the view of the whole
+regions_ms = making_rate * M * region**2 / 1e6  # and for those of the regions
+nested = dict(memory=(1 + M) * view_mb + M * n * patch_mb, time=(1 + M) * (view_ms - making_rate * 1500**2 / 1e6) + M * n * patch_ms + regions_ms)
 covered = min(1.0, (50 / (side / cost_by_size.VIEW)) ** 2)
 print(f"side {side:,.0f}; one view pixel covers {side / 180:.0f}² image pixels at one level, {reduction:.1f}² at the second of two")
 print(f"patches of 50² around the locations of one fixed view cover {covered:.1%} of the image")
 print(f"nested, M = {M} regions of {region:,.0f}², n = {n} patches in each: {1 + M} views and {M * n} patches")
 
 # %% tags=["hide-input"]
-rows = [["nested, two levels", small(nested["memory"], "MB"), small(nested["time"], "ms"), "1"]]
+rows = [
+    ["nested, view of the whole at hand", small(nested["memory"], "MB"), small(nested["time"], "ms"), "1"],
+    ["nested, that view made", small(nested["memory"], "MB"), small(nested["time"] + making_giga, "ms"), "1"],
+]
+single, single_ms = at_giga("memory", "ATS, scale fixed"), at_giga("time", "ATS, scale fixed")
+rows.append([f"{METHODS['ATS, scale fixed'][0]}, view at hand", small(single, "MB"), small(single_ms - making_giga, "ms"), f"{single / nested['memory']:,.0f}"])
 for method in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL"):
-    memory = at_giga("memory", method)
-    ms = at_giga("time", method) if len(xy("time", method)[0]) > 1 else math.nan
-    rows.append([METHODS[method][0], small(memory, "MB"), "–" if math.isnan(ms) else small(ms, "ms"), f"{memory / nested['memory']:,.0f}"])
+    memory, ms = at_giga("memory", method), at_giga("time", method)
+    name = METHODS[method][0] + (", view made" if method.startswith("ATS") else "")
+    rows.append([name, small(memory, "MB"), "–" if math.isnan(ms) else small(ms, "ms"), f"{memory / nested['memory']:,.0f}"])
 display(plots.table(["a gigapixel, computed", "memory beyond the image", "time of a step, this CPU", "memory, nested = 1"], rows))
 
 fits = []
@@ -830,18 +882,26 @@ for method in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL"):
     a, b = straight("memory", method)
     fits.append(f"{METHODS[method][0]} {(1000 * gpu_gb - a) / b:,.0f} megapixels")
 steep = [METHODS[m][0] for m in ("ATS, scale fixed", "CNN 1/2", "CNN 1", "Deep MIL") if len(xy("time", m)[0]) > 1 and slope(*(v[-2:] for v in xy("time", m)))[0] > 1.1]
-single = at_giga("memory", "ATS, scale fixed")
+locations = (1 + M) * cost_by_size.VIEW**2 / 1e6, GIGA * cost_by_size.SCALE**2 / 1e6  # millions
+saved_ms = single_ms - making_giga - nested["time"]  # the view at hand for both
 Markdown(
     f"In {gpu_gb} GB, image not counted, fit: " + "; ".join(fits) + ". "
     + (
-        f"So a gigapixel does fit on one GPU, nested or not: even one level at scale 0.12 needs {small(single, 'MB')}, because its attention network is so small. What nesting saves is "
-        f"reading: it looks at {M} regions and a view of the whole (at hand in a pyramid), {M * region**2 / GIGA:.0%} of the pixels, where one level makes its view from all of them."
+        f"So a gigapixel does fit on one GPU, nested or not: even one level at scale 0.12 needs {small(single, 'MB')}, because its attention network is so small. "
+        + (
+            f"What nesting saves is mostly attention, on {locations[0]:.1f} instead of {locations[1]:.1f} million locations. Making the view of the whole takes about {small(making_giga, 'ms')} with one level "
+            "or two, unless it is at hand in a pyramid."
+            if saved_ms > making_giga
+            else f"What costs most is making the view of the whole, about {small(making_giga, 'ms')}, with one level or two; a pyramid saves it."
+        )
         if single < 1000 * gpu_gb
         else f"So one level at scale 0.12, which needs {small(single, 'MB')}, does not fit on one GPU, while two nested levels do."
     )
-    + (f" The times are straight lines through the two largest sizes; between those, the time of {', '.join(steep)} grew faster than the pixels, so these are rather too low." if steep else "")
+    + " The times of one level, the CNNs and Deep MIL continue in proportion to the pixels from the largest size measured, as in the figure"
+    + (f"; up to there, at the last step, the time of {', '.join(steep)} grew faster than the pixels, so these are too low if that goes on." if steep else ".")
     + " This is arithmetic on measured parts. Whether such a model *learns* to find a few thousand pixels in a gigapixel is another question, and the harder one: at the first level "
-    f"a digit of 28 pixels is {28 / (side / 180):.1f} of a view pixel wide. [Chapter 14](14_gigapixel.ipynb) tries."
+    f"a digit of 28 pixels is {28 / (side / 180):.1f} of a view pixel wide. [Chapter 14](14_gigapixel.ipynb) tries, with a model of other sizes: "
+    f"fewer regions and patches, and a first view at scale {megapixel_mnist.NESTED_SCALE:g}."
 )
 
 # %% [markdown]
@@ -872,8 +932,8 @@ else:
 Markdown(message)
 
 # %% [markdown]
-# The other numbers of this chapter are taken without it, as a user's own program would run. At batch size 1 only CNN, Deep MIL and, on the largest image, attention at
-# constant scale have such large tensors, so part of their time on a CPU, and of our ratios to it, is this.
+# The other numbers of this chapter are taken without it, as a user's own program would run. At batch size 1 the CNN and Deep MIL have such large
+# tensors, and so have attention at constant scale on the largest image, the largest number of patches and the largest patches. So part of their time on a CPU, and of our ratios to it, is this.
 #
 # ## Summary
 
@@ -887,15 +947,20 @@ def between(values):
 
 
 in_proportion = bool(exponents["memory"]) and max(abs(e - 1) for e in exponents["memory"]) < 0.1
-time_faster = bool(exponents["time"]) and min(exponents["time"]) > 1.1
+lasts = {m: slope(*(v[-2:] for v in xy("time", m)))[0] for m in GROW if len(xy("time", m)[0]) > 1}
+firsts = {m: slope(*(v[:2] for v in xy("time", m)))[0] for m in lasts}
+on = [f"{METHODS[m][0]} ({e:.2f})" for m, e in lasts.items() if e > 1.1]
+early = [f"{METHODS[m][0]} ({firsts[m]:.2f}, then {e:.2f})" for m, e in lasts.items() if e <= 1.1 < firsts[m]]
 Markdown(
     f"- Beyond the image, attention sampling takes memory for the patches and for the view. It {'does' if spread < 0.15 else 'did'} not grow with the image as long as the view does not; at constant scale it grows, at the end in proportion "
     f"(slope {slope(megapixels[-2:], scaled[-2:])[0]:.2f}), with a small factor.\n"
     "- Time has one part more, making the view from all pixels, which a pyramid of resolutions saves.\n"
     f"- CNNs and Deep MIL grow in memory {'in proportion to the pixels' if in_proportion else 'with the pixels'} (slopes {between(exponents['memory'])})"
     + (
-        f" and in time faster, over the sizes measured (slopes {between(exponents['time'])}); times extrapolated in proportion are too low if that goes on."
-        if time_faster
+        (f". At the last step that was measured, the time of {' and '.join(on)} grew faster than the pixels" if on else ". At the last step that was measured, no time grew faster than the pixels")
+        + (f"; that of {' and '.join(early)} only at the first step" if early else "")
+        + ". The arithmetic is in proportion to the pixels, so the excess belongs to this machine."
+        if on or early
         else f", in time with slopes of {between(exponents['time'])}."
     )
     + " Deep MIL's memory can be bounded by taking its patches in chunks, and then most of the paper's factor in memory is gone; the factor in time is not.\n"

@@ -185,6 +185,22 @@ def test_scribbles_are_two_strokes_from_corners():
     assert (pieces[:, [0, 0, -1, -1], [0, -1, 0, -1]] > 0).any(1).all()
 
 
+IMAGES, LABELS = np.full((50, GLYPH, GLYPH), 200, np.uint8), np.arange(50) % 10
+
+
+def test_digits_of_ones_own():
+    dataset = MegapixelMNIST(n_images=3, size=400, n_noise=0, digits=(IMAGES, LABELS))
+    for number in range(3):
+        image, label = dataset[number]
+        assert image.max() == 200 and (image > 0).sum() == 5 * GLYPH**2
+        assert (LABELS[dataset.layout(number).digits[:3]] == label).all()
+
+
+def test_sizes_of_any_integer_type():
+    assert MegapixelMNIST("train", 1, np.int64(300), n_noise=8)[0][0].shape == (1, 300, 300)
+    assert MegapixelMNIST("train", 1, [300, 400], n_noise=8)[0][0].shape == (1, 300, 400)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -194,6 +210,12 @@ def test_scribbles_are_two_strokes_from_corners():
         ({"digits": "all"}, "digits='all': expected 'full'"),
         ({"size": 200}, r"size=\(200, 200\): 5 digits and 50 pieces of noise .* do not fit"),
         ({"n_same": 6}, "n_same=6 of n_digits=5"),
+        ({"digits": (IMAGES.astype(np.float32) / 255, LABELS)}, r"digits of type float32: expected uint8, 0 … 255"),
+        ({"digits": (IMAGES.repeat(2, 1), LABELS)}, r"digits of shape \(50, 56, 28\): expected \(M, 28, 28\)"),
+        ({"digits": (IMAGES[0], LABELS)}, r"digits of shape \(28, 28\): expected \(M, 28, 28\)"),
+        ({"digits": (IMAGES, LABELS[1:])}, r"labels of shape \(49,\) for 50 digits: expected \(50,\)"),
+        ({"digits": (IMAGES[LABELS < 5], LABELS[LABELS < 5])}, r"classes \[0, 1, 2, 3, 4\]: expected all of 0 … 9"),
+        ({"digits": (IMAGES, LABELS + 1)}, "classes .*, 10]: expected all of 0 … 9, and no others"),
     ],
 )
 def test_refusals(options, message):

@@ -59,6 +59,12 @@ def test_classes_are_balanced(kind):
     assert dataset.class_weights().tolist() == [1.0] * len(dataset.classes)
 
 
+@pytest.mark.parametrize("size", [192, np.int64(192)])
+def test_one_number_for_a_square(kind, size):
+    options = SMALL[kind] | {"size": size}
+    assert kind(n_images=1, **options)[0][0].shape == (3, 192, 192)
+
+
 def test_histology_label_is_the_presence_of_glandular_nuclei():
     dataset = GeneratedHistology(n_images=12, size=300)
     for number in range(12):
@@ -223,6 +229,38 @@ def test_augmentation_of_nothing():
     images = torch.randint(0, 256, (3, 3, 8, 8), generator=seeded()).to(torch.uint8)
     assert torch.equal(Augmentation(probability=0)(images), images)
     assert (COLON_CANCER.shift, SPEED_LIMITS.shift) == (0, 100)
+
+
+@pytest.mark.parametrize("range_", [(-2.0, 2.0), (0.0, 255.0), (float("nan"), 1.0)])
+def test_augmentation_refuses_normalised_images(range_):
+    """Those that are relit would be cut off, the others not."""
+    images = torch.tensor(range_).view(1, 1, 1, 2)
+    with pytest.raises(ValueError, match=r"images from .* to .*: expected floating point in \[0, 1\]; normalise after augm"):
+        Augmentation()(images)
+    unlit = Augmentation(contrast=0, brightness=0, shift=1)(images, seeded())  # only moved: nothing is cut off
+    assert set(unlit.flatten().nan_to_num(9).tolist()) <= set(images.flatten().nan_to_num(9).tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_augmentation_takes_images_that_rounding_brought_past_one(dtype):
+    images = torch.tensor([0.0, 1.0 + torch.finfo(dtype).eps], dtype=dtype).view(1, 1, 1, 2)
+    assert Augmentation(probability=1)(images).dtype == dtype
+    assert Augmentation()(images[:0]).shape == (0, 1, 1, 2)
+
+
+@pytest.mark.parametrize("fill", [-1, 256, 0.5, float("nan")])
+def test_augmentation_refuses_a_fill_that_is_no_byte(fill):
+    change = Augmentation(shift=3, fill=fill)
+    with pytest.raises(ValueError, match=r"fill=.* for images of type torch\.uint8: expected a whole number from 0 to 255"):
+        change(torch.full((1, 1, 8, 8), 24, dtype=torch.uint8))
+    change(torch.zeros(1, 1, 8, 8))  # in the range of floating point it may be what it likes
+
+
+def test_augmentation_fills_with_what_it_is_given():
+    images = torch.full((20, 1, 8, 8), 24, dtype=torch.uint8)
+    for fill in (0, 255, 7.0):
+        moved = Augmentation(contrast=0, brightness=0, shift=3, fill=fill)(images, seeded())
+        assert moved.unique().tolist() == sorted({24, int(fill)})
 
 
 @pytest.mark.gpu

@@ -6,20 +6,21 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from scipy.io import savemat
 from torch.utils.data import DataLoader
 
 from atslib.data import GTSDB, ColonCancer, SignWindows, SwedishTrafficSigns, colon_cancer, speed_limits
 from atslib.data.catalogue import SETS
 from atslib.data.colon_cancer import KINDS, RUNS
-from atslib.data.files import DataError, data_root, read_image
+from atslib.data.files import DataError, ImageFiles, data_root, image_size, read_image
 from atslib.data.mnist import full_mnist
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
 from atslib.experiments import speed_limits as experiment
@@ -178,7 +179,7 @@ def test_colon_cancer_reads_its_layout(colon, tmp_path):
 def test_colon_cancer_truncated_image(colon):
     path = colon / "Classification" / "img3" / "img3.bmp"
     path.write_bytes(path.read_bytes()[:400])
-    with pytest.raises(DataError, match=r"img3\.bmp: no readable image \(.*truncated.*get the data set again"):
+    with pytest.raises(DataError, match=r"img3\.bmp: no readable image \(.*truncated.*get the data set again with `python"):
         ColonCancer(colon)[2]
     assert any("img3.bmp" in problem for problem in colon_cancer.problems(colon))
 
@@ -488,6 +489,26 @@ def test_windows_that_do_not_fit(german, tmp_path, size, message):
         SignWindows(GTSDB(tmp_path), size)[0]
 
 
+def test_windows_that_are_square(german, tmp_path):
+    for size in (40, np.int64(40)):
+        windows = SignWindows(GTSDB(tmp_path), size, margin=8)
+        assert windows.size == (40, 40) and windows[0][0].shape == (3, 40, 40)
+        assert windows.digest() == SignWindows(GTSDB(tmp_path), (40, 40), margin=8).digest()
+
+
+def test_a_damaged_photograph(german, tmp_path):
+    """The set is to be got again, by its own command, whoever finds the damage."""
+    (german / "00002.ppm").unlink()  # a link to the others
+    (german / "00002.ppm").write_bytes(b"P6 nonsense")
+    train = GTSDB(tmp_path)
+    for read in (lambda: train[2], lambda: SignWindows(train, 40)):
+        with pytest.raises(DataError, match=r"00002\.ppm: no readable image .*again with `python data_scripts/get_gtsdb\.py`"):
+            read()
+    train.files[2].unlink()
+    with pytest.raises(DataError, match=r"00002\.ppm: not there; get the data set again with `python data_scripts/get_gtsdb"):
+        train[2]
+
+
 def test_the_profile_of_windows_shows_windows(german, tmp_path):
     sizes = replace(experiment.PROFILES["windows"], window=(40, 60))
     loaded = experiment.load_data(sizes, tmp_path)
@@ -604,3 +625,109 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path):
     Image.fromarray(np.linspace(0, 65_535, 100).reshape(10, 10).astype(np.uint16)).save(file)
     with pytest.raises(DataError, match="pixels of more than 8 bits"):
         read_image(file)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Image files of one's own
+
+
+@pytest.mark.parametrize("limit", [700, 300])  # Pillow warns of more, and refuses more than twice as many
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "gif", "mpo", "tif", "webp"])
+def test_images_of_any_number_of_pixels(ending, limit, tmp_path, monkeypatch):
+    if ending == "webp" and not features.check("webp"):
+        pytest.skip("Pillow was built without WebP")
+    file = tmp_path / f"large.{ending}"
+    Image.new("RGB", (40, 20), "grey").save(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(file).shape == (3, 20, 40) and image_size(file) == (20, 40)
+    assert Image.MAX_IMAGE_PIXELS == limit
+
+
+def test_the_limit_is_back_after_a_file_that_is_no_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(DataError):
+        read_image(tmp_path)
+    assert Image.MAX_IMAGE_PIXELS == 300
+
+
+def test_a_limit_that_decoding_keeps(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise Image.DecompressionBombError("Image size (800 pixels) exceeds limit")
+
+    file = tmp_path / "large.png"
+    Image.new("RGB", (40, 20)).save(file)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
+    with pytest.raises(DataError, match=r"large\.png: Image size .*; for files that you trust, raise PIL\.Image\.MAX_IM"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_their_exif_says(orientation, ending, tmp_path):
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"photo.{ending}"
+    Image.fromarray(pixels).save(file, exif=exif)
+    image = read_image(file)
+    assert image.shape == ((3, 16, 32) if orientation < 5 else (3, 32, 16))
+    bright = image[0, ::8, ::8].argmax().item()  # the stored corner, among cells of 8 pixels
+    assert bright == {1: 0, 2: 3, 3: 7, 4: 4, 5: 0, 6: 1, 7: 7, 8: 6}[orientation]
+    if ending != "tif":  # Pillow's versions differ in whether such a header is turned already
+        assert image_size(file) == image.shape[1:]
+
+
+def test_exif_that_cannot_be_read_is_passed_over(tmp_path):
+    file = tmp_path / "photo.jpg"
+    Image.new("RGB", (40, 20)).save(file, exif=b"Exif\0\0nonsense")
+    assert read_image(file).shape == (3, 20, 40) and image_size(file) == (20, 40)
+
+
+def test_files_of_ones_own_are_not_to_be_deleted(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    Image.new("RGB", (40, 20)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    (tmp_path / "empty.png").write_bytes(b"")
+    said = {}
+    for name in ("", "notes.txt", "cut.png", "empty.png", "nowhere.png"):
+        with pytest.raises(DataError) as caught:
+            read_image(tmp_path / name)
+        said[name] = str(caught.value)
+    for name, message in said.items():
+        assert message.startswith(f"{tmp_path / name}: ") and "expected an image file" in message
+        assert "\n" not in message and "delete" not in message and "again" not in message
+    assert "not there" in said["nowhere.png"] and "no readable image" in said["notes.txt"]
+
+
+def test_image_files(tmp_path):
+    """Paths may be words, with a cache, too; classes have names even where nobody named them."""
+    files = [str(tmp_path / f"{name}.png") for name in "ab"]
+    for value, file in enumerate(files):
+        Image.new("RGB", (8, 4), (value, 0, 0)).save(file)
+    for cache in (None, tmp_path / "cache"):
+        dataset = ImageFiles(files, [0, 2], cache=cache)
+        assert dataset[1][0][0].unique().tolist() == [1] and dataset[1][1] == 2
+        assert dataset.digest() == ImageFiles([Path(file) for file in files], [0, 2]).digest()
+    assert dataset.classes == ("0", "1", "2") and dataset.class_counts().tolist() == [1, 0, 1]
+    named = ImageFiles(files, np.array([1, 0]), classes=["cat", "dog"])
+    assert named.classes == ("cat", "dog") and named.class_weights().tolist() == [1, 1]
+    assert len(ImageFiles([], [])) == 0 and ImageFiles(files, torch.tensor([True, False])).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0, 1, 1], r"labels of shape \(3,\) for 2 files: expected one label a file"),
+        ([[0], [1]], r"labels of shape \(2, 1\) for 2 files"),
+        ([0.7, 1.9], "labels of type float64: expected whole numbers, positions in classes"),
+        (["cat", "dog"], "labels of type <U3: expected whole numbers"),
+        ([0, 2], "labels from 0 to 2 for 2 classes: expected positions in classes"),
+        ([-1, 0], "labels from -1 to 0 for 2 classes"),
+    ],
+)
+def test_image_files_with_other_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFiles(["a.png", "b.png"], labels, classes=("cat", "dog"))

@@ -455,7 +455,7 @@ UNIFORM = torch.full((1, 4), math.log(0.25))
 @pytest.mark.parametrize(
     "log_attention, n, message",
     [
-        (UNIFORM, 0, r"n = 0 .*expected n >= 1"),
+        (UNIFORM, 0, r"n = 0 .*expected a whole number n >= 1"),
         (UNIFORM, 5, r"n = 5 distinct .*K = 4"),
         (UNIFORM * math.nan, 1, r"NaN"),
         (UNIFORM.new_full((1, 4), -math.inf), 1, r"zero at every location"),
@@ -521,3 +521,69 @@ def test_enumeration_refuses_what_it_cannot_enumerate():
         every_draw(ESTIMATORS["with_replacement"], torch.full((100,), -math.log(100)), 4)
     with pytest.raises(TypeError, match="do not know how"):
         every_draw(Estimator(), UNIFORM[0], 2)
+
+
+@pytest.mark.parametrize("estimator", UNBIASED, ids=identify)
+@pytest.mark.parametrize("with_baseline", [False, True])
+def test_second_derivatives_are_unbiased_too(estimator, with_baseline):
+    """Of a gradient penalty, say: attention and features both depend on the parameters."""
+    generator = torch.Generator().manual_seed(3)
+    to_logits, to_features = (torch.randn(3, *shape, dtype=torch.float64, generator=generator) for shape in ((1, 5), (5, 2)))
+    constant = torch.randn(2, dtype=torch.float64, generator=generator) if with_baseline else None
+    start = torch.randn(3, dtype=torch.float64, generator=generator)
+
+    def parts(parameters):
+        return log_softmax((parameters @ to_logits.flatten(1)).view(1, 5)), (parameters @ to_features.flatten(1)).view(5, 2).sin()
+
+    def full(parameters):
+        log_attention, features = parts(parameters)
+        return (log_attention.flatten().exp()[:, None] * features).sum()
+
+    expected = torch.autograd.functional.hessian(full, start)
+    found = torch.autograd.functional.hessian(lambda p: exact_mean(estimator, *parts(p), 2, constant).sum(), start)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["pps", "des_raj", "eq14", "murthy", "systematic"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_loosely_normalised_attention(name, dtype):
+    """Half precision sums to one only roughly: weights add up to what there is, distinct draws stay distinct."""
+    attention = torch.cat([torch.tensor([0.15]), 0.85 * torch.rand(63, generator=torch.Generator().manual_seed(0)).softmax(0)])
+    log_attention = attention.log().view(1, 8, 8).to(dtype)
+    index = ESTIMATORS[name].sample(log_attention.expand(20_000, -1, -1), 8, generator=torch.Generator().manual_seed(1))
+    if ESTIMATORS[name].distinct:
+        assert (index.sort(1).values.diff(dim=1) > 0).all()
+    if name in ("des_raj", "eq14"):  # of these the weights of every draw sum to the mass
+        weights = ESTIMATORS[name].weights(log_attention.expand(100, -1, -1), index[:100])
+        total = log_attention.double().exp().sum()
+        torch.testing.assert_close(weights.double().sum(1), total.expand(100), rtol=1e-5, atol=0)
+    if name == "pps":
+        included = ESTIMATORS[name]._log_inclusion(log_attention, 8).exp()
+        torch.testing.assert_close(included.sum(), torch.tensor(8.0, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_a_standard_error_is_as_precise_as_the_estimate():
+    features = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
+    for name in ("with_replacement", "des_raj"):
+        index = torch.tensor([[0, 1, 2, 3]])
+        coarse, fine = (ESTIMATORS[name].stderr(UNIFORM, index, f) for f in (features.half(), features.half().float()))
+        assert coarse.dtype == torch.float32
+        torch.testing.assert_close(coarse, fine)
+
+
+def test_drawing_along_a_curve_can_be_compiled():
+    """The curve is not traced: its recursion, without caches, took minutes."""
+    log_attention = torch.randn(2, 20, 20, generator=torch.Generator().manual_seed(0)).flatten(1).log_softmax(1).view(2, 20, 20)
+    draw = lambda log_attention: ESTIMATORS["systematic"].sample(log_attention, 5, generator=torch.Generator().manual_seed(1))
+    explained = torch._dynamo.explain(draw)(log_attention)
+    assert explained.op_count < 200
+    assert torch.equal(torch.compile(draw, backend="eager")(log_attention), draw(log_attention))
+
+
+def test_baselines_that_do_not_fit_are_refused():
+    index, features = torch.tensor([[0, 1]]), torch.zeros(1, 2, 3)
+    for baseline, said in ((torch.zeros(2, 1, 3), r"of shape \(2, 1, 3\)"), (torch.zeros(7), r"of shape \(7,\)"), (0.0, "0.0")):
+        with pytest.raises(ValueError, match=rf"baseline {said}: expected a tensor that broadcasts to \(B, D\) = \(1, 3\)"):
+            ESTIMATORS["des_raj"](UNIFORM, index, features, baseline=baseline)
+    with pytest.raises(ValueError, match=r"n = 2\.5 locations"):
+        ESTIMATORS["des_raj"].sample(UNIFORM, 2.5)

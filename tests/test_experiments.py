@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from atslib import data, estimators, models
+from atslib import data, estimators
 from atslib.experiments import load_records, megapixel_mnist
+from atslib.experiments import runs as runs_module
 from atslib.experiments.__main__ import main
 from atslib.experiments.records import read_record
-from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots
+from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots, run_of
 from atslib.precision import has_bfloat16
 from atslib.training import Settings, evaluate
 
@@ -133,7 +134,6 @@ def test_class_weights_and_updates_come_from_the_data():
     assert run.loaded.describe()["n_train"] == 20
 
 
-@pytest.mark.skipif(not hasattr(data, "GeneratedRoads"), reason="needs the drawn data sets")
 @pytest.mark.parametrize("experiment", ["colon_cancer", "speed_limits"])
 def test_other_experiments_run_on_stand_ins(experiment, tmp_path, monkeypatch, capsys):
     module = EXPERIMENTS[experiment]
@@ -158,7 +158,6 @@ def test_small_speed_limits_have_larger_signs_and_as_many_locations_as_deep_mil_
     assert Run("speed_limits", profile="laptop").build().patch_size == 100  # as in the paper
 
 
-@pytest.mark.skipif(not hasattr(models, "DeepMIL"), reason="needs the methods the paper compares with")
 @pytest.mark.parametrize("method", ["uniform", "nested", "deep_mil", "cnn"])
 def test_other_methods_run(method, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("atslib.experiments.runs.OTHER_N", ())
@@ -343,6 +342,21 @@ def test_all_of_mnist_where_a_root_is_given():
         Run("megapixel_mnist", data=str(data_root / "nowhere")).loaded  # noqa: B018
 
 
+def test_records_of_the_book_are_named_as_the_run_that_makes_them():
+    """So that the command of a record finds it, and a changed default does not pass for what was run."""
+    if not (root := os.environ.get("ATSLIB_DATA")):
+        pytest.skip("ATSLIB_DATA is not set: names end with the data that a run finds")
+    folder = Path(__file__).parents[1] / "results"
+    paths = sorted((folder / "runs").glob("*.json"))
+    assert paths
+    for path in paths:
+        record = read_record(path)
+        name = record["dataset"]["name"]
+        run = run_of(record, folder, "generated" if "stand-in" in name else None if "that ship" in name else root)
+        assert run.name == path.stem
+        assert run.settings.entropy_weight == record["settings"]["training"]["entropy_weight"], path
+
+
 def test_deep_mil_in_chunks_or_whole_is_the_same_run(tiny, tmp_path, capsys):
     """But for rounding; in chunks it takes less memory."""
     records = {}
@@ -395,6 +409,35 @@ def test_a_change_is_never_overruled_in_silence():
         _ = Run("colon_cancer", changes=(("epochs", 1),)).sizes
     assert Run("speed_limits").settings.class_weights is not None
     assert Run("speed_limits", changes=(("class_weights", None),)).settings.class_weights is None
+    with pytest.raises(ValueError, match="setting 'scheme': changes nothing for generated histology"):
+        _ = Run("colon_cancer", changes=(("scheme", "runs"),)).loaded
+    with pytest.raises(ValueError, match="setting 'negatives', 'window': changes nothing for generated roads"):
+        _ = Run("speed_limits", changes=(("window", (100, 100)), ("negatives", True))).loaded
+
+
+def test_deep_mil_is_not_rewarded_for_spread_attention_unless_asked():
+    """Section H has the entropy term for attention sampling; Deep MIL sees all patches anyway."""
+    weight = lambda **options: Run("colon_cancer", **options).settings.entropy_weight
+    assert weight(method="ats") == 0.01 and weight(method="deep_mil") == 0
+    assert weight(method="deep_mil", changes=(("entropy_weight", 0.5),)) == 0.5
+
+
+def test_equal_numbers_make_equal_runs():
+    spellings = (1.0, "1.0", "1", 1)
+    assert len({Run("megapixel_mnist", changes=(("feature_scale", value),)).name for value in spellings}) == 1
+    assert len({Run("megapixel_mnist", changes=(("learning_rate", value),)) for value in ("1e-3", "0.0010", 0.001)}) == 1
+    assert Run("megapixel_mnist", changes=(("saliency_prior", "False"),)).changes == (("saliency_prior", "False"),)
+
+
+def test_a_record_names_the_code_that_the_run_began_with(tiny, tmp_path, monkeypatch):
+    """A commit made during training is not the code that trained."""
+    commits = iter(["the first", "made meanwhile"])
+    monkeypatch.setattr("atslib.experiments.runs.software", lambda: dict(commit=next(commits)))
+    before = "atslib.experiments.runs.train"
+    real = runs_module.train
+    monkeypatch.setattr(before, lambda *args, **options: [real(*args, **options), runs_module.software()][0])
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]) == 0
+    assert load_records(tmp_path / "runs")["software.commit"][0] == "the first"
 
 
 def test_an_output_that_is_a_file_is_refused_in_one_line(tmp_path, capsys):

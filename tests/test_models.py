@@ -285,6 +285,39 @@ def test_chunks_refuse_batch_statistics():
     model(image)
 
 
+def test_exact_in_chunks_refuses_batch_statistics():
+    model = small_model().float()
+    model.features = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    image = torch.rand(1, 1, 16, 24)
+    with pytest.raises(ValueError, match=r"chunk=2 with BatchNorm2d \('1' of the features\) in training.*model.eval\(\) first"):
+        model.exact(image, chunk=2)
+    model.exact(image, chunk=6)  # all locations at once
+    model.eval()
+    torch.testing.assert_close(model.exact(image, chunk=2).logits, model.exact(image, chunk=6).logits)
+
+
+def test_a_view_too_small_for_the_attention_network_is_refused():
+    model = AttentionSampling(SpeedLimitsAttention(), ResNet8Features(), Classifier(32, 4), 20, 2, 0.05)
+    with pytest.raises(ValueError, match=r"view of 5 × 5 pixels: smaller than the receptive field.*use a larger scale"):
+        model(torch.rand(1, 3, 100, 100))
+
+
+def test_inputs_follow_the_network_to_its_device():
+    """An image stays in the computer's memory, views and patches of it go where the model is; here to a device without memory."""
+    mil = DeepMIL(MILAttention(32), ResNet8Features(), Classifier(32, 2), 16, (2, 2)).to("meta")
+    assert mil(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).logits.device.type == "meta"
+    cnn = DownsampledCNN(ResNet16(), Classifier(256, 4), 0.5).to("meta")
+    assert cnn(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).logits.device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_a_gpu_takes_an_image_in_the_computers_memory():
+    model, image = small_model("systematic").float().cuda().eval(), torch.randint(0, 256, (2, 1, 16, 24), dtype=torch.uint8)
+    out = model(image, return_patches=True)
+    assert out.logits.is_cuda and out.patches.is_cuda
+    torch.testing.assert_close(out.log_attention, model(image.cuda()).log_attention)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The CNN
 
@@ -320,6 +353,8 @@ def test_methods_of_the_papers_sizes():
         (torch.zeros(1, 1, 16, 24), torch.zeros(2, 1, 2, 3), r"view of shape \(2, 1, 2, 3\).*same batch"),
         (torch.zeros(1, 1, 6, 9), None, r"patch of 8 × 8 pixels from an image of 6 × 9"),
         (torch.full((1, 1, 16, 24), torch.nan), None, r"NaN"),
+        (np.zeros((1, 1, 16, 24)), None, r"image of type ndarray: expected a tensor; torch.from_numpy"),
+        (torch.zeros(1, 16, 24, 3), None, r"image of shape \(1, 16, 24, 3\).*permute\(0, 3, 1, 2\)"),
     ],
 )
 def test_bad_images_are_refused(image, low, message):
@@ -333,6 +368,8 @@ def test_bad_settings_are_refused():
         ({"estimator": "gumbel"}, "unknown estimator 'gumbel'"),
         ({"n_patches": 0}, "n_patches=0"),
         ({"scale": 2}, "scale=2"),
+        ({"patch_size": 20.0}, "size 20.0: expected a whole number of pixels"),
+        ({"patch_size": 0}, "size 0: expected a whole number of pixels, at least 1"),
     ]:
         with pytest.raises(ValueError, match=message):
             AttentionSampling(*parts, **options)
@@ -343,8 +380,12 @@ def test_bad_settings_are_refused():
 
 
 def test_bad_settings_of_the_other_methods_are_refused():
-    with pytest.raises(ValueError, match=r"grid=\(0, 3\): expected at least one row"):
+    with pytest.raises(ValueError, match=r"grid=\(0, 3\): expected two numbers, at least one row"):
         small_mil(grid=(0, 3))
+    with pytest.raises(ValueError, match="grid=4: expected two numbers, at least one row"):
+        small_mil(grid=4)
+    with pytest.raises(ValueError, match="size 0: expected a whole number of pixels"):
+        DeepMIL(MILAttention(5), small_features(), Classifier(5, 3), 0, (2, 3))
     with pytest.raises(ValueError, match="chunk=0: expected at least 1 patch, or None"):
         small_mil(chunk=0)
     with pytest.raises(ValueError, match="patch of 8 × 8 pixels from an image of 6 × 9"):

@@ -197,6 +197,12 @@ def test_refuses_what_cannot_be_nested(within, message):
         NestedSampling(attention(), within(), Classifier(5, 3), 12)
 
 
+def test_a_number_of_regions_is_named_so():
+    inner = AttentionSampling(attention(), features(), nn.Identity(), 6)
+    with pytest.raises(ValueError, match="n_regions=0: expected a whole number"):
+        NestedSampling(attention(), inner, Classifier(5, 3), 12, n_regions=0)
+
+
 def test_refuses_a_region_larger_than_the_image_and_too_many_regions():
     model = small_nested()
     with pytest.raises(ValueError, match="patch of 12 × 12 pixels from an image of 8 × 8"):

@@ -204,6 +204,20 @@ def test_saliency_prior_of_a_silent_network_is_the_local_mean():
     torch.testing.assert_close(attention[~near], torch.full((351,), 1e-3))
 
 
+def test_saliency_prior_keeps_double_precision_and_works_half_precision_in_float32():
+    prior = SaliencyPrior(SpeedLimitsAttention(), saliency=redness)
+    view = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert prior(view).dtype == torch.float32
+    assert prior.bfloat16()(view.bfloat16()).dtype == torch.float32
+    assert prior.double()(view.double()).dtype == torch.float64
+
+
+def test_saliency_prior_refuses_locations_beyond_the_view():
+    network = AttentionNetwork(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2, ceil_mode=True))
+    with pytest.raises(ValueError, match=r"attention map of \(4, 4\) where the prior has \(3, 3\).*without ceil_mode"):
+        SaliencyPrior(network)(torch.rand(1, 1, 9, 9))
+
+
 def test_classifier_scales_its_input():
     plain, scaled = Classifier(4, 3), Classifier(4, 3, scale=16)
     scaled.load_state_dict(plain.state_dict())

@@ -10,6 +10,7 @@ import sources
 
 NAMES = sources.notebook_names()
 REFERENCE = {"errata"}  # pages to look things up in: a summary, but no exercises
+WITHOUT_DATA = ("not found", "here it is not", "needs the data", "needs the photographs", "only be said where the data set is")
 SIZE_LIMIT = 1_500_000  # bytes; a page with more is slow to load and its diffs cannot be read
 
 pytestmark = pytest.mark.skipif(not NAMES, reason="no notebook in _toc.yml")
@@ -67,6 +68,15 @@ def test_every_cell_was_run_and_none_failed(name, executed):
             assert output.output_type != "error", f"{where} failed: {output.get('evalue')}"
             assert output.get("name") != "stderr", f"{where} warns on the page: {output.get('text', '')[:200]}"
     assert any(cell.outputs for cell in code_cells(executed)), f"{name} has no outputs"
+
+
+def test_real_data_were_there(name, executed):
+    """Where data sets are absent a page does without and says so; the committed page has its figures of real images."""
+    for position, cell in enumerate(executed.cells):
+        text = str([output.get("data", {}).get("text/markdown") or output.get("text") for output in cell.get("outputs", [])])
+        for words in WITHOUT_DATA:
+            where = f"{name}, {sources.describe_cell(executed, position)}"
+            assert words not in text, f"{where}: {words!r}; run `make notebooks` with ATSLIB_DATA set"
 
 
 def test_nothing_that_changes_by_itself_is_committed(name, executed):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from atslib.networks import AttentionNetwork
-from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size
+from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size, pair
 from atslib.profiling import peak_memory
 
 DTYPES = [torch.uint8, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
@@ -83,7 +83,7 @@ def test_extract_patches_is_differentiable_in_the_image():
         (torch.zeros(1, 3, 8, 8), torch.zeros(2, 1, 2).long(), 2, r"top_left of shape \(2, 1, 2\).*B = 1"),
         (torch.zeros(1, 3, 8, 8), torch.zeros(1, 2).long(), 2, r"top_left of shape \(1, 2\)"),
         (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 2).long(), 9, r"patch of 9 × 9 pixels from an image of 8 × 8"),
-        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 2).long(), (2, 0), r"patch of 2 × 0"),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 2).long(), (2, 0), r"size \(2, 0\): expected a whole number of pixels"),
     ],
 )
 def test_extract_patches_refuses(image, corners, size, message):
@@ -263,3 +263,31 @@ def test_sizes_and_fills_as_other_libraries_give_them():
     for fill in (-1, 256, 0.5):
         with pytest.raises(ValueError, match=f"fill={fill} for a uint8 image: expected a whole number, 0 … 255"):
             extract_patches(image, corner, 4, fill=fill)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_downsample_of_half_precision_is_the_rounded_mean(dtype):
+    image = torch.rand(1, 2, 50, 41, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(downsample(image, (7, 9)), downsample(image.double(), (7, 9)).to(dtype))
+    assert torch.equal(downsample(torch.ones(1, 1, 100, 100, dtype=dtype), (7, 7)), torch.ones(1, 1, 7, 7, dtype=dtype))
+
+
+def test_downsample_of_no_image_is_none():
+    assert downsample(torch.zeros(0, 3, 8, 8), (2, 2)).shape == (0, 3, 2, 2)
+
+
+@pytest.mark.parametrize("size", [20.0, 0, -5, (4, 4, 4), (4.0, 4.0), "4", None])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match="expected a whole number of pixels, at least 1, or two, height and width"):
+        pair(size)
+
+
+@pytest.mark.parametrize("dtype, fill", [(torch.int16, 0.5), (torch.int8, 300), (torch.uint8, -1)])
+def test_a_fill_that_does_not_fit_is_refused(dtype, fill):
+    with pytest.raises(ValueError, match=f"fill={fill} for a {str(dtype)[6:]} image: expected a whole number"):
+        extract_patches(torch.zeros(1, 1, 8, 8, dtype=dtype), torch.zeros(1, 1, 2, dtype=torch.long), 4, fill=fill)
+
+
+def test_corners_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"top_left of type torch\.float64: expected whole numbers"):
+        extract_patches(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 2, dtype=torch.double), 4)

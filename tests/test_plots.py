@@ -7,7 +7,10 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
 from atslib import plots
+from atslib.patches import PatchGeometry
 
 
 def test_table():
@@ -27,3 +30,55 @@ def test_show_maps_draws_multiples_of_uniform_in_powers_of_two():
     assert after.images[0].norm.vmax == math.log2(16)
     with pytest.raises(ValueError, match="row 'one' has 1 maps"):
         plots.show_maps({"one": [sharp]}, ["before", "after"], "times")
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+def shown(ax):
+    (image,) = ax.images
+    return torch.as_tensor(image.get_array().data), image.get_clim()
+
+
+def test_show_image_shows_grey_on_the_scale_of_its_type(ax):
+    byte = torch.arange(6, dtype=torch.uint8).view(1, 2, 3)
+    plots.show_image(ax, byte, "title")
+    pixels, scale = shown(ax)
+    assert torch.equal(pixels, byte[0]) and scale == (0, 255) and ax.get_title() == "title"
+    ax.clear()
+    plots.show_image(ax, byte[0] / 10, vmax=2)
+    pixels, scale = shown(ax)
+    assert torch.equal(pixels, byte[0] / 10) and scale == (0, 2)
+    ax.clear()
+    plots.show_image(ax, byte / 10)
+    assert shown(ax)[1] == (0, 1) and ax.images[0].get_cmap().name == "gray"
+
+
+def test_show_image_shows_colour(ax):
+    colour = torch.arange(24, dtype=torch.uint8).view(3, 2, 4)
+    plots.show_image(ax, colour)
+    assert torch.equal(shown(ax)[0], colour.permute(1, 2, 0))
+
+
+def test_show_attention_is_on_a_square_root_scale(ax):
+    attention = torch.tensor([[0.64, 0.25], [0.09, 0.02]])
+    plots.show_attention(ax, attention.log())
+    pixels, scale = shown(ax)
+    torch.testing.assert_close(pixels, attention.sqrt())
+    assert scale == pytest.approx((0, 0.8)) and ax.images[0].get_cmap().name == "cividis"
+
+
+@pytest.mark.parametrize("patch", [(6, 10), [6, 10], 8])
+def test_outline_patches(ax, patch):
+    """Around the patches' pixels, whose middles have whole coordinates."""
+    geometry, index = PatchGeometry((40, 60), (4, 6), (4, 6), patch), torch.tensor([0, 9, 23])
+    plots.outline_patches(ax, geometry, index)
+    height, width = (8, 8) if patch == 8 else patch
+    corners = [(left - 0.5, top - 0.5) for top, left in geometry.top_left(index[None])[0].tolist()]
+    assert corners[1] == (35 - width / 2 - 0.5, 15 - height / 2 - 0.5)
+    assert [rectangle.get_xy() for rectangle in ax.patches] == corners
+    assert {(rectangle.get_width(), rectangle.get_height()) for rectangle in ax.patches} == {(width, height)}

@@ -21,6 +21,7 @@ from atslib.estimators import entropy
 from atslib.loading import InMemory, epoch_batches
 from atslib.models import AttentionSampling, Output
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures
+from atslib.processes import Processes
 from atslib.training import Settings, attention_loss, evaluate, train
 
 
@@ -268,8 +269,9 @@ def test_a_balanced_run_stops_and_resumes_to_the_same_numbers(tmp_path):
     assert without_times(curve) == without_times(resumed)
 
 
-def test_an_image_shown_twice_is_changed_in_two_ways():
-    """In a balanced epoch the two images of the small class come six times each."""
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_an_image_shown_twice_is_changed_in_two_ways(batch_size):
+    """In a balanced epoch the two images of the small class come six times each, with eight images a batch also twice in one."""
     dataset = Labelled("train", 24, size=120, n_digits=2, n_same=2, n_noise=1)
     seen = []
 
@@ -277,7 +279,7 @@ def test_an_image_shown_twice_is_changed_in_two_ways():
         seen.append(torch.rand((), generator=generator).item())
         return image
 
-    train(model(), dataset, None, replace(SETTINGS, epochs=1, batch_size=1, balanced=True), augment=note, progress=False)
+    train(model(), dataset, None, replace(SETTINGS, epochs=1, batch_size=batch_size, balanced=True), augment=note, progress=False)
     assert len(seen) == len(set(seen)) == 24
 
 
@@ -314,13 +316,33 @@ def test_labels_are_whole_numbers():
 
 
 def test_a_checkpoint_of_another_way_to_look_is_refused(tmp_path):
-    """Number of patches, scale and estimator are not in the weights, and yet not the same training."""
+    """Numbers of patches, scales, estimators and kinds of layers are not in the weights, and yet not the same training."""
     checkpoint = tmp_path / "c.pt"
     train(model(), data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
     other = model()
     other.n_patches += 1
     with pytest.raises(ValueError, match=rf"other settings .*n_patches={other.n_patches}"):
         train(other, data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
+    other = model()
+    other.classifier.scale = 16.0
+    with pytest.raises(ValueError, match=r"other settings .*scale=16"):
+        train(other, data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
+    other = model()
+    next(part for part in other.modules() if isinstance(part, nn.Conv2d)).padding_mode = "circular"
+    with pytest.raises(ValueError, match=r"other settings .*layers"):
+        train(other, data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
+
+
+def test_batch_statistics_of_several_processes_are_refused():
+    """Each would have those of its share, and the weights that are kept would be tested with none of them."""
+
+    class Two(Processes):
+        world = 2
+
+    network = model()
+    network.features = nn.Sequential(network.features, nn.BatchNorm1d(32))
+    with pytest.raises(ValueError, match="batch normalisation in 2 processes"):
+        train(network, data(), None, SETTINGS, progress=False, processes=Two("cpu"))
 
 
 class DrawsItsOwn(torch.utils.data.Dataset):

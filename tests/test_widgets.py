@@ -108,6 +108,62 @@ def test_the_patch_explorer_draws_again_and_follows_the_slider():
     assert model.n_patches == 3
 
 
+def forgetful_model():
+    """With what computes otherwise in training: batch normalisation, one part of it at rest, and dropout."""
+    model = small_model()
+    model.attention = AttentionNetwork(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)))
+    model.features = nn.Sequential(model.features, nn.BatchNorm1d(5), nn.Dropout(0.5), UnitNorm())
+    model.train()
+    model.features[1].eval()
+    return model
+
+
+def test_looking_at_a_model_does_not_change_it():
+    """Nor the random numbers that others draw, and one seed gives one picture."""
+    model, image = forgetful_model(), torch.rand(1, 1, 64, 64)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    random = torch.get_rng_state()
+    figure, seen = widgets.draw_patches(model, image, 4, generator=torch.Generator().manual_seed(7))
+    _, again = widgets.draw_patches(model, image, 4, generator=torch.Generator().manual_seed(7))
+    widgets.patch_explorer(model, image[0])
+    assert torch.equal(seen, again)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    with torch.no_grad():
+        out = model.eval()(image, n_patches=4, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(seen, out.logits[0].softmax(0))
+    left, middle, right = figure.axes
+    corners = model.geometry(image, model.view(image), out.log_attention).top_left(out.index)[0].tolist()
+    assert [rectangle.get_xy() for rectangle in left.patches] == [(column - 0.5, row - 0.5) for row, column in corners]
+    torch.testing.assert_close(torch.as_tensor(middle.images[0].get_array().data), out.log_attention[0].exp().sqrt())
+    assert [bar.get_width() for bar in right.patches] == seen.tolist()
+
+
+def test_dots_are_the_earlier_draws_of_the_same_n(monkeypatch):
+    dots, png = [], widgets._png
+
+    def note(figure, **options):
+        dots.append([list(line.get_xdata()) for line in figure.axes[2].lines])
+        return png(figure, **options)
+
+    monkeypatch.setattr(widgets, "_png", note)
+    explorer = widgets.patch_explorer(small_model(), torch.rand(1, 64, 64))
+    slider, button = (find(explorer, kind) for kind in ("IntSlider", "Button"))
+    button.click()
+    button.click()
+    slider.value = 6
+    button.click()
+    assert [len(some) for some in dots] == [0, 1, 2, 0, 1]
+    assert dots[1][0] == dots[2][0] != dots[4][0]
+
+
+def test_the_attention_of_the_example():
+    assert widgets.example_attention(0.0).exp().tolist() == pytest.approx([0.05] * 20)
+    assert 0.66 < widgets.example_attention(6.0).exp().max() < 0.68
+
+
 def test_the_slider_ends_where_the_locations_do():
     explorer = widgets.patch_explorer(small_model(), torch.randint(0, 256, (1, 1, 24, 24), dtype=torch.uint8))
     assert find(explorer, "IntSlider").max == 9

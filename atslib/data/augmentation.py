@@ -13,7 +13,7 @@ class Augmentation:
     .. math::  x \\mapsto \\alpha\\, x + \\beta, \\qquad \\alpha \\in [1 - c, 1 + c],\\; \\beta \\in [-b, b]
 
     with x in [0, 1]. Each of the two happens to an image with probability p, by itself. The random numbers are drawn on the
-    host, so that one seed gives the same changes on every device, and nothing waits for the device.
+    host, so that one seed gives the same changes on every device, and of uint8 images nothing waits for the device.
 
     Args:
         contrast: c.
@@ -55,11 +55,26 @@ class Augmentation:
         Args:
             images: ``uint8`` (0 … 255) or floating point (0 … 1).
             generator: a source of randomness on the CPU.
+
+        Raises:
+            ValueError: images of another rank or type; floating point outside [0, 1], but for rounding, where contrast or
+                brightness is to change; uint8 and a ``fill`` that is none of its values.
         """
         if images.ndim != 4:
             raise ValueError(f"images of shape {tuple(images.shape)}: expected rank 4, (B, C, H, W); add the axes they lack")
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             raise ValueError(f"images of type {images.dtype}: expected uint8 or floating point, whose range is known")
+        if images.is_floating_point():
+            if (self.contrast or self.brightness) and images.numel():
+                least, most = (value.item() for value in images.aminmax())
+                rounding = 4 * torch.finfo(images.dtype).eps
+                if not (least >= -rounding and most <= 1 + rounding):
+                    raise ValueError(
+                        f"images from {least:g} to {most:g}: expected floating point in [0, 1]; normalise after augmenting, "
+                        "or pass uint8"
+                    )
+        elif self.fill is not None and self.fill not in range(256):
+            raise ValueError(f"fill={self.fill} for images of type {images.dtype}: expected a whole number from 0 to 255")
         count = len(images)
         alpha, beta, light, *moves, move = torch.rand(6, count, generator=generator)  # (B,) each
         light, move = light < self.probability, move < self.probability

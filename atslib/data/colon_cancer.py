@@ -53,6 +53,7 @@ class ColonCancer(ImageFiles):
     """
 
     classes = ("no epithelial nucleus", "epithelial nuclei")
+    get = GET
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ def problems(folder: Path) -> list[str]:
     counts, detected = dict.fromkeys(KINDS, 0), 0
     for number in range(1, N_IMAGES + 1):
         try:
-            shape = tuple(read_image(image_file(folder, number)).shape)
+            shape = tuple(read_image(image_file(folder, number), GET).shape)
             if shape != (3, SIZE, SIZE):
                 found.append(f"{image_file(folder, number)}: {shape[1]} × {shape[2]} pixels, expected {SIZE} × {SIZE}")
             for kind in KINDS:

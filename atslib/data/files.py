@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +17,12 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
+
+# What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
+_DAMAGED_EXIF = (KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError, struct.error)
+_lifting = threading.Lock()
+if hasattr(os, "register_at_fork"):  # no worker is to begin while the limit is lifted, or with a lock that nobody opens
+    os.register_at_fork(before=_lifting.acquire, after_in_parent=_lifting.release, after_in_child=_lifting.release)
 
 
 class DataError(ValueError):
@@ -64,26 +73,71 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
     )
 
 
-def read_image(path: str | os.PathLike) -> UInt8[Tensor, "3 H W"]:
-    """The pixels of an image file of any kind, as RGB.
+def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor, "3 H W"]:
+    """The pixels of an image file of any kind and size, as RGB, turned as its EXIF orientation says.
+
+    Args:
+        path: of the file.
+        get: for a file of a data set, the command that gets the set; for the message.
 
     Raises:
         DataError: a file that is missing, truncated, no image, or one of more than 8 bits.
     """
-    Image = needed("PIL.Image")
-    try:
-        with Image.open(path) as picture:
-            deep = picture.mode.startswith(("I", "F"))
-            pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: not there; get the data set again") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: no readable image ({error}); delete the file and get the data set again") from error
+    with _opened(path, get) as (picture, large):
+        deep = picture.mode.startswith(("I", "F"))
+        with _of_any_size() if large else nullcontext():  # TIFF counts its pixels again
+            picture.load()
+        with suppress(*_DAMAGED_EXIF):
+            needed("PIL.ImageOps").exif_transpose(picture, in_place=True)
+        pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
     if deep:  # Pillow's conversion would cut off what is above 255
         raise DataError(
             f"{path}: pixels of more than 8 bits; convert the file to 8 bits, or read it yourself as floating point in [0, 1]"
         )
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, int]:
+    """Height and width of what :func:`read_image` reads, from the file's header; raises what it does."""
+    turned = False
+    with _opened(path, get) as (picture, _):
+        with suppress(*_DAMAGED_EXIF):
+            turned = "exif" in picture.info and picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations on the side
+        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike, get: str | None) -> Iterator[tuple]:
+    """The file's image, not yet decoded, and whether it is beyond Pillow's limit; what Pillow raises becomes a DataError."""
+    again = f"get the data set again with `{get}`"
+    expected = f"delete the file and {again}" if get else "expected an image file of a kind that Pillow reads"
+    Image = needed("PIL.Image")
+    try:
+        with _of_any_size() as limit:
+            picture = Image.open(path)
+        with picture:
+            yield picture, limit is not None and picture.width * picture.height > limit
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not there; {again if get else 'expected an image file'}") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {error}; for files that you trust, raise PIL.Image.MAX_IMAGE_PIXELS") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: no readable image ({getattr(error, 'strerror', None) or error}); {expected}") from error
+
+
+@contextmanager
+def _of_any_size() -> Iterator[int | None]:
+    """Lift Pillow's limit of pixels: it protects servers from strangers' files, and these are the user's own. Gives the limit.
+
+    It is one number for the whole process, so one thread lifts it at a time, and puts it back.
+    """
+    Image = needed("PIL.Image")
+    with _lifting:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield limit
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def files_digest(paths: Iterable[Path]) -> str:
@@ -128,20 +182,50 @@ class ImageFiles(LabelledImages):
     Args:
         files: one image file each.
         labels: of the images.
+        classes: their names; unless given, those of the subclass, and without any the labels as words.
         cache: a folder for decoded images, written on first use and mapped into memory from then on; all workers and
             later runs share it. It takes three bytes a pixel. None decodes every time.
 
+    Subclasses may have:
+        get: the command that gets the data set, for the message when a file is missing or damaged.
+
     Items are ``(image, label)``: uint8 of shape ``(3, H, W)`` and an int.
+
+    Raises:
+        ValueError: not one label a file; labels that are no whole numbers or no positions in ``classes``.
     """
 
-    def __init__(self, files: Sequence[Path], labels: Sequence[int], *, cache: str | os.PathLike | None = None):
-        self.files = list(files)
+    get: str | None = None
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike],
+        labels: Sequence[int],
+        *,
+        classes: Sequence[str] | None = None,
+        cache: str | os.PathLike | None = None,
+    ):
+        self.files = [Path(file) for file in files]
+        labels = np.asarray(labels)
+        if labels.shape != (len(self.files),):
+            raise ValueError(f"labels of shape {labels.shape} for {len(self.files)} files: expected one label a file")
+        if len(labels) and labels.dtype.kind not in "iub":
+            raise ValueError(f"labels of type {labels.dtype}: expected whole numbers, positions in classes")
         self.labels = torch.tensor(labels, dtype=torch.int64)
+        most = int(self.labels.max()) if len(labels) else -1
+        if classes is not None:
+            self.classes = tuple(classes)
+        elif not hasattr(self, "classes"):
+            self.classes = tuple(str(label) for label in range(most + 1))
+        if len(labels) and not 0 <= self.labels.min() <= most < len(self.classes):
+            raise ValueError(
+                f"labels from {int(self.labels.min())} to {most} for {len(self.classes)} classes: expected positions in classes"
+            )
         self.cache = None if cache is None else Path(cache).expanduser()
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
         path = self.files[number]
-        return (read_image(path) if self.cache is None else self._cached(path)), int(self.labels[number])
+        return (read_image(path, self.get) if self.cache is None else self._cached(path)), int(self.labels[number])
 
     def digest(self) -> str:
         """A short digest of the image files' bytes, for records of runs."""
@@ -152,7 +236,7 @@ class ImageFiles(LabelledImages):
         key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
         place = self.cache / f"{path.stem}-{key}.npy"
         if not place.exists():
-            image = read_image(path).numpy()
+            image = read_image(path, self.get).numpy()
             self.cache.mkdir(parents=True, exist_ok=True)
             part = place.with_name(f"{place.name}.{os.getpid()}.part")  # workers may write the same image at once
             try:

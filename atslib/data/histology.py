@@ -16,6 +16,7 @@ from torch import Tensor
 
 from atslib.data.drawing import balanced_labels, inside, noise, stream, to_bytes, window
 from atslib.data.files import LabelledImages
+from atslib.patches import pair
 
 KINDS = ("glandular", "other")
 
@@ -88,7 +89,7 @@ class GeneratedHistology(LabelledImages):
     ):
         if split not in _SPLITS:
             raise ValueError(f"split={split!r}: expected 'train' or 'test'")
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.size = pair(size)
         if min(self.size) < 128:
             raise ValueError(f"size={self.size}: expected at least 128 × 128 pixels, the room that a gland needs")
         if max_glands < 1:

@@ -18,6 +18,7 @@ from torch import Tensor
 from atslib.data.digits import mnist_digits
 from atslib.data.files import LabelledImages
 from atslib.data.mnist import full_mnist
+from atslib.patches import pair
 
 GLYPH = 28  # side of a digit, and of a piece of noise
 _BANK = 50  # scribbles per split
@@ -58,8 +59,8 @@ class MegapixelMNIST(LabelledImages):
         noise: ``"scribbles"``, two straight strokes each, from a bank of 50 per split, as in the released code; or
             ``"random"``, uniform random pixels, as the paper words it.
         seed: another seed, other images.
-        digits: images ``(M, 28, 28)`` uint8 and labels ``(M,)`` to draw from; the digits that ship with the package if
-            None; all of MNIST, from the data root, if ``"full"``.
+        digits: images ``(M, 28, 28)`` uint8 and labels ``(M,)`` to draw from, with all of 0 … 9; the digits that ship with the
+            package if None; all of MNIST, from the data root, if ``"full"``.
         variant: ``"paper"``, or ``"released"`` for two things that the released code does otherwise than the paper says:
             noise is laid over the digits wherever it falls, so that 30 % of the images (at 1500² with 50 pieces) have a
             digit that is partly overwritten; and its small view, :meth:`low`, is no view of the image.
@@ -67,7 +68,8 @@ class MegapixelMNIST(LabelledImages):
     Items are ``(image, label)``: uint8 of shape ``(1, H, W)`` and an int.
 
     Raises:
-        ValueError: an unknown split, noise or variant, an image too small for what is to lie in it.
+        ValueError: an unknown split, noise or variant, an image too small for what is to lie in it, digits of another type or
+            shape, or without one of the classes.
         DataError: all of MNIST is wanted and not there.
 
     >>> image, label = MegapixelMNIST("train", n_images=1, size=300, n_noise=8)[0]
@@ -103,7 +105,7 @@ class MegapixelMNIST(LabelledImages):
             raise ValueError(f"n_same={n_same} of n_digits={n_digits} of one class: expected 1 <= n_same <= n_digits")
         self.split = split
         self.n_images = n_images if n_images is not None else {"train": 5000, "test": 1000}[split]
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.size = pair(size)
         self.n_digits, self.n_same, self.n_noise, self.noise, self.seed = n_digits, n_same, n_noise, noise, seed
         self.variant = variant
         # A quarter of the area at most, so that placing without overlap stays quick.
@@ -116,7 +118,8 @@ class MegapixelMNIST(LabelledImages):
             digits = mnist_digits(split)
         elif isinstance(digits, str):
             digits = full_mnist(split)
-        self.digit_images, self.digit_classes = digits
+        self.digit_images, self.digit_classes = map(np.asarray, digits)
+        _check_digits(self.digit_images, self.digit_classes)
         self._of_class = [np.flatnonzero(self.digit_classes == digit) for digit in range(10)]
         self._of_other = [np.flatnonzero(self.digit_classes != digit) for digit in range(10)]
         self._scribbles = scribbles(_BANK, self._random(0, of="bank"))
@@ -236,6 +239,17 @@ class MegapixelMNIST(LabelledImages):
         # RandomState's streams are frozen for good (NumPy NEP 19), those of default_rng are not.
         key = [self.seed, _SPLITS.index(self.split), ("image", "bank").index(of), number]
         return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _check_digits(images: np.ndarray, labels: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise ValueError(f"digits of type {images.dtype}: expected uint8, 0 … 255")
+    if images.ndim != 3 or images.shape[1:] != (GLYPH, GLYPH):
+        raise ValueError(f"digits of shape {images.shape}: expected (M, {GLYPH}, {GLYPH})")
+    if labels.shape != (len(images),):
+        raise ValueError(f"labels of shape {labels.shape} for {len(images)} digits: expected ({len(images)},), one a digit")
+    if (found := np.unique(labels).tolist()) != list(range(10)):
+        raise ValueError(f"digits of the classes {found}: expected all of 0 … 9, and no others")
 
 
 def _shrinking(fine: int, coarse: int) -> Float[np.ndarray, "coarse fine"]:

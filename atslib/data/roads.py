@@ -20,6 +20,7 @@ from torch import Tensor
 from atslib.data.drawing import balanced_labels, blend, inside, noise, stream, to_bytes, window
 from atslib.data.files import LabelledImages
 from atslib.data.speed_limits import Sign
+from atslib.patches import pair
 
 # Round signs that set none of the limits: three with a red ring or a red disc, so that red does not give a limit away.
 OTHERS = ("no_vehicles", "no_overtaking", "no_entry", "ahead_only", "end_of_limits")
@@ -56,7 +57,7 @@ class GeneratedRoads(LabelledImages):
     Args:
         split: ``"train"`` or ``"test"``.
         n_images: how many images there are; 800 and 400 unless given, a quarter of each class.
-        size: height and width; the paper's 960 × 1280 unless given.
+        size: height and width, one number for a square; the paper's 960 × 1280 unless given.
         sign_width: narrowest and widest sign, in pixels.
         seed: another seed, other images.
 
@@ -73,7 +74,7 @@ class GeneratedRoads(LabelledImages):
         self,
         split: str = "train",
         n_images: int | None = None,
-        size: tuple[int, int] = (960, 1280),
+        size: int | tuple[int, int] = (960, 1280),
         *,
         sign_width: tuple[int, int] = (16, 28),
         seed: int = 0,
@@ -82,12 +83,13 @@ class GeneratedRoads(LabelledImages):
             raise ValueError(f"split={split!r}: expected 'train' or 'test'")
         if not 8 <= sign_width[0] <= sign_width[1]:
             raise ValueError(f"sign_width={sign_width}: expected the narrowest, at least 8 pixels, and the widest")
+        size = pair(size)
         if min(size) < 4 * sign_width[1]:
             raise ValueError(
-                f"size={tuple(size)}: too small for signs up to {sign_width[1]} pixels wide; expected at least "
+                f"size={size}: too small for signs up to {sign_width[1]} pixels wide; expected at least "
                 f"{4 * sign_width[1]} × {4 * sign_width[1]}, or give a smaller sign_width"
             )
-        self.split, self.seed, self.size, self.sign_width = split, seed, tuple(size), tuple(sign_width)
+        self.split, self.seed, self.size, self.sign_width = split, seed, size, tuple(sign_width)
         n_images = n_images if n_images is not None else {"train": 800, "test": 400}[split]
         self.labels = torch.from_numpy(balanced_labels(n_images, 4, seed, _SPLITS.index(split), 2))
 

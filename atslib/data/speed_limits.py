@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
-from atslib.data.files import DataError, ImageFiles, find_set, needed, read_image
+from atslib.data.files import DataError, ImageFiles, find_set, image_size, read_image
+from atslib.patches import pair
 
 SWEDISH_GET = "python data_scripts/get_swedish_traffic_signs.py"
 SWEDISH_FOLDER = "swedish_traffic_signs"
@@ -79,8 +80,7 @@ class SpeedLimits(ImageFiles):
         *,
         cache: str | os.PathLike | None = None,
     ):
-        super().__init__(files, labels, cache=cache)
-        self.classes = classes
+        super().__init__(files, labels, classes=classes, cache=cache)
         self._signs = [tuple(some) for some in signs]
 
     def signs(self, number: int) -> tuple[Sign, ...]:
@@ -108,6 +108,8 @@ class SwedishTrafficSigns(SpeedLimits):
     Raises:
         DataError: the set is missing, an annotation cannot be read, or one names an image that is not there.
     """
+
+    get = SWEDISH_GET
 
     def __init__(
         self,
@@ -152,6 +154,8 @@ class GTSDB(SpeedLimits):
         DataError: the set is missing or incomplete, or an annotation cannot be read.
     """
 
+    get = GTSDB_GET
+
     def __init__(
         self,
         root: str | os.PathLike | None = None,
@@ -193,7 +197,7 @@ class SignWindows(SpeedLimits):
 
     Args:
         dataset: the photographs.
-        size: height and width of the windows in pixels.
+        size: height and width of the windows in pixels, one number for a square.
         margin: pixels that the sign keeps from the window's border where the photograph allows, so that a small shift of the
             window does not push it out.
         negatives: add a second window of each photograph with a label, of class ``none``: one that touches none of its signs
@@ -212,25 +216,25 @@ class SignWindows(SpeedLimits):
     """
 
     def __init__(
-        self, dataset: SpeedLimits, size: tuple[int, int], *, margin: int = 50, negatives: bool = False, seed: int = 0
+        self, dataset: SpeedLimits, size: int | tuple[int, int], *, margin: int = 50, negatives: bool = False, seed: int = 0
     ):
-        self.size = tuple(size)
+        self.size = pair(size)
         self.photographs: list[int] = []
         self.corners: list[tuple[int, int]] = []
         labels = []
-        sizes = [_image_size(path) for path in dataset.files]
-        for number, image_size in enumerate(sizes):
-            if any(window > side for window, side in zip(self.size, image_size, strict=True)):
-                raise ValueError(f"window of {self.size} pixels from image {number} of {image_size}: expected one no larger")
+        sizes = [image_size(path, dataset.get) for path in dataset.files]
+        for number, whole in enumerate(sizes):
+            if any(window > side for window, side in zip(self.size, whole, strict=True)):
+                raise ValueError(f"window of {self.size} pixels from image {number} of {whole}: expected one no larger")
             place = np.random.default_rng([seed, number]).random(2)
             self.photographs.append(number)
-            self.corners.append(_window_with(dataset.boxes(number), place, self.size, image_size, margin, number))
+            self.corners.append(_window_with(dataset.boxes(number), place, self.size, whole, margin, number))
             labels.append(int(dataset.labels[number]))
-        for number, image_size in enumerate(sizes if negatives else []):
+        for number, whole in enumerate(sizes if negatives else []):
             if dataset.labels[number]:
                 limits = [sign.box for sign in dataset.signs(number) if sign.limit is not None]
                 places = np.random.default_rng([seed, number, 1]).random((200, 2))
-                if (corner := _window_without(limits, places, self.size, image_size)) is not None:
+                if (corner := _window_without(limits, places, self.size, whole)) is not None:
                     self.photographs.append(number)
                     self.corners.append(corner)
                     labels.append(0)
@@ -256,15 +260,6 @@ class SignWindows(SpeedLimits):
 
     def digest(self) -> str:
         return f"{self.dataset.digest()}-windows{self._settings}"
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header."""
-    try:
-        with needed("PIL.Image").open(path) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise DataError(f"{path}: no readable image ({error}); delete the file and get the data set again") from error
 
 
 def _window_with(boxes, place, size, image_size, margin: int, number: int) -> tuple[int, int]:
@@ -422,7 +417,7 @@ def gtsdb_look(folder: Path) -> list[str]:
 
 def gtsdb_problems(folder: Path) -> list[str]:
     """What is missing or wrong in the folder, after reading every file of it; nothing when it is whole."""
-    return gtsdb_look(folder) or _size_problems(_german_images(folder), GTSDB_SIZE)
+    return gtsdb_look(folder) or _size_problems(_german_images(folder), GTSDB_SIZE, GTSDB_GET)
 
 
 def swedish_look(folder: Path) -> list[str]:
@@ -440,7 +435,7 @@ def swedish_look(folder: Path) -> list[str]:
 def swedish_problems(folder: Path) -> list[str]:
     """What is missing or wrong in the folder, after reading every file of it; nothing when it is whole."""
     images = [] if (found := swedish_look(folder)) else _swedish_images(folder)
-    return found or _size_problems(images, SWEDISH_SIZE)
+    return found or _size_problems(images, SWEDISH_SIZE, SWEDISH_GET)
 
 
 def _swedish_images(folder: Path) -> list[Path]:
@@ -449,11 +444,11 @@ def _swedish_images(folder: Path) -> list[Path]:
     ]
 
 
-def _size_problems(images: Sequence[Path], size: tuple[int, int]) -> list[str]:
+def _size_problems(images: Sequence[Path], size: tuple[int, int], get: str) -> list[str]:
     found = []
     for path in images:
         try:
-            shape = tuple(read_image(path).shape[1:])
+            shape = tuple(read_image(path, get).shape[1:])
         except DataError as error:
             found.append(str(error))
             continue

@@ -85,7 +85,7 @@ def _dry_run(runs: list[Run], states: dict[Run, str], group, report: Callable[[s
             f"  data        {run.loaded.name}, {sizes['images']} pixels\n"
             f"  parameters  {sizes['parameters']:,}\n"
             f"  steps       {sizes['steps']} images, {sizes['seconds_per_step']:.3f} s each on {group.device}\n"
-            f"  time        about {tqdm.format_interval(sizes['seconds'])}, tests included"
+            f"  time        about {tqdm.format_interval(sizes['seconds'])}, tests during training included"
         )
     to_do = sum(state != "done" for state in states.values())
     report(f"{to_do} of {len(runs)} to do, about {tqdm.format_interval(total)} from their beginning")

@@ -27,9 +27,10 @@ class Data:
         train, test: items ``(image, label)``.
         name: of the data set.
         describe: gives the data set's part of the run's record; may read all files.
-        suffix: of the run's name, where the data are not the paper's.
+        suffix: of the run's name, where the data are not those that the experiment takes by default.
         augment: see :func:`atslib.training.train`.
         class_weights: see :class:`atslib.training.Settings`.
+        unused: fields of the profile that change nothing for these data.
     """
 
     train: Dataset
@@ -39,6 +40,7 @@ class Data:
     suffix: str = ""
     augment: Callable | None = None
     class_weights: tuple[float, ...] | None = None
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

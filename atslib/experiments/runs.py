@@ -90,9 +90,17 @@ class Run:
 
     @cached_property
     def loaded(self) -> Data:
+        """The data.
+
+        Raises:
+            ValueError: a change of a setting that these data do not have.
+        """
         # The smallest profile needs no data.
         root = "generated" if self.profile == "smoke" and self.data is None else self.data
-        return self.module.load_data(self.sizes, root, self.seed)
+        loaded = self.module.load_data(self.sizes, root, self.seed)
+        if idle := sorted({field for field, _ in self.changes} & set(loaded.unused)):
+            raise ValueError(f"setting {', '.join(map(repr, idle))}: changes nothing for {loaded.name}")
+        return loaded
 
     @cached_property
     def settings(self) -> Settings:
@@ -113,7 +121,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its files: the method with what matters to it, the seed, the profile, and the data if not the paper's."""
+        """Of its files: the method with what matters to it, the seed, the profile, and the data if not the default."""
         parts = [self.experiment, self.method]
         if self.estimator is not None:
             parts += [self.estimator if self.order in (None, "hilbert") else f"{self.estimator}_{self.order}"]
@@ -391,7 +399,14 @@ def _like(present, value, field: str):
 
 
 def _plain(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as text, the same for equal numbers: ``0.001``, ``"1e-3"`` and ``"0.0010"`` are one."""
+    if isinstance(value, str):
+        try:
+            number = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+        value = number if isinstance(number, float) else value
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 class _Snapshots:

@@ -1,11 +1,13 @@
 """Speed limits (§4.4): which limit does a road image of 960 × 1280 pixels show, if any?
 
-``paper`` is as in the paper (§4.4, §H.3), which gives iterations but no batch size: 32 here, the released code's. ``laptop`` is
+``paper`` is as in the paper (§4.4, §H.3), which gives iterations but no batch size: 32 here, the released code's; its networks
+normalise each patch in groups of channels, where the paper names no normalisation (:class:`atslib.networks.ResNet`), and the
+default estimator is systematic, where the paper's draws without replacement are ``--estimator des_raj``. ``laptop`` is
 shorter, its unit-norm features are scaled before the classifier, and its learning rate falls. ``small`` is for drawn images: a
 sign is a seventh of the image's width, not a fortieth, so that methods learn within minutes on one core. ``windows`` is for
-photographs on one core: a window of 480 × 640 pixels of each, at full resolution, all classes shown equally often, and attention
-that starts where the view is red. ``find`` asks less: does a window show *any* speed limit? Each photograph with a limit also
-gives a window without it, so that the place says nothing.
+photographs on one core: a window of 480 × 640 pixels of each, at full resolution, all classes shown equally often, and
+attention that starts where the view is red. ``find`` asks less: does a window show *any* speed limit? Each photograph with a
+limit also gives a window without it, so that the place says nothing.
 
 The Swedish images are the paper's; where they are not at hand the German ones are taken, then, and always in ``smoke``, drawn
 roads (:class:`atslib.data.GeneratedRoads`), and the run's name says so.
@@ -92,7 +94,8 @@ PROFILES = {
     "windows": _WINDOWS,
     "find": replace(_WINDOWS, limits="any", negatives=True),
     "paper": Profile(
-        300_000, (960, 1280), 800, 400, 1000, 1.0, Settings(batch_size=32, entropy_weight=0.05, clip_norm=None, test_every=50)
+        *(300_000, (960, 1280), 800, 400, 1000, 1.0),
+        Settings(batch_size=32, entropy_weight=0.05, clip_norm=None, test_every=50, bfloat16=False),
     ),
 }
 
@@ -162,6 +165,7 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
             data.GeneratedRoads(split, count, sizes.size, sign_width=sizes.sign_width)
             for split, count in (("train", sizes.n_train), ("test", sizes.n_test))
         )
+    drawn = suffix == "-generated"
     # On small images the pan is smaller, so that signs stay inside as often.
     shift = round(100 * train[0][0].shape[1] / 960)
     return described(
@@ -173,4 +177,5 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
         class_weights=None
         if sizes.training.balanced
         else tuple(round(weight, 6) for weight in train.class_weights().tolist()),
+        unused=("window", "negatives") if drawn else ("size", "n_train", "n_test", "sign_width"),
     )
