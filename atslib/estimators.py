@@ -642,10 +642,12 @@ def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor,
             f"log_attention of shape {tuple(log_attention.shape)} has no map to run a Hilbert curve through: "
             "pass it as (B, h, w), or use order='raster'"
         )
-    return _hilbert_curve_on(log_attention.device, *log_attention.shape[1:])
+    curve = _hilbert_curve_on
+    if torch.compiler.is_compiling():  # the compiler would trace the recursion, without its caches, for minutes
+        curve = torch.compiler.disable(curve)
+    return curve(log_attention.device, *log_attention.shape[1:])
 
 
-@torch.compiler.disable  # which would trace the recursion, without its caches, for minutes
 @lru_cache(maxsize=32)
 def _hilbert_curve_on(device: torch.device, height: int, width: int) -> Int[Tensor, " height*width"]:
     """The curve, copied to a GPU once."""
