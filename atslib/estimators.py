@@ -32,7 +32,6 @@ torch.Size([1, 3])
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -134,10 +133,14 @@ class Estimator:
                 raise ValueError(f"baseline={baseline!r}: expected a tensor (B, D), 'built_in' or None")
             return self._built_in_control(log_attention, index, features)
         shape = features[:, 0].shape
-        if not isinstance(baseline, Tensor) or not _broadcasts(baseline.shape, shape):
+        try:
+            baseline = baseline.detach().expand(shape)
+        except (AttributeError, RuntimeError):
             what = f"of shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else repr(baseline)
-            raise ValueError(f"baseline {what}: expected a tensor that broadcasts to (B, D) = {tuple(shape)}, 'built_in' or None")
-        return self.weights(log_attention, index)[..., None] * baseline.detach().expand(shape)[:, None]
+            raise ValueError(
+                f"baseline {what}: expected a tensor that broadcasts to (B, D) = {tuple(shape)}, 'built_in' or None"
+            ) from None
+        return self.weights(log_attention, index)[..., None] * baseline[:, None]
 
     def _built_in_control(self, log_attention: Tensor, index: Tensor, features: Tensor) -> Tensor:
         raise ValueError(
@@ -564,12 +567,6 @@ def _check_draw(log_attention: Tensor, index: Tensor, features: Tensor) -> None:
         raise ValueError(
             f"log_attention is a batch of {len(log_attention)}, index of {len(index)}: expected the batch it was drawn from"
         )
-
-
-def _broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
-    """Whether a tensor of this shape can be expanded to the target."""
-    pairs = zip(reversed(shape), reversed(target), strict=False)
-    return len(shape) <= len(target) and all(have in (1, want) for have, want in pairs)
 
 
 def _working_dtype(log_attention: Tensor) -> torch.dtype:

@@ -16,6 +16,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -435,6 +436,18 @@ class DownsampledCNN(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for a while; then each of its parts is as it was, those that were frozen, too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _as_unit(pixels: Shaped[Tensor, "*B"]) -> Float[Tensor, "*B"]:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.loading import epoch_batches, load, seed_for
-from atslib.models import Output
+from atslib.models import Output, evaluating
 from atslib.precision import has_bfloat16
 from atslib.processes import Processes
 
@@ -149,9 +149,8 @@ def train(
     """Train ``model`` in place and return its curve, one dict an epoch; fewer than ``settings.epochs`` if it was stopped.
 
     Each dict holds ``epoch``, ``seconds`` (of training so far, tests not counted), ``train_loss`` (cross-entropy, mean over
-    the epoch, with the class weights if there are any),
-    ``train_error``, ``entropy`` (mean, nats; not of methods without attention), and, in epochs with a test,
-    ``test_loss`` and ``test_error``.
+    the epoch, with the class weights if there are any), ``train_error``, ``entropy`` (mean, nats; not of methods without
+    attention), and, in epochs with a test, ``test_loss`` and ``test_error``.
 
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. Its weights lie
@@ -355,8 +354,6 @@ def evaluate(
     device = group.device
     if not len(dataset):
         raise ValueError("a data set of 0 images: expected at least 1")
-    was_training = model.training
-    model.eval()
     draws = torch.Generator(device).manual_seed(seed)
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
@@ -364,7 +361,7 @@ def evaluate(
     logits, labels = None, torch.zeros(len(dataset), dtype=torch.int64, device=device)
     bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
     loaded = load(dataset, mine, device, workers=workers)
-    try:
+    with evaluating(model):
         for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
             with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 out = model(images, generator=draws, **options)
@@ -372,8 +369,6 @@ def evaluate(
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
             if group.rank < len(batch):
                 logits[numbers], labels[numbers] = out.logits.float(), targets
-    finally:
-        model.train(was_training)
     logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
     predicted, classes = logits.argmax(1), logits.shape[1]
     error = (predicted != labels).double().mean().item()

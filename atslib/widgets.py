@@ -11,8 +11,6 @@ import html
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import torch
@@ -20,9 +18,10 @@ from IPython import get_ipython
 from IPython.display import HTML
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from atslib.estimators import ESTIMATORS
+from atslib.models import evaluating
 from atslib.plots import BLUE, ESTIMATOR_NAMES, ESTIMATOR_STYLES, ORANGE, outline_patches, show_attention, show_image
 
 COMPARED = ("with_replacement", "eq14", "des_raj", "murthy", "systematic")
@@ -191,7 +190,7 @@ def patch_explorer(
     import ipywidgets
 
     image = image if image.ndim == 4 else image[None]
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         locations = model.attend(image)[1][0].numel()
     most = min(50, locations) if most is None else most
     n = ipywidgets.IntSlider(min(model.n_patches, most), min=1, max=most, description="N patches", continuous_update=False)
@@ -233,7 +232,7 @@ def draw_patches(
     Returns:
         The figure, and the probabilities of this draw.
     """
-    with _evaluating(model):
+    with evaluating(model):
         out = model(image, n_patches=n, generator=generator)
         geometry = model.geometry(image, model.view(image), out.log_attention)
     probabilities = out.logits[0].softmax(0).cpu()
@@ -249,18 +248,6 @@ def draw_patches(
     right.set(xlim=(0, 1), yticks=list(rows), yticklabels=names, xlabel="probability", title="class")
     right.invert_yaxis()
     return figure, probabilities
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode for a while; then each part is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@
 # - whether the mistake in the published gradient matters here;
 # - what is left of the methods it is compared with: uniform sampling, Deep MIL, a CNN.
 #
-# **Time and hardware:** 30 minutes to read, under a minute to run on one CPU core; nothing to download. The runs shown took hours
+# **Time and hardware:** 30 minutes to read, one to three to run on one CPU core; nothing to download. The runs shown took hours
 # on two CPU cores; their records come with the book.
 
 # %% tags=["parameters"]

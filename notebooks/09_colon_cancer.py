@@ -13,7 +13,7 @@
 # - what happens to the error of U-10 and ATS-10, the two that were run so, when neighbouring images are kept together;
 # - on what kind of images the same network does not start to learn, and a way to start it.
 #
-# **Time and hardware:** under a minute on one CPU core; nothing is downloaded. The runs behind the tables were made before, on
+# **Time and hardware:** one or two minutes on one CPU core; nothing is downloaded. The runs behind the tables were made before, on
 # one core each, in the minutes that the first table gives; `profile="laptop"` repeats them.
 #
 # The images may not be redistributed, so this page shows none. [What is in the set and where to get it](data_colon_cancer.ipynb) is a page of
@@ -1046,6 +1046,7 @@ Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
 
 # %% tags=["hide-input"]
 rows, lines = [], []
+n_tests = 2 * len(together.keys() & of.keys())  # of error and of loss
 for label in ORDER:
     if label in together and label in of:
         random, kept = of[label], together[label]
@@ -1062,11 +1063,12 @@ for label in ORDER:
         lines.append(
             f"- {label}: error {change:+.3f} with neighbours together (p = {ps['error']:.2f}; of the test loss, p = {ps['loss']:.2f}). By fold {', '.join(f'{e:.2f}' for e in random['final.test_error'])} at random, "
             f"{', '.join(f'{e:.2f}' for e in kept['final.test_error'])} together; without fold {worst} the change is {kept['final.test_error'].drop(worst).mean() - random['final.test_error'].mean():+.3f}. "
-            + " ".join(f"{'A' if p < 0.05 / 4 else 'No'} change of the {key} is shown." for key, p in ps.items())
+            + " ".join(f"{'A' if p < 0.05 / n_tests else 'No'} change of the {key} is shown." for key, p in ps.items())
         )
 if lines:
     lines.append(
-        "\nThe folds are not the same in both, so the permutation test deals all runs anew; with five and five its p cannot be below 0.008. There are four of these tests here: one of four below 0.05 is not yet a sign of anything, and a change counts as shown if its p is below 0.05 / 4."
+        f"\nThe folds are not the same in both, so the permutation test deals all runs anew; with {N_FOLDS} and {N_FOLDS} its p cannot be below {2 / math.comb(2 * N_FOLDS, N_FOLDS):.3f}. "
+        f"There are {n_tests} of these tests here: one of so many below 0.05 is not yet a sign of anything, and a change counts as shown if its p is below 0.05 / {n_tests}."
     )
 if rows:
     display(

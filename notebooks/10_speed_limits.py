@@ -15,7 +15,7 @@
 # - what a prior does that makes attention start where the picture is red;
 # - where the trained attention falls, measured and in pictures.
 #
-# **Time and hardware:** about a minute on one CPU core with the `smoke` profile; nothing is downloaded. With the German photographs below
+# **Time and hardware:** one to three minutes on one CPU core with the `smoke` profile; nothing is downloaded. With the German photographs below
 # `ATSLIB_DATA` the page shows them; without them, drawn roads, and it says so. The recorded runs name their machine below.
 
 # %% tags=["parameters"]
@@ -153,7 +153,7 @@ display(
 
 # %% [markdown]
 # (cell-claim-signs-resolution)=
-# ### The view shows that a sign is there, not which
+# ### Does the view show that a sign is there, and not which?
 #
 # A number for it: a small network was trained on crops around signs of the *drawn* roads, seen at full size and through the view. The
 # record is that of `benchmarks/data.py digits`.
@@ -244,8 +244,7 @@ if profile != "smoke":
 # signs to learn anything ([below](#cell-slow), in numbers). So from each photograph a window of 480 × 640 pixels is shown, at full resolution, the sign at
 # a random place in it: the same question with less road around. Networks, patches, the scale of the view and the spacing of Deep MIL's grid are the paper's
 # (§H.3). Departures, for all methods: all classes are shown equally often, in place of a cross-entropy weighted with the inverse of each class's share, which is
-# the same on average; features are normalised over the batch and multiplied by 16 before the classifier; the learning rate falls along a cosine; the
-# entropy weight is 0.01. For ATS alone: attention starts where the view is *red*
+# the same on average; features are normalised over the batch and multiplied by 16 before the classifier; the learning rate falls along a cosine. For ATS alone: the loss has the entropy term, with weight 0.01, and attention starts where the view is *red*
 # (`atslib.networks.SaliencyPrior` with `redness`), a prior that knows what speed limits look like.
 #
 # In the tables, ATS-5 is attention sampling with five patches, U-5 draws five anywhere, Deep MIL reads a grid of patches, and CNN 0.3 is a network on the whole image at 0.3 of its resolution. Every number comes from a record of a finished run, in `results/runs`. Since most images are *none*, the error alone says little. The *balanced* error is
@@ -433,7 +432,7 @@ display(
     Markdown(
         f"Images of {small.size[0]} × {small.size[1]} pixels, signs {small.sign_width[0]} to {small.sign_width[1]} pixels wide, patches of {small.patch} × "
         f"{small.patch}. Attention has {rows} × {columns} locations and Deep MIL {rows} × {columns} patches, so that five patches are a larger share "
-        f"of all than the paper's 5 of {math.prod(speed_limits.GRID)}. Features are normalised over the batch, for a reason given below; the entropy weight is {small.training.entropy_weight:g}, the learning rate "
+        f"of all than the paper's 5 of {math.prod(speed_limits.GRID)}. Features are normalised over the batch, for a reason given below; the entropy weight of ATS is {small.training.entropy_weight:g}, the learning rate "
         f"{small.training.learning_rate:g} at the beginning. A method that costs more an image may have been trained on fewer of them: the table says on how many."
     )
 )
@@ -1322,7 +1321,7 @@ def models_of(runs):
     return found
 
 
-def figure_5(image, boxes, trained, what):
+def figure_5(image, boxes, trained, what, runs):
     figure = plt.figure(figsize=(7, 3.9))
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.35, 1])
     axes = top.subplots(1, 3)
@@ -1331,7 +1330,7 @@ def figure_5(image, boxes, trained, what):
     for ax, name in zip(axes[1:], ("Deep MIL", "ATS-5"), strict=True):
         if name in trained:
             log_attention = look(trained[name], [image])[0]
-            plots.show_attention(ax, log_attention, f"attention of {name}")
+            plots.show_attention(ax, log_attention, f"attention of {marked(name, runs)}")
             low, high = (bound.exp().item() * log_attention.numel() for bound in (log_attention.min(), log_attention.max()))
             ax.set_xlabel(f"{low:.2g} to {high:.2g} × uniform", fontsize=9)
         else:
@@ -1368,10 +1367,11 @@ small_models = models_of(compared)
 if "ATS-5" in small_models:
     at = with_two(small_boxes)
     figure_5(
-        small_images[at], small_boxes[at], small_models, f"drawn road, {roads.classes[int(roads.labels[small_numbers[at]])]}"
+        small_images[at], small_boxes[at], small_models, f"drawn road, {roads.classes[int(roads.labels[small_numbers[at]])]}", compared
     )
     shares = sign_by_sign(small_images[at], small_boxes[at], small_models)
-    display(Markdown(f"Attention on the signs of this road, one by one: {'; '.join(f'{name} ' + ' and '.join(f'{x:.0%}' for x in each) for name, each in shares.items())}. Patches that show both count for both."))
+    display(Markdown(f"Attention on the signs of this road, one by one: {'; '.join(f'{marked(name, compared)} ' + ' and '.join(f'{x:.0%}' for x in each) for name, each in shares.items())}. Patches that show both count for both."))
+    footnote(compared)
 else:
     display(Markdown("No weights of ATS-5 on drawn roads yet."))
 
@@ -1380,7 +1380,7 @@ real_models = models_of(finding)
 if photographs and "ATS-5" in real_models:
     at = with_two(real_boxes)
     figure_5(
-        real_images[at], real_boxes[at], real_models, "window of a photograph"
+        real_images[at], real_boxes[at], real_models, "window of a photograph", finding
     )
 else:
     display(Markdown("The photographs were not found." if not photographs else "No weights of ATS-5 on photographs yet."))
@@ -1401,7 +1401,7 @@ else:
 HEADS = ("image", "Deep MIL", "ATS-5", "at the sign")
 
 
-def figure_9(images, boxes, trained, patch):
+def figure_9(images, boxes, trained, patch, runs):
     _, axes = plt.subplots(len(images), 4, figsize=(7, 1.35 * len(images) + 0.3), width_ratios=[1.35, 1.35, 1.35, 1])
     for row, image, some in zip(axes, images, boxes, strict=True):
         plots.show_image(row[0], image)
@@ -1422,18 +1422,18 @@ def figure_9(images, boxes, trained, patch):
         ]
         plots.show_image(row[3], image[:, corner[0] : corner[0] + patch, corner[1] : corner[1] + patch])
     for ax, head in zip(axes[0], HEADS, strict=True):
-        ax.set_title(head)
+        ax.set_title(marked(head, runs))
     plt.show()
 
 
 if small_models:
-    figure_9(small_images[:6], small_boxes[:6], small_models, small.patch)
+    figure_9(small_images[:6], small_boxes[:6], small_models, small.patch, compared)
 else:
     display(Markdown("No weights on drawn roads yet."))
 
 # %% mystnb={"image": {"alt": "Six rows. In each a window of a photograph of a road with circles around its speed limits, the attention of Deep MIL and of attention sampling on it, and the patch at the sign at full resolution."}}
 if photographs and real_models:
-    figure_9(real_images[:6], real_boxes[:6], real_models, speed_limits.PATCH)
+    figure_9(real_images[:6], real_boxes[:6], real_models, speed_limits.PATCH, finding)
 else:
     display(Markdown("The photographs were not found." if not photographs else "No weights on photographs yet."))
 

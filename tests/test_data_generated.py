@@ -251,7 +251,7 @@ def test_augmentation_takes_images_that_rounding_brought_past_one(dtype):
 @pytest.mark.parametrize("fill", [-1, 256, 0.5, float("nan")])
 def test_augmentation_refuses_a_fill_that_is_no_byte(fill):
     change = Augmentation(shift=3, fill=fill)
-    with pytest.raises(ValueError, match=r"fill=.* for images of type torch\.uint8: expected a whole number from 0 to 255"):
+    with pytest.raises(ValueError, match=r"fill=.* for a uint8 image: expected a whole number, 0 … 255"):
         change(torch.full((1, 1, 8, 8), 24, dtype=torch.uint8))
     change(torch.zeros(1, 1, 8, 8))  # in the range of floating point it may be what it likes
 

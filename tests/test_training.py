@@ -376,6 +376,9 @@ def test_evaluate_leaves_the_mode_as_it_was():
     with pytest.raises(ValueError, match="different sizes"):
         evaluate(trained, [(torch.zeros(1, side, 120, dtype=torch.uint8), 0) for side in (120, 130)], progress=False)
     assert trained.training
+    trained.features.eval()  # as one who trains the attention alone
+    evaluate(trained, data(), progress=False)
+    assert trained.training and trained.attention.training and not any(part.training for part in trained.features.modules())
 
 
 def test_what_is_empty_is_named(tmp_path):

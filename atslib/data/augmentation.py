@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from atslib.patches import check_fill
+
 
 class Augmentation:
     """Change contrast and brightness of each image, and shift it, by random amounts.
@@ -73,8 +75,8 @@ class Augmentation:
                         f"images from {least:g} to {most:g}: expected floating point in [0, 1]; normalise after augmenting, "
                         "or pass uint8"
                     )
-        elif self.fill is not None and self.fill not in range(256):
-            raise ValueError(f"fill={self.fill} for images of type {images.dtype}: expected a whole number from 0 to 255")
+        elif self.fill is not None:
+            check_fill(images.dtype, self.fill)
         count = len(images)
         alpha, beta, light, *moves, move = torch.rand(6, count, generator=generator)  # (B,) each
         light, move = light < self.probability, move < self.probability
