@@ -76,7 +76,7 @@ class Estimator:
                 ``n`` larger than the number of locations whose attention is not zero.
         """
         with torch.no_grad():
-            return self._sample(check_log_attention(log_attention, n, self.distinct), log_attention, n, generator)
+            return self._sample(check_log_attention(log_attention, n, self.distinct), log_attention, int(n), generator)
 
     def _sample(self, flat: Tensor, log_attention: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
         """The draw itself: ``flat`` is the checked ``(B, K)`` log-attention, float32 or float64."""
@@ -114,7 +114,9 @@ class Estimator:
         Raises:
             ValueError: shapes that do not fit, or a built-in baseline of an estimator that has none.
 
-        Derivatives of any order are those of the formula above, and unbiased where the first is.
+        Derivatives of any order are unbiased where the first is. The factor is computed as
+        :math:`\\exp(\\log a - \\mathrm{sg}(\\log a)) = a / \\mathrm{sg}(a)`: it has the value and the first derivative of the one
+        in the module's formula, whose second derivative would lack :math:`(\\partial \\log a)^2`.
         """
         _check_draw(log_attention, index, features)
         log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))  # (B, n)
@@ -539,7 +541,10 @@ def check_log_attention(
     total = flat.logsumexp(1)
     lowest, highest, fewest = torch.stack([total.min(), total.max(), possible.to(total.dtype)]).tolist()
     if math.isnan(lowest) or math.isnan(highest) or highest == math.inf:
-        raise ValueError("log_attention holds NaN or +inf: look at the attention network's output before the log_softmax")
+        raise ValueError(
+            "log_attention holds NaN or +inf: look at the attention network's output before the log_softmax, and at a prior's "
+            "saliency, which must not be negative"
+        )
     if lowest == -math.inf:
         raise ValueError("attention is zero at every location (log_attention is all -inf): expected it to sum to 1")
     worst = lowest if abs(lowest) > abs(highest) else highest

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
+_EXPECTED_LABEL = "expected a whole number, the position of the image's class"
 _PURPOSES = ("order", "draws", "augmentation", "workers")
 
 
@@ -60,7 +61,35 @@ def _equal_shares(order: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> Int[Te
     return torch.cat(parts)
 
 
-class InMemory(Dataset):
+class LabelledImages(Dataset):
+    """Items ``(image, label)`` whose labels are known before any image is read or drawn.
+
+    Subclasses have:
+        classes: names of the classes; a label is a position in it.
+        labels: label of every image, ``(N,)`` int64.
+    """
+
+    classes: tuple[str, ...]
+    labels: Int[Tensor, " N"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def class_counts(self) -> Int[Tensor, " classes"]:
+        """How many images each class has."""
+        return torch.bincount(self.labels, minlength=len(self.classes))
+
+    def class_weights(self) -> Float[Tensor, " classes"]:
+        """Weights for the cross-entropy, the inverse of each class's share (§4.4), with mean 1 over the images.
+
+        A class without images has weight 0.
+        """
+        counts = self.class_counts().double()
+        present = counts > 0
+        return torch.where(present, len(self) / (present.sum() * counts.clamp(min=1)), 0.0).float()
+
+
+class InMemory(LabelledImages):
     """A whole set of images of one size as one uint8 tensor, on any device: nothing is read or copied while training.
 
     Args:
@@ -68,8 +97,10 @@ class InMemory(Dataset):
         device: where to; 5,000 images of 1500 × 1500 grey pixels take 11 GB.
         workers: processes that read or draw the images.
 
+    ``classes`` are those of the set; where it does not name them, the labels as words.
+
     Raises:
-        ValueError: images of more than one shape, or not uint8.
+        ValueError: images of more than one shape, or not uint8; a label that is no whole number.
     """
 
     def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", *, workers: int = 0, progress: bool = False):
@@ -89,8 +120,11 @@ class InMemory(Dataset):
                     "by one"
                 )
             self.images[number] = image
-            labels.append(int(label))
+            if (value := torch.as_tensor(label)).is_floating_point() or value.ndim:
+                raise ValueError(f"image {number} has the label {label!r}: {_EXPECTED_LABEL}")
+            labels.append(int(value))
         self.labels: Int[Tensor, " N"] = torch.tensor(labels, device=device)
+        self.classes = tuple(getattr(dataset, "classes", map(str, range(max(labels) + 1))))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -145,5 +179,5 @@ def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
         )
     images, labels = default_collate(items)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
-        raise ValueError(f"label {items[0][1]!r}: expected a whole number, the position of the image's class")
+        raise ValueError(f"label {items[0][1]!r}: {_EXPECTED_LABEL}")
     return [images, labels.long()]  # a class is a number of 64 bits to PyTorch's loss

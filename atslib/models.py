@@ -253,7 +253,10 @@ class AttentionSampling(nn.Module):
         return self.classifier(_for(self.classifier, pooled))
 
     def extra_repr(self) -> str:
-        return f"patch_size={self.patch_size}, n_patches={self.n_patches}, scale={self.scale}, estimator={self.estimator}"
+        return (
+            f"patch_size={self.patch_size}, n_patches={self.n_patches}, scale={self.scale}, estimator={self.estimator}, "
+            f"fill={self.fill}"
+        )
 
 
 class UniformSampling(AttentionSampling):
@@ -388,7 +391,7 @@ class DeepMIL(nn.Module):
         return everything if self.chunk is None else max(1, self.chunk // batch)
 
     def extra_repr(self) -> str:
-        return f"patch_size={self.patch_size}, grid={self.grid}, chunk={self.chunk}"
+        return f"patch_size={self.patch_size}, grid={self.grid}, chunk={self.chunk}, fill={self.fill}"
 
 
 class DownsampledCNN(nn.Module):

@@ -152,4 +152,7 @@ class NestedSampling(AttentionSampling):
         return Output(self._classify(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)
 
     def extra_repr(self) -> str:
-        return f"region_size={self.patch_size}, n_regions={self.n_patches}, scale={self.scale}, estimator={self.estimator}"
+        return (
+            f"region_size={self.patch_size}, n_regions={self.n_patches}, scale={self.scale}, estimator={self.estimator}, "
+            f"fill={self.fill}"
+        )

@@ -257,22 +257,53 @@ def redness(view: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 1 h w"]:
     return torch.minimum(red - green, red - blue).clamp(min=0) / (red + green + blue).clamp(min=1 / 255)
 
 
+def local_contrast(view: Float[Tensor, "B C h w"], window: int = 9) -> Float[Tensor, "B 1 h w"]:
+    """How much each pixel differs from its surroundings, brighter or darker.
+
+    .. math::  \\overline{|V - V_{\\text{around}}|}
+
+    with :math:`V_{\\text{around}}` the mean over the pixels of the view in a window around each, and the bar a mean over the
+    channels. For things on a ground that is not black, where :func:`magnitude` would prefer the ground.
+
+    Args:
+        window: side of the window in pixels of the view, odd; larger than what is to stand out.
+
+    Raises:
+        ValueError: a window that is even, or below 3.
+    """
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f"window={window}: expected an odd number of pixels, at least 3")
+    view = _at_least_float32(view)
+    around = F.avg_pool2d(view, window, stride=1, padding=window // 2, count_include_pad=False)
+    return (view - around).abs().mean(1, keepdim=True)
+
+
 class SaliencyPrior(nn.Module):
     """An attention network that begins by looking where there is something to see.
 
     .. math::  \\text{logits} = \\text{network}(V) + p \\log(\\epsilon + \\overline{s(V)})
 
     with :math:`\\overline{s(V)}` the mean, or the maximum, of a saliency s of the view's pixels in each location's receptive
-    field. An untrained network is close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and
-    training stays at chance for hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look
-    among them remains to be learned. Not part of the paper.
+    field. The saliency has to fit the images: :func:`magnitude`, the default, finds bright things on a dark ground, as in
+    Megapixel MNIST, and on a bright ground would look at the ground; there :func:`local_contrast` serves.
+
+    An untrained network is close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and training
+    stays at chance for hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look among
+    them remains to be learned. Not part of the paper.
 
     Args:
         network: an attention network; its geometry is passed on.
         epsilon: saliency of "nothing there"; the smaller, the fewer first draws fall on empty ground.
-        saliency: from a view ``(B, C, h, w)`` to ``(B, 1, h, w)``, not negative; :func:`magnitude` or :func:`redness`, say.
+        saliency: from a view ``(B, C, h, w)`` to ``(B, 1, h, w)``, not negative; :func:`magnitude`, :func:`local_contrast` or
+            :func:`redness`, say.
         peak: take the maximum in the receptive field, for what is smaller than it, rather than the mean.
-        power: p. An untrained network draws a location in proportion to the p-th power of its saliency.
+        power: p. An untrained network draws a location in proportion to the p-th power of its saliency: the larger, the
+            longer a place that this saliency misses stays unseen.
+        count_include_pad: let the zeros around the view, which a receptive field at its border holds, count in the mean, as in
+            PyTorch's ``avg_pool2d``. What lies at the border then is less salient. The recorded runs were made so.
+
+    Raises:
+        ValueError: epsilon or power not positive. When called: a saliency of another shape, a network with ``ceil_mode``.
     """
 
     def __init__(
@@ -282,6 +313,7 @@ class SaliencyPrior(nn.Module):
         saliency: Callable[[Tensor], Tensor] = magnitude,
         peak: bool = False,
         power: float = 1.0,
+        count_include_pad: bool = False,
     ):
         super().__init__()
         if not epsilon > 0:
@@ -290,12 +322,21 @@ class SaliencyPrior(nn.Module):
             raise ValueError(f"power={power}: expected a positive number; a prior of power 0 is none")
         self.network = network
         self.epsilon, self.saliency, self.peak, self.power = epsilon, saliency, peak, power
+        self.count_include_pad = count_include_pad
         self.stride, self.padding, self.receptive_field = network.stride, network.padding, network.receptive_field
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
-        salient = F.pad(self.saliency(view), [self.padding] * 4)
-        pool = F.max_pool2d if self.peak else F.avg_pool2d
-        local = pool(salient, self.receptive_field, self.stride)[:, 0]  # (B, h2, w2)
+        salient = self.saliency(view)
+        if salient.shape != (len(view), 1, *view.shape[2:]):
+            raise ValueError(
+                f"the saliency returned shape {tuple(salient.shape)} for a view of {tuple(view.shape)}: expected one number a "
+                "pixel, (B, 1, h, w); take a mean over the channels with keepdim=True, say"
+            )
+        local = self._pooled(salient, F.max_pool2d if self.peak else F.avg_pool2d)  # (B, 1, h2, w2)
+        if not (self.peak or self.count_include_pad) and self.padding:
+            share = self._pooled(torch.ones_like(salient[:1]), F.avg_pool2d)  # of each receptive field that lies in the view
+            local = local / share.clamp(min=self.receptive_field**-2)
+        local = local[:, 0]
         logits = _at_least_float32(self.network(view))
         if logits.shape != local.shape:
             raise ValueError(
@@ -304,9 +345,15 @@ class SaliencyPrior(nn.Module):
             )
         return logits + self.power * (local + self.epsilon).log()
 
+    def _pooled(self, values: Float[Tensor, "B 1 h w"], pool: Callable[..., Tensor]) -> Float[Tensor, "B 1 h2 w2"]:
+        return pool(F.pad(values, [self.padding] * 4), self.receptive_field, self.stride)
+
     def extra_repr(self) -> str:
         saliency = getattr(self.saliency, "__name__", self.saliency)
-        return f"epsilon={self.epsilon}, saliency={saliency}, peak={self.peak}, power={self.power}"
+        return (
+            f"epsilon={self.epsilon}, saliency={saliency}, peak={self.peak}, power={self.power}, "
+            f"count_include_pad={self.count_include_pad}"
+        )
 
 
 class UnitNorm(nn.Module):

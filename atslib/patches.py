@@ -144,7 +144,7 @@ class PatchGeometry:
         return torch.stack([index.div(width, rounding_mode="floor"), index % width], dim=-1)  # (B, N, 2)
 
 
-def downsample(image: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+def downsample(image: Shaped[Tensor, "B C H W"], size: int | tuple[int, int]) -> Float[Tensor, "B C h w"]:
     """The image at a lower resolution, each pixel the exact mean of the area it covers.
 
     Source pixels that lie across a border count with the part that lies inside, so nothing is dropped and nothing
@@ -153,7 +153,7 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float
 
     Args:
         image: the image; integer types other than ``uint8`` are not accepted, since their range is not known.
-        size: height and width of the view, each at most the image's.
+        size: height and width of the view, each at most the image's; one number for both.
 
     Returns:
         float32 (or the floating-point type of the image).
@@ -165,6 +165,7 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: tuple[int, int]) -> Float
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if not (image.is_floating_point() or image.dtype == torch.uint8):
         raise ValueError(f"image of type {image.dtype}: expected uint8 or floating point, whose range is known")
+    size = pair(size)
     if not (1 <= size[0] <= image.shape[2] and 1 <= size[1] <= image.shape[3]):
         raise ValueError(f"view of size {tuple(size)} from an image of {tuple(image.shape[2:])}: expected 1 … the image's size")
     batch, channels, height, width = image.shape

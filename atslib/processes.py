@@ -1,7 +1,7 @@
 """One process, or several that train one model together, each on its share of every batch.
 
 ``torchrun --nproc-per-node=G -m atslib.experiments …`` starts several. Lightning Fabric sets them up and averages their
-gradients (``pip install 'atslib[distributed]'``); one process needs nothing of it.
+gradients (``pip install lightning-fabric``); one process needs nothing of it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class FabricProcesses(Processes):
             except ImportError:
                 from lightning.fabric import Fabric
         except ImportError as error:
-            raise ImportError("several processes need Lightning Fabric: pip install 'atslib[distributed]'") from error
+            raise ImportError("several processes need Lightning Fabric: pip install lightning-fabric") from error
         local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         self._fabric = Fabric(
             accelerator="cpu" if torch.device(device).type == "cpu" else "cuda",

@@ -54,7 +54,8 @@ class Settings:
         bfloat16: run convolutions and matrix products in bfloat16 (autocast); weights and the estimator stay float32. None where
             it makes them faster, see :func:`atslib.precision.has_bfloat16`.
         test_every: epochs between two tests; the last epoch is always tested.
-        seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation.
+        seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation. What
+            networks draw for themselves, dropout, comes from PyTorch's global generator (``torch.manual_seed``).
     """
 
     epochs: int = 20
@@ -124,7 +125,19 @@ def attention_loss(
     The class weights c multiply each image's cross-entropy, and the sum is divided by the number of images, as Keras does it;
     dividing by the sum of the weights, as ``F.cross_entropy`` does, would make an image's part depend on its batch. A method
     without attention has no entropy to be rewarded for.
+
+    Args:
+        out: of a model.
+        labels: of the images, positions among the model's classes.
+        entropy_weight: λ.
+        class_weights: c, one a class; none counts every class once.
+
+    Raises:
+        ValueError: labels that are no class of the model, class weights that are not one a class. (On a GPU PyTorch stops at
+            them in its own way, for asking would make the host wait.)
     """
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_labels(labels, out.logits.shape[1], class_weights)
     loss, cross_entropy, _ = _losses(out, labels, entropy_weight, class_weights)
     return loss.mean(), cross_entropy.mean()
 
@@ -138,7 +151,7 @@ def train(
     checkpoint: str | os.PathLike | None = None,
     save_every: float = 300,
     max_seconds: float = math.inf,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     workers: int = 0,
     compile: bool = False,
@@ -157,26 +170,30 @@ def train(
             channels last in memory afterwards: ``safetensors`` wants ``.contiguous()`` of each.
         train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model. An
             :class:`atslib.loading.InMemory` is read from where it lies.
+        settings: how long, how fast, with which loss; see :class:`Settings`.
         checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
             ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
             the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted. It goes
             on in the precision in which it was begun.
         max_seconds: stop after the first step that ends later than this.
+        device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting.
         workers: processes that read images ahead. What is random in the set itself is not repeated where a run goes on in
             mid-epoch; randomness that is belongs into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
+        progress: show a bar for each epoch.
         on_epoch: called with each new dict, in the first process.
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
         ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``. A
-            training set without images. Several processes and a model with batch normalisation.
+            training set without images. Labels that are no class of the model, class weights that are not one a class.
+            Several processes and a model with batch normalisation.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
-    group = processes or Processes(device)
+    group = processes or Processes(_device_of(model) if device is None else device)
     device, first_process = group.device, group.rank == 0
     progress = progress and first_process
     if not len(train_set):
@@ -228,6 +245,7 @@ def train(
     draws = torch.Generator(device)
     steps = math.ceil(len(train_set) / settings.batch_size)
     speed = _Speed(settings.epochs * len(train_set))
+    known = False  # that the labels are classes of the model
 
     with _StopSignals(listen=checkpoint is not None) as signals:
         for epoch in range(len(curve) + 1, settings.epochs + 1):
@@ -251,8 +269,8 @@ def train(
             for batch, rows, numbers, (images, labels) in zip(batches[step:], shares[step:], mine[step:], loaded, strict=True):
                 for parameters in optimiser.param_groups:
                     parameters["lr"] = settings.learning_rate_at(epoch - 1 + step / steps)
-                # All randomness of a step comes from the seed and the step's place, so that it does not matter where a run
-                # was stopped, or how many processes share the batch.
+                # Draws and augmentation come from the seed and the step's place, so that it does not matter where a run was
+                # stopped, or how many processes share the batch. (Dropout, if a network has it, is PyTorch's own.)
                 draws.manual_seed(seed_for("draws", settings.seed, epoch, step))
                 if augment is not None:
                     # A balanced epoch may show an image several times, even in one batch: each time another change.
@@ -268,6 +286,10 @@ def train(
                         if tally[4]:  # weights that are not finite, between two looks: that is what is wrong
                             raise not_finite(epoch, step + 1) from None
                         raise
+                if not known:  # of the whole set, where it tells them: a GPU would stop without saying which label it was
+                    all_labels = torch.as_tensor(getattr(train_set, "labels", labels))
+                    _check_labels(all_labels, out.logits.shape[1], class_weights)
+                    known = True
                 loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
@@ -340,17 +362,27 @@ def evaluate(
     processes: Processes | None = None,
     **options,
 ) -> dict:
-    """Error and loss of ``model`` on ``dataset``.
+    """Error and loss of ``model`` on ``dataset``, the model in evaluation mode and without gradients.
 
-    ``options`` go to the model's call (``n_patches=50``, say). ``processes`` share the images, and all get the answer. The
-    device is the model's own if none is given.
+    Args:
+        model, dataset: as in :func:`train`.
+        batch_size: images at a time.
+        seed: of the draws of locations: the same seed looks at the same patches.
+        bfloat16: compute in it, as :func:`train` does where it trains in it.
+        device: where to; the model's own if none is given. The model is not moved.
+        workers: processes that read images ahead.
+        processes: share the images where there are several, and all get the answer.
+        options: for the model's call, ``n_patches=50``, say.
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
         (images), ``confusion`` (images by true and by answered class), ``predicted`` and ``labels`` (tensors, in the set's
         order).
+
+    Raises:
+        ValueError: a set without images; labels that are no class of the model; what the model raises.
     """
-    group = processes or Processes(next(model.parameters(), torch.empty(0)).device if device is None else device)
+    group = processes or Processes(_device_of(model) if device is None else device)
     device = group.device
     if not len(dataset):
         raise ValueError("a data set of 0 images: expected at least 1")
@@ -367,9 +399,11 @@ def evaluate(
                 out = model(images, generator=draws, **options)
             if logits is None:
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
+                _check_labels(torch.as_tensor(getattr(dataset, "labels", targets)), logits.shape[1])
             if group.rank < len(batch):
                 logits[numbers], labels[numbers] = out.logits.float(), targets
     logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
+    _check_labels(labels, logits.shape[1])
     predicted, classes = logits.argmax(1), logits.shape[1]
     error = (predicted != labels).double().mean().item()
     return dict(
@@ -393,6 +427,21 @@ def _how(model: nn.Module) -> str:
     own = [f"{kind.__name__}({text})" for kind, text in said if text and not kind.__module__.startswith("torch.")]
     layers = "; ".join(f"{kind.__name__}({text})" for kind, text in said)
     return "; ".join([*own, f"layers {hashlib.sha256(layers.encode()).hexdigest()[:8]}"])
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters(), torch.empty(0)).device
+
+
+def _check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Float[Tensor, " classes"] | None = None) -> None:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= n_classes:
+        raise ValueError(
+            f"label {highest if highest >= n_classes else lowest}: expected 0 to {n_classes - 1}, for the model answers with "
+            f"{n_classes} classes"
+        )
+    if class_weights is not None and class_weights.shape != (n_classes,):
+        raise ValueError(f"class_weights of shape {tuple(class_weights.shape)}: expected one for each of {n_classes} classes")
 
 
 def _losses(

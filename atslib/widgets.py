@@ -191,12 +191,13 @@ def patch_explorer(
 
     image = image if image.ndim == 4 else image[None]
     with torch.no_grad(), evaluating(model):
-        locations = model.attend(image)[1][0].numel()
+        log_attention = model.attend(image)[1]
+    locations = log_attention[0].numel()
     most = min(50, locations) if most is None else most
     n = ipywidgets.IntSlider(min(model.n_patches, most), min=1, max=most, description="N patches", continuous_update=False)
     again = ipywidgets.Button(description="Draw again", icon="refresh")
     picture = ipywidgets.Image(format="png")
-    generator = torch.Generator(image.device).manual_seed(seed)
+    generator = torch.Generator(log_attention.device).manual_seed(seed)  # of the model: the image may lie elsewhere
     earlier: list[Tensor] = []
 
     def redraw(_=None):

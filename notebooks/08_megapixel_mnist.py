@@ -65,6 +65,13 @@ def with_error(values, digits=3):
     return f"{mean:.{digits}f}" + ("" if math.isnan(stderr) else f" ± {stderr:.{digits}f}")
 
 
+def interval(values):
+    """95 % for the mean difference, if differences scatter normally: Student's t with one degree of freedom less than seeds."""
+    mean, stderr = mean_and_stderr(values)
+    half = stderr * student.ppf(0.975, len(values) - 1)
+    return mean - half, mean + half
+
+
 def span(values):
     """Lowest to highest, or the one value."""
     low, high = (f"{function(values):.3f}" for function in (min, max))
@@ -489,18 +496,22 @@ display(Markdown("\n\n".join(sentences) or "At the paper's size no network has b
 rows, by_small = [], {}
 for n, group in by_small_n.groupby("n_patches"):
     by_small[n] = group["final.train_loss"].mean(), group["final.test_error"].mean()
-    ms = np.mean(group["cost.train_ms_per_image"])
-    rows.append([f"{n:.0f}", len(group), with_error(group["final.train_loss"], 2), with_error(group["final.test_error"]), f"{ms:.1f}"])
-display(plots.table(["trained and tested with N", "runs", "training loss", "test error", "training, ms an image"], rows))
+    rows.append([f"{n:.0f}", len(group), with_error(group["final.train_loss"], 2), with_error(group["final.test_error"])])
+display(plots.table(["trained and tested with N", "runs", "training loss", "test error"], rows))
 common = set.intersection(*(set(group.seed) for _, group in by_small_n.groupby("n_patches"))) if len(by_small) else set()
 paired = by_small_n[by_small_n.seed.isin(common)].groupby("n_patches")[["final.train_loss", "final.test_error"]].mean()
 
 
 def step(a, b):
-    """In how many seeds loss and error fall from a to b patches."""
+    """In how many seeds loss and error fall from a to b patches, and by how much."""
     of = {n: by_small_n[(by_small_n.n_patches == n) & by_small_n.seed.isin(common)].set_index("seed") for n in (a, b)}
-    loss, error = ((of[b][f"final.{key}"] < of[a][f"final.{key}"]).sum() for key in ("train_loss", "test_error"))
-    return f"Training loss falls from {a:.0f} to {b:.0f} patches in {loss} of {len(common)} seeds, test error in {error}" + ("." if len(common) > 1 else ": one seed shows no rule.")
+    loss, error = (of[b][f"final.{key}"] - of[a][f"final.{key}"] for key in ("train_loss", "test_error"))
+    text = f"Training loss falls from {a:.0f} to {b:.0f} patches in {(loss < 0).sum()} of {len(common)} seeds, test error in {(error < 0).sum()}"
+    if len(common) == 1:
+        return text + ": one seed shows no rule."
+    return text + "; seed by seed the difference is " + " and ".join(
+        f"{x.mean():+.{d}f} (95 % interval {interval(x)[0]:+.{d}f} … {interval(x)[1]:+.{d}f})" for x, d in ((loss, 2), (error, 3))
+    ) + (f", with {len(common)} seeds a wide interval." if max(interval(x)[1] for x in (loss, error)) > 0 else ".")  # fmt: skip
 
 
 display(
@@ -508,7 +519,7 @@ display(
         f"With the seeds that all of them have ({', '.join(map(str, sorted(common)))}), from N = {' to '.join(f'{n:.0f}' for n in paired.index)} the training loss goes from {' to '.join(f'{x:.2f}' for x in paired['final.train_loss'])}, "
         f"the test error from {' to '.join(f'{x:.3f}' for x in paired['final.test_error'])}. "
         + " ".join(step(a, b) for a, b in itertools.pairwise(paired.index)) + " "
-        + "Standard error of a test error of one run: at most 0.022 (500 test images). Times are those of a shared machine."
+        + "Standard error of a test error of one run: at most 0.022 (500 test images). The runs come from different machines; what $N$ costs is measured above."
         if len(by_small) > 1 and common
         else "Only one N has been trained yet; the table at the top has the commands."
     )
@@ -922,13 +933,6 @@ def errors_of(name):
 def differences(a, b):
     """Of the test errors of two estimators, seed by seed: same initial weights, same images."""
     return (errors_of(a) - errors_of(b)).dropna()
-
-
-def interval(values):
-    """95 % for the mean difference, if differences scatter normally: Student's t with one degree of freedom less than seeds."""
-    mean, stderr = mean_and_stderr(values)
-    half = stderr * student.ppf(0.975, len(values) - 1)
-    return mean - half, mean + half
 
 
 rows = []

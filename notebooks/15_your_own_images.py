@@ -3,7 +3,7 @@
 #
 # A folder of image files with a class each, and the feeling that the answer lies in a few small places of each image. This chapter goes
 # from such a folder to a trained model, and says at each step what to look at before going on. The folder is drawn here, photographs of cloth in which something
-# is torn or not, so that the page runs anywhere; put your own in its place and change five numbers.
+# is torn or not, so that the page runs anywhere. Name a folder of your own instead and every cell works on it; a handful of numbers, named below, have to be chosen for it.
 #
 # ## What you will learn
 #
@@ -13,11 +13,12 @@
 # - what to check afterwards: what the attention looks at, which patch decides, whether more patches would help;
 # - what to do when it does not learn.
 #
-# **Time and hardware:** ten minutes to read, about a minute to run on one CPU core; nothing is downloaded. You should have read
+# **Time and hardware:** fifteen minutes to read, one to two to run on one CPU core; nothing is downloaded. You should have read
 # [the quickstart](00_quickstart.ipynb).
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop or paper: how many images are drawn
+own = ""  # a folder with train/CLASS/FILE and test/CLASS/FILE; empty: cloth is drawn
 
 # %%
 import math
@@ -27,33 +28,30 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from IPython.display import Markdown
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Dataset
 
-from atslib import AttentionSampling, UniformSampling, plots
-from atslib.data.files import read_image
+from atslib import AttentionSampling, UniformSampling, downsample, plots
+from atslib.data import ImageFiles, read_image
+from atslib.data.files import image_size
+from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
-from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm
+from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm, local_contrast
+from atslib.patches import low_size
 from atslib.training import Settings, attention_loss, evaluate, train
 
 plots.use_style()
-torch.set_num_threads(1)
 n_train, n_test = {"smoke": (240, 100), "laptop": (1000, 400), "paper": (1000, 400)}[profile]
 
 # %% [markdown]
 # ## A folder of photographs
 #
 # The stand-in: cloth with five dark specks of the same size. On *good* cloth all are lint, solid dots. On *torn* cloth one of them is a hole, a ring of frayed
-# thread. Sizes and light differ from image to image, as they do when people take photographs. If you have a folder of your own, skip the next cell and set `root`.
+# thread. Sizes and light differ from image to image, as they do when people take photographs.
 
 # %% tags=["hide-input"]
-SPECK = 12  # pixels across
-
-
 def draw_cloth(rng, torn, specks=5):
     """A photograph, (h, w, 3) uint8, and the middle of each speck; the first is the hole."""
     height, width = rng.integers(320, 417, 2)
@@ -85,37 +83,33 @@ def draw_folder(root, count, seed):
 
 # %%
 temporary = tempfile.TemporaryDirectory()
-root = Path(temporary.name)  # yours: root / "train" / class / file, root / "test" / class / file
-draw_folder(root / "train", n_train, seed=0)
-draw_folder(root / "test", n_test, seed=1)
+root = Path(own or temporary.name)
+if not own:
+    draw_folder(root / "train", n_train, seed=0)
+    draw_folder(root / "test", n_test, seed=1)
 
 # %% [markdown]
 # A data set is anything with a length whose items are `(image, label)`: the image a tensor `(channels, height, width)`, `uint8` to save memory, and the
-# label a number. Images in one batch must have one size. Here each is continued by its own mirror image up to that size. A border of one
+# label a number. `ImageFiles` is one for files, and `ImageFiles.from_folder` finds them. The test set is told the classes of the training set; if it worked them out by itself
+# and one had no test image, the labels of the others would shift.
+#
+# Images in one batch must have one size. Here each is continued by its own mirror image up to the size of the largest. A border of one
 # colour would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
 
 
 # %%
-class Photographs(Dataset):
-    """Image files in one folder for each class, padded at the right and below to one size with their mirror image."""
-
-    def __init__(self, root, size):
-        self.classes = sorted(folder.name for folder in root.iterdir())
-        self.files = [(file, k) for k, name in enumerate(self.classes) for file in sorted((root / name).iterdir())]
-        self.labels = [k for _, k in self.files]
-        self.size = size
-
-    def __len__(self):
-        return len(self.files)
+class Padded(ImageFiles):
+    """Image files, continued at the right and below by their mirror image up to one size."""
 
     def __getitem__(self, number):
-        file, label = self.files[number]
-        pixels = read_image(file)  # (3, h, w), uint8
-        missing = [(0, want - have) for want, have in zip(self.size, pixels.shape[1:], strict=True)]
+        pixels, label = super().__getitem__(number)  # (3, h, w), uint8
+        missing = [(0, want - have) for want, have in zip(SIZE, pixels.shape[1:], strict=True)]
         return torch.from_numpy(np.pad(pixels, [(0, 0), *missing], mode="symmetric")), label
 
 
-train_set, test_set = (Photographs(root / part, (416, 416)) for part in ("train", "test"))
+train_set = Padded.from_folder(root / "train")
+test_set = Padded.from_folder(root / "test", classes=train_set.classes)
+SIZE = np.max([image_size(file) for file in train_set.files + test_set.files], axis=0).tolist()
 image, label = test_set[len(test_set) - 1]
 # NBVAL_CHECK_OUTPUT
 print(f"{len(train_set)} training and {len(test_set)} test images, classes {train_set.classes}; one image: {tuple(image.shape)}, {image.dtype}")
@@ -124,79 +118,80 @@ print(f"{len(train_set)} training and {len(test_set)} test images, classes {trai
 # ## Look before you train
 #
 # Attention sampling fits if two things hold: in the small view one can see *that* there is something, and a patch at full resolution tells *what*.
-# Both can be looked at. An image of torn cloth, its view at a scale of 1/8, and each of its specks at full resolution:
+# Both can be looked at. An image of torn cloth, its view at a scale of 1/8, and each of its specks at full resolution (of your own images, write down the places of a few things that matter):
 
-# %% mystnb={"image": {"alt": "Left, a light cloth with five dark specks. Middle, the same as a view of 64 by 64 pixels, in which each speck is one or two darker pixels. Right, the five specks enlarged: four solid dots and one ring."}}
+# %% mystnb={"image": {"alt": "Left, a light cloth with five dark specks. Middle, the same as a view of 48 by 50 pixels, in which each speck is one or two darker pixels. Right, the five specks enlarged: four solid dots and one ring."}}
 SCALE = 1 / 8
-photograph, places = draw_cloth(np.random.default_rng(5), torn=True)
-photograph = torch.from_numpy(photograph).permute(2, 0, 1)
-view = F.interpolate(photograph[None] / 255, scale_factor=SCALE, mode="area")[0]
+if own:
+    photograph, places = read_image(test_set.files[0]), [(100, 100)]  # row and column of what matters
+else:
+    photograph, places = draw_cloth(np.random.default_rng(5), torn=True)
+    photograph = torch.from_numpy(photograph).permute(2, 0, 1)
+view = downsample(photograph[None], low_size(photograph.shape[1:], SCALE))[0]
 figure = plt.figure(figsize=(7, 3.0))
 grid = figure.add_gridspec(3, 8)
 plots.show_image(figure.add_subplot(grid[:, :3]), photograph, "the image, " + " × ".join(map(str, photograph.shape[1:])))
 plots.show_image(figure.add_subplot(grid[:, 3:6]), view, "the view, " + " × ".join(map(str, view.shape[1:])))
-for k, (row, column) in enumerate(np.round(places).astype(int)):
+for k, (row, column) in enumerate(np.round(places[:6]).astype(int)):
     ax = figure.add_subplot(grid[k % 3, 6 + k // 3])
-    plots.show_image(ax, photograph[:, row - 14 : row + 14, column - 14 : column + 14])
+    plots.show_image(ax, photograph[:, max(0, row - 14) : row + 14, max(0, column - 14) : column + 14])
 plt.show()
 
 # %% [markdown]
 # What to see: in the view the specks are darker pixels, and the hole can hardly be told from lint. In the patches it can. If the view already gives the answer away, an ordinary network on
 # small images will do; if nothing can be seen in the view, attention has nothing to go by, and the scale has to be larger or the model [nested](14_gigapixel.ipynb).
 #
-# ## Five numbers
+# ## Numbers to choose
 #
 # Here with the values for this cloth:
 
 # %%
-PATCH, N_PATCHES, ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 28, 8, 0.01, 16, 1
+THING, THINGS = 12, 5  # what matters: pixels across, and how many places in an image are worth a look
+PATCH, N_PATCHES, ENTROPY_WEIGHT, FEATURE_SCALE, FILL, STRIDE = 28, 8, 0.01, 16, 200, 1
 Markdown(f"""
 | number | how to choose it | here |
 |---|---|---|
-| `scale` | so that what matters is at least about one pixel of the view | {SPECK} pixels × {SCALE:g} = {SPECK * SCALE:g} |
-| `patch_size` | what matters, plus the distance of neighbouring locations (the attention network's stride over the scale), plus a margin | {SPECK} + {STRIDE / SCALE:g} + {PATCH - SPECK - STRIDE / SCALE:g} = {PATCH} |
-| `n_patches` | one or two for each thing worth a look in an image; can be changed after training | {N_PATCHES} for {len(places)} specks |
+| `scale` | so that what matters is at least about one pixel of the view | {THING} pixels × {SCALE:g} = {THING * SCALE:g} |
+| `patch_size` | what matters, plus the distance of neighbouring locations (the attention network's stride over the scale), plus a margin | {THING} + {STRIDE / SCALE:g} + {PATCH - THING - STRIDE / SCALE:g} = {PATCH} |
+| `n_patches` | one or two for each thing worth a look in an image; can be changed after training | {N_PATCHES} for {THINGS} |
 | `entropy_weight` | 0.01; more if attention collapses early ([chapter 11](11_ablation_entropy.ipynb)) | {ENTROPY_WEIGHT:g} |
 | classifier's `scale` | 16 if features have unit length: a linear layer learns slowly from small inputs | {FEATURE_SCALE} |
+| `fill` | what a patch that reaches over the border finds there: something that is no thing, the brightness of the ground | {FILL} of 255 |
 """)
 
 # %% [markdown]
-# And a sixth choice, the estimator. Draws that go systematically along a curve through the map, `"systematic"`, give each bright spot its share of the patches, and learned best of those compared in [chapter 8](08_megapixel_mnist.ipynb); the default, `"des_raj"`, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
+# And a choice that is no number, the estimator. Draws that go systematically along a curve through the map, `"systematic"`, give each bright spot its share of the patches, and learned best of those compared in [chapter 8](08_megapixel_mnist.ipynb); the default, `"des_raj"`, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
 #
 # ## Networks
 #
-# Any network will do for the features, as long as it makes one vector of each patch. (Patches near the border reach over it; `fill` is what they find there, here the brightness of cloth. The default, black, would be a dark
-# bar in the patch, which no lint has, and a feature network may take it for a hole.) That of the attention must know where each of its outputs looks:
+# Any network will do for the features, as long as it makes one vector of each patch. (Why not leave `fill` at its default, black? A dark
+# bar in a patch is nothing that lint has, and a feature network may take it for a hole.) The network of the attention must know where each of its outputs looks:
 # `AttentionNetwork` works it out from the layers. It should be small, and look at little more than a patch's worth of the view.
 
 
 # %%
-def stands_out(view):
-    """How much each pixel of the view differs from its surroundings, (B, 1, h, w)."""
-    surroundings = F.avg_pool2d(view, 9, stride=1, padding=4, count_include_pad=False)
-    return (view - surroundings).abs().mean(1, keepdim=True)
-
-
 def build_model(prior=True):
     attention = AttentionNetwork(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
     if prior:
-        attention = SaliencyPrior(attention, epsilon=1e-3, saliency=stands_out, power=4)
+        attention = SaliencyPrior(attention, epsilon=1e-3, saliency=local_contrast, power=4)
     features = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
         *(nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
         *(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm()),
     )
     classifier = Classifier(32, len(train_set.classes), scale=FEATURE_SCALE)
-    return AttentionSampling(attention, features, classifier, PATCH, N_PATCHES, SCALE, "systematic", fill=200)
+    return AttentionSampling(attention, features, classifier, PATCH, N_PATCHES, SCALE, "systematic", FILL)
 
 
 torch.manual_seed(0)
 model = build_model()
 
 # %% [markdown]
-# The prior decides whether this model learns within ten epochs ({ref}`ex-15-prior`). Without it an untrained model draws its patches from anywhere, sees a speck now and then, and has to learn
-# what a speck is from answers that are mostly given without having seen one. `stands_out` says that a place which differs from its surroundings is worth a first look,
-# which is true of many problems; the network learns the rest. If you know better what to look for, a colour, say, write that instead ([chapter 7](07_entropy_and_exploration.ipynb) explains the prior, [chapter 10](10_speed_limits.ipynb) has one for red).
+# The wrapper is a *prior*: what is worth a first look ([chapter 7](07_entropy_and_exploration.ipynb)). `local_contrast` says, a place that differs from its surroundings, which is true of many problems. If you know better what to look for, a
+# colour, say, write that instead; it is a function of the view ([chapter 10](10_speed_limits.ipynb) has one for red). Its power $p$ says how firmly it is held: an untrained model draws a place in proportion to
+# $(\epsilon + s)^p$, with $s$ the saliency there. Cloth has a texture, which has some contrast everywhere, and the fourth power keeps thousands of weak places from outvoting five strong ones. The price is that what this saliency misses is hardly ever
+# drawn: the next output has the number.
+#
 # Where the untrained model looks, on the test image loaded above:
 
 # %% mystnb={"image": {"alt": "Left, a test image with the outlines of eight patches drawn by the untrained model, most around dark specks. Right, the attention map: dark, with a bright spot at each speck."}}
@@ -223,14 +218,17 @@ locations = before.log_attention[0].numel()
 spread = before.entropy().exp().item()
 Markdown(
     f"The map has {locations:,} locations. The entropy of the attention, {before.entropy().item():.2f} nats, is that of {spread:.0f} equally likely ones: "
-    f"the prior has left {spread / locations:.1%} of the image to explore."
+    f"the prior has left {spread / locations:.1%} of the image to explore. Between the most salient place and a place of middling saliency lie "
+    f"{(before.log_attention[0].max() - before.log_attention[0].median()).item():.0f} nats. Gradient descent will hardly make that up for a thing that it is never shown; "
+    f"eight draws find any one place of middling saliency once in {1 / (N_PATCHES * before.log_attention[0].median().exp().item()):,.0f} looks."
 )
 
 # %% [markdown]
 # ## Train
 #
 # `train` does what one expects: Adam, shuffled batches, the entropy in the loss, clipped gradients, a test after each epoch. With `checkpoint="file"` it can be stopped at any time
-# and goes on from there; `device="cuda"`, `workers=4` and `augment=…` do what they say. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
+# and goes on from there. `device="cuda"` trains on a GPU. `augment=Augmentation(shift=20)` (of `atslib.data`) changes light and place of each image anew in each epoch. `workers=4` reads files in processes of their own; where Python
+# starts these afresh (macOS, Windows, Linux from Python 3.14), they cannot see a class that was written in a notebook, and `Padded` has to move into a `.py` file. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
 
 # %%
 settings = Settings(epochs=10, batch_size=16, learning_rate=3e-3, schedule="cosine", entropy_weight=ENTROPY_WEIGHT)
@@ -240,7 +238,9 @@ curve = train(model, train_images, test_images, settings, progress=False)
 # %% mystnb={"image": {"alt": "Left, training and test loss against epochs, near the level of guessing at first, then falling. Middle, training and test error, the same. Right, the entropy of the attention, nearly level, far below that of uniform attention."}}
 epochs = [entry["epoch"] for entry in curve]
 figure, axes = plt.subplots(1, 3, figsize=(7, 2.8))
-for ax, what, guess in zip(axes, ("loss", "error"), (math.log(2), 0.5), strict=False):
+shares = test_images.class_counts() / len(test_images)  # guessing by them, and always the largest class
+guessing = dict(loss=torch.special.entr(shares).sum().item(), error=1 - shares.max().item())
+for ax, (what, guess) in zip(axes, guessing.items(), strict=False):
     for part, style in (("train", "o-"), ("test", "s--")):
         ax.plot(epochs, [entry[f"{part}_{what}"] for entry in curve], style, label=part)
     ax.axhline(guess, color=plots.GREY, linestyle=":", linewidth=1)
@@ -257,7 +257,7 @@ plt.show()
 
 # %% tags=["hide-input"]
 result = evaluate(model, test_images, progress=False)
-Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {result['n']} images; guessing has 0.50.")
+Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {result['n']} images; guessing has {guessing['error']:.2f}.")
 
 # %% [markdown]
 # ### A loop of your own
@@ -265,12 +265,12 @@ Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {r
 # Nothing of this needs `train`. A model is called with images and returns its logits and its attention; `attention_loss` is the paper's loss (paper 21). One step, on a copy:
 
 # %%
-own = build_model()
-own.load_state_dict(model.state_dict())
-optimiser = torch.optim.Adam(own.parameters(), lr=1e-3)
+copied = build_model()
+copied.load_state_dict(model.state_dict())
+optimiser = torch.optim.Adam(copied.parameters(), lr=1e-3)
 images, labels = torch.stack([train_images[k][0] for k in range(8)]), train_images.labels[:8]
 
-out = own.train()(images)
+out = copied.train()(images)
 loss, cross_entropy = attention_loss(out, labels, ENTROPY_WEIGHT)
 optimiser.zero_grad()
 loss.backward()
@@ -279,8 +279,8 @@ optimiser.step()
 # %% [markdown]
 # ## Look again
 #
-# The same image as above, of torn cloth, after training. The patches and the map have hardly changed: the prior had found the specks, and which of them matters
-# can hardly be seen in the view. The features have learned that.
+# The same image as above, after training, with the same random numbers. In the cloth drawn here the patches and the map have hardly changed: the prior had found the specks, and which of them matters
+# can hardly be seen in the view. What has been learned is in the features.
 
 # %% mystnb={"image": {"alt": "Left, the test image with eight patches around the specks. Right, the attention map with bright spots at the specks and little elsewhere."}}
 after = look(model, image)
@@ -289,12 +289,12 @@ after = look(model, image)
 # ### Which patch decides?
 #
 # Systematic draws have equal weights, and the classifier is linear. The answer is then the mean of what it would say about each patch by itself, and each
-# patch can be asked how much it speaks for *torn*:
+# patch can be asked how much it speaks for one class, here the last, *torn*, against the others:
 
 # %% mystnb={"image": {"alt": "The eight patches, sorted by their score for torn cloth; that or those with the ring come first, with a higher score than the dots."}}
 with torch.no_grad():
     logits = model.classifier(model.features(after.patches[0] / 255))  # (N, classes), of each patch alone
-scores = logits[:, 1] - logits[:, 0]
+scores = logits[:, -1] - logits[:, :-1].mean(1)
 assert torch.allclose(logits.mean(0), after.logits[0], atol=1e-4)
 order = scores.argsort(descending=True)
 plots.show_patches(after.patches[0][order], [f"{score:+.1f}" for score in scores[order]], columns=4)
@@ -304,30 +304,80 @@ plt.show()
 # What to see: the hole, if it was drawn, comes first. Nobody has ever told the model where it is, only that the whole image is torn. The assertion in the cell checks that the mean of the
 # patches' logits is the model's answer.
 #
-# ### Does it need its attention, and would more patches help?
+# ### Does it need its attention, the prior, more patches?
 #
-# Two questions that cost no training. The same features and classifier with *uniform* draws: if the error is as low, attention is not needed. And the same model with other $N$: if the error still falls,
-# it is the luck of the draw that is left, and more patches buy it off.
+# Questions that cost no training, for they exchange only where the trained features look. *Uniform* draws: if the error is as low, attention is not needed. *The prior alone*, the trained attention network silenced: if that is as good, the prior does the looking and nothing was
+# learned about where. The same model with other $N$: if the error still falls, it is the luck of the draw that is left, and more patches buy it off. And one question that costs a second training: what if there had been *no prior*?
 
 # %%
-uniform = UniformSampling(model.features, model.classifier, PATCH, N_PATCHES, SCALE, "systematic", fill=200, like=model.attention)
-rows = [[f"uniform, N = {N_PATCHES}", evaluate(uniform, test_images, progress=False)]]
-rows += [[f"attention, N = {n}", evaluate(model, test_images, progress=False, n_patches=n)] for n in (2, 4, 8, 16)]
-plots.table(["draws", "test error"], [[name, f"{measured['error']:.2f} ± {measured['stderr']:.2f}"] for name, measured in rows])
+uniform = UniformSampling(model.features, model.classifier, PATCH, N_PATCHES, SCALE, "systematic", FILL, like=model.attention)
+prior_alone = build_model()
+prior_alone.load_state_dict(model.state_dict())
+for parameter in prior_alone.attention.network.parameters():
+    nn.init.zeros_(parameter)
+torch.manual_seed(0)
+without_prior = build_model(prior=False)
+train(without_prior, train_images, None, settings, progress=False)
+
+rows = [("uniform", uniform, N_PATCHES), ("the prior alone", prior_alone, N_PATCHES), ("trained without the prior", without_prior, N_PATCHES)]
+rows += [("the model", model, n) for n in (2, 4, 8, 16)]
+measured = [(name, n, evaluate(network, test_images, progress=False, n_patches=n)) for name, network, n in rows]
+plots.table(["where the patches come from", "N", "test error"], [[name, n, f"{m['error']:.2f} ± {m['stderr']:.2f}"] for name, n, m in measured])
+
+# %% tags=["hide-input"]
+wrong = {(name, n): m["predicted"] != m["labels"] for name, n, m in measured}
+full = wrong["the model", N_PATCHES]
+
+
+def against(name):
+    """Of how many images the other answer is right where the model's is wrong, and the other way round; and whether that is chance."""
+    other = wrong[name, N_PATCHES]
+    p = sign_test(full.nonzero()[:, 0].tolist(), other.nonzero()[:, 0].tolist())
+    return (
+        f"{(other & ~full).sum()} wrong that the model gets right, {(full & ~other).sum()} the other way round "
+        f"(sign test, p {'below 0.001' if p < 0.001 else f'= {p:.2g}'})"
+    )
+
+
+Markdown(
+    f"Of the {len(full)} test images, uniform draws get {against('uniform')}. The prior alone gets {against('the prior alone')}"
+    + (": where to look was the prior's doing, and training has added next to nothing to it. " if (wrong["the prior alone", N_PATCHES] != full).double().mean() < 0.05 else ". ")
+    + f"The model trained without it gets {against('trained without the prior')}. One run each; [chapter 8](08_megapixel_mnist.ipynb) has such comparisons with several seeds."
+)
 
 # %% [markdown]
-# ## Keep it
+# ## Keep it, and use it
 #
-# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale and estimator are not among them and come from the code that builds the model.
+# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale, fill and estimator are not among them and come from the code that builds the model.
 
 # %%
-file = root / "cloth.safetensors"
+file = Path(temporary.name) / "cloth.safetensors"  # a folder that is deleted below: choose a lasting one
 save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
 again = build_model()
 again.load_state_dict(load_file(file))
+again.eval()
 with torch.no_grad():
     answers = [m.eval()(image[None], generator=torch.Generator().manual_seed(0)).logits for m in (model, again)]
 print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CHECK_OUTPUT
+
+# %% [markdown]
+# A new image need not be padded, for it comes alone. Each answer is that of one draw, and another draw may say something else. Ask several times: the mean is a better answer, and the range tells how much luck there was in one. More patches do the same at a lower price
+# than more answers, since the view is computed once.
+
+# %%
+new = read_image(test_set.files[-1])[None]  # (1, 3, h, w)
+with torch.no_grad():
+    looks = torch.stack([again(new).logits.softmax(1)[0] for _ in range(10)])  # (looks, classes)
+    closer = again(new, n_patches=32).logits.softmax(1)[0]
+plots.table(
+    ["class", f"mean of {len(looks)} looks", "lowest … highest", "one look, N = 32"],
+    [
+        [name, f"{p.mean():.2f}", f"{p.min():.2f} … {p.max():.2f}", f"{q:.2f}"]
+        for name, p, q in zip(train_set.classes, looks.T, closer, strict=True)
+    ],
+)
+
+# %%
 temporary.cleanup()
 
 # %% [markdown]
@@ -339,6 +389,7 @@ temporary.cleanup()
 # |---|---|---|
 # | loss at the level of guessing, entropy near $\log K$ | attention has found nothing; hardly a patch shows anything | a prior; a larger $N$ for the first epochs; windows around what matters, if you know where it is ([chapter 10](10_speed_limits.ipynb)) |
 # | loss at the level of guessing, patches show the right things | the features have not got there | normalise features over the batch, scale 16 before the classifier, more epochs; train the features alone on patches |
+# | loss at the level of guessing, patches show the same wrong things again and again | the prior hides what matters | another saliency; a smaller power, a larger $\epsilon$ |
 # | entropy falls to nearly zero, error stays high | attention settled too early on something wrong | more entropy weight, a lower learning rate ([chapter 7](07_entropy_and_exploration.ipynb)) |
 # | training error low, test error high | too few images; or the answer was learned from the background | `augment`; ask what the model says where it has *not* seen the thing ([chapter 10](10_speed_limits.ipynb)) |
 # | error falls with $N$ at test time | the luck of the draw | more patches at test time; another estimator ([chapter 5](05_lower_variance.ipynb)) |
@@ -357,24 +408,24 @@ temporary.cleanup()
 #
 # :::{exercise}
 # :label: ex-15-prior
-# Train `build_model(prior=False)` with the same settings. What do loss and entropy do?
+# `SaliencyPrior` without `saliency=` uses the brightness of the view. What would it do here, before any training? Say first, then `look` at it.
 # :::
 #
 # :::{solution} ex-15-prior
 # :class: dropdown
-# Both hardly move: the loss stays at the level of guessing, the entropy near $\log K$. Of eight patches from anywhere few show a speck, and the one that shows the hole, if any, is one voice among eight. It is the plateau of [chapter 8](08_megapixel_mnist.ipynb), and
-# the remedies are the same.
+# The wrong thing. Cloth is bright and specks are dark, so that every speck is *less* likely than the ground around it, with the fourth power still less. The map is nearly even with dark spots at the specks, and to learn anything the network has first to overcome the prior. It was made for
+# bright digits on black.
 # :::
 #
 # :::{exercise}
 # :label: ex-15-view
-# Could an ordinary network answer from the view alone? Train `atslib.DownsampledCNN` at the scale of the view, and at full size, with a network of your choice.
+# Could an ordinary network answer from the view alone? Train `atslib.DownsampledCNN` at the scale of the view, with a network of your choice, and compare. What could it go by?
 # :::
 #
 # :::{solution} ex-15-view
 # :class: dropdown
-# At 1/8 it ends between guessing and the model of this page: a ring is a little wider than a dot of the same darkness, so that it darkens more pixels of the view, each of them less. At full size the network can see the hole, and has to read sixty-four times as many pixels; with so few images
-# it may well learn the training set by heart before it finds it.
+# Build it as `DownsampledCNN(nn.Sequential(…, nn.AdaptiveMaxPool2d(1), nn.Flatten()), Classifier(width, len(train_set.classes)), SCALE)`; `train` and `evaluate` take it as they take the model. What there is to go by: a ring is a little wider than a dot of the same darkness, so that it darkens more pixels of the view, each of them less.
+# If your network does as well as attention sampling, patches are not needed: that is worth knowing before anything else is tried.
 # :::
 #
 # :::{exercise}

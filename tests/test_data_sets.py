@@ -481,9 +481,7 @@ def test_windows_at_the_photographs_border(german, tmp_path):
         assert (left, right) == (0, 20) and (top, bottom) == (20, 40)
 
 
-@pytest.mark.parametrize(
-    "size, message", [((90, 60), r"window of \(90, 60\) pixels from image 0"), ((10, 60), "finds no place")]
-)
+@pytest.mark.parametrize("size, message", [((90, 60), r"window of \(90, 60\) pixels from image 0"), ((10, 60), "finds no place")])
 def test_windows_that_do_not_fit(german, tmp_path, size, message):
     with pytest.raises(ValueError, match=message):
         SignWindows(GTSDB(tmp_path), size)[0]
@@ -715,6 +713,39 @@ def test_image_files(tmp_path):
     named = ImageFiles(files, np.array([1, 0]), classes=["cat", "dog"])
     assert named.classes == ("cat", "dog") and named.class_weights().tolist() == [1, 1]
     assert len(ImageFiles([], [])) == 0 and ImageFiles(files, torch.tensor([True, False])).labels.tolist() == [1, 0]
+
+
+def test_a_folder_of_images(tmp_path):
+    """What is no image of a class is passed over, and a test set without one of the classes keeps the others' labels."""
+    for place in (
+        "train/a/1.png",
+        "train/b/deep/er/2.PNG",
+        "train/c/3.jpg",
+        "train/.trash/4.png",
+        "train/a/.thumb/5.png",
+        "test/c/6.png",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 4)).save(tmp_path / place)
+    for stray in ("train/.DS_Store", "train/readme.txt", "train/a/notes.txt", "train/a/.hidden.png"):
+        (tmp_path / stray).write_text("no image")
+    (tmp_path / "train" / "b" / "folder.png").mkdir()
+
+    train_set = ImageFiles.from_folder(str(tmp_path / "train"), cache=tmp_path / "cache")
+    assert train_set.classes == ("a", "b", "c") and train_set.labels.tolist() == [0, 1, 2]
+    assert [file.name for file in train_set.files] == ["1.png", "2.PNG", "3.jpg"] and train_set[1][0].shape == (3, 4, 8)
+    test_set = ImageFiles.from_folder(tmp_path / "test", classes=train_set.classes)
+    assert test_set.classes == train_set.classes and test_set.labels.tolist() == [2]
+
+    class Own(ImageFiles):
+        pass
+
+    assert type(Own.from_folder(tmp_path / "test")) is Own
+    with pytest.raises(DataError, match=r"c: a folder of no class; expected a, b"):
+        ImageFiles.from_folder(tmp_path / "test", classes=["a", "b"])
+    for folder, message in (("nowhere", "no such folder"), ("train/.trash", "no image in its folders")):
+        with pytest.raises(DataError, match=message):
+            ImageFiles.from_folder(tmp_path / folder)
 
 
 @pytest.mark.parametrize(

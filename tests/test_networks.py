@@ -21,6 +21,7 @@ from atslib.networks import (
     SaliencyPrior,
     SpeedLimitsAttention,
     UniformAttention,
+    local_contrast,
     redness,
     window_geometry,
 )
@@ -40,8 +41,10 @@ def test_parameter_counts():
     assert count(ColonCancerAttention()) == (9 * 3 * 8 + 8) + (9 * 64 + 8) + (9 * 8 + 1)
     # 3→8, 8→16, 16→32, 32→1
     for variant in ("paper", "released"):
-        assert count(SpeedLimitsAttention(variant)) == 224 + 1168 + 4640 + 289 == (
-            (9 * 3 * 8 + 8) + (9 * 8 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 + 1)
+        assert (
+            count(SpeedLimitsAttention(variant))
+            == 224 + 1168 + 4640 + 289
+            == ((9 * 3 * 8 + 8) + (9 * 8 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 + 1))
         )
     # 4×4 3→36, 3×3 36→48, 5·5·48→512, 512→512
     assert count(IlseFeatures()) == (16 * 3 * 36 + 36) + (9 * 36 * 48 + 48) + (25 * 48 * 512 + 512) + (512 * 512 + 512)
@@ -196,12 +199,41 @@ def test_saliency_prior_of_a_silent_network_is_the_local_mean():
     network = MegapixelMNISTAttention()
     nn.init.zeros_(network.layers[-1].weight), nn.init.zeros_(network.layers[-1].bias)
     view = torch.zeros(1, 1, 20, 20)
-    view[0, 0, 5, 5] = 1
+    view[0, 0, 9, 9] = 1
     attention = SaliencyPrior(network, epsilon=1e-3)(view).exp()[0]
     near = torch.zeros(20, 20, dtype=torch.bool)
-    near[2:9, 2:9] = True  # those whose 7×7 window holds the bright pixel
+    near[6:13, 6:13] = True  # those whose 7×7 window holds the bright pixel
     torch.testing.assert_close(attention[near], torch.full((49,), 1 / 49 + 1e-3))
     torch.testing.assert_close(attention[~near], torch.full((351,), 1e-3))
+
+
+def test_saliency_prior_sees_an_even_view_evenly_up_to_its_border():
+    network = MegapixelMNISTAttention()
+    nn.init.zeros_(network.layers[-1].weight), nn.init.zeros_(network.layers[-1].bias)
+    view = torch.full((2, 1, 20, 20), 0.5)
+    torch.testing.assert_close(SaliencyPrior(network)(view).exp(), torch.full((2, 20, 20), 0.5 + 1e-3))
+    padded = SaliencyPrior(network, count_include_pad=True)(view).exp()[0]
+    torch.testing.assert_close(padded[10, 10], torch.tensor(0.5 + 1e-3))
+    torch.testing.assert_close(padded[0, 0], torch.tensor(0.5 * 16 / 49 + 1e-3))  # 4 × 4 of the 7 × 7 pixels are the view's
+
+
+def test_saliency_prior_refuses_a_saliency_of_another_shape():
+    for saliency in (torch.abs, lambda view: view.mean(1)):
+        with pytest.raises(ValueError, match=r"the saliency returned shape .* view of \(1, 3, 40, 40\): expected .*B, 1, h, w"):
+            SaliencyPrior(SpeedLimitsAttention(), saliency=saliency)(torch.rand(1, 3, 40, 40))
+
+
+def test_local_contrast_finds_dark_and_bright_things_alike():
+    view = torch.full((1, 3, 30, 30), 0.6)
+    view[:, :, 8, 8], view[:, :, 20, 20] = 0.2, 1.0
+    contrast = local_contrast(view)[0, 0]
+    torch.testing.assert_close(contrast[8, 8], torch.tensor(0.4 * 80 / 81))  # the window of 81 pixels holds the pixel itself
+    torch.testing.assert_close(contrast[20, 20], contrast[8, 8])
+    assert contrast[14, 3] == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(local_contrast(torch.full((1, 1, 9, 9), 0.3)), torch.zeros(1, 1, 9, 9))  # nor is a border one
+    for window in (1, 4):
+        with pytest.raises(ValueError, match=f"window={window}: expected an odd number"):
+            local_contrast(view, window)
 
 
 def test_saliency_prior_keeps_double_precision_and_works_half_precision_in_float32():

@@ -315,6 +315,51 @@ def test_labels_are_whole_numbers():
             evaluate(model(), [(image, label) for image in images], progress=False)
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["from the batch", "from the set"])
+def test_labels_are_classes_of_the_model(known):
+    """Neither PyTorch's IndexError after a whole pass, nor its −100, which the loss would pass over in silence."""
+    images = [torch.zeros(1, 120, 120, dtype=torch.uint8)] * 2
+    for label in (10, -100):
+        labelled = [(image, label) for image in images]
+        labelled = InMemory(labelled) if known else labelled
+        for run in (lambda s: train(model(), s, None, SETTINGS, progress=False), lambda s: evaluate(model(), s, progress=False)):
+            with pytest.raises(ValueError, match=rf"label {label}: expected 0 to 9, for the model answers with 10 classes"):
+                run(labelled)
+    out = Output(torch.zeros(2, 3), None, None, torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="label 3: expected 0 to 2"):
+        attention_loss(out, torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"class_weights of shape \(2,\): expected one for each of 3 classes"):
+        attention_loss(out, torch.tensor([0, 1]), class_weights=torch.ones(2))
+    with pytest.raises(ValueError, match=r"class_weights of shape \(9,\): expected one for each of 10 classes"):
+        train(model(), data(), None, replace(SETTINGS, class_weights=(1.0,) * 9), progress=False)
+
+
+def test_in_memory_labels_are_those_of_the_set():
+    images = [torch.zeros(1, 8, 8, dtype=torch.uint8)] * 3
+    with pytest.raises(ValueError, match=r"image 1 has the label 1\.9: expected a whole number"):
+        InMemory([(images[0], 0), (images[1], 1.9)])
+    drawn = data()
+    kept = InMemory(drawn)
+    assert kept.classes == drawn.classes and torch.equal(kept.class_weights(), drawn.class_weights())
+    assert kept.first(5).class_counts().sum() == 5
+    assert InMemory([(image, label) for image, label in zip(images, (0, 2, 2), strict=True)]).classes == ("0", "1", "2")
+
+
+def test_training_stays_on_the_models_device(monkeypatch):
+    """A model that was moved to a GPU is not brought back; "meta" stands in for one."""
+    asked = []
+
+    def stop(device):
+        asked.append(torch.device(device).type)
+        raise InterruptedError
+
+    monkeypatch.setattr(atslib.training, "Processes", stop)
+    for where, device in (("meta", None), ("cpu", None), ("cpu", "meta")):
+        with pytest.raises(InterruptedError):
+            train(model().to(where), data(), None, SETTINGS, device=device)
+    assert asked == ["meta", "cpu", "meta"]
+
+
 def test_a_checkpoint_of_another_way_to_look_is_refused(tmp_path):
     """Numbers of patches, scales, estimators and kinds of layers are not in the weights, and yet not the same training."""
     checkpoint = tmp_path / "c.pt"
@@ -322,6 +367,10 @@ def test_a_checkpoint_of_another_way_to_look_is_refused(tmp_path):
     other = model()
     other.n_patches += 1
     with pytest.raises(ValueError, match=rf"other settings .*n_patches={other.n_patches}"):
+        train(other, data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
+    other = model()
+    other.fill = 200
+    with pytest.raises(ValueError, match=r"other settings .*fill=200"):
         train(other, data(), None, SETTINGS, checkpoint=checkpoint, progress=False)
     other = model()
     other.classifier.scale = 16.0

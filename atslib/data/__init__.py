@@ -3,17 +3,19 @@
 Real ones (:class:`ColonCancer`, :class:`SwedishTrafficSigns`, :class:`GTSDB`) are looked for below :func:`data_root`;
 ``python -m atslib.data`` says which are there and how to get the others. :class:`MegapixelMNIST` is drawn from digits that ship
 with the package, and :class:`GeneratedHistology` and :class:`GeneratedRoads` stand in for the real ones where they are absent.
+Your own images: :meth:`ImageFiles.from_folder`.
 """
 
 from atslib.data.augmentation import Augmentation
 from atslib.data.colon_cancer import ColonCancer
 from atslib.data.digits import mnist_digits
-from atslib.data.files import DataError, LabelledImages, data_root
+from atslib.data.files import DataError, ImageFiles, data_root, read_image
 from atslib.data.histology import GeneratedHistology
 from atslib.data.megapixel_mnist import MegapixelMNIST
 from atslib.data.mnist import full_mnist
 from atslib.data.roads import GeneratedRoads
 from atslib.data.speed_limits import GTSDB, SignWindows, SpeedLimits, SwedishTrafficSigns
+from atslib.loading import LabelledImages
 
 __all__ = [
     "GTSDB",
@@ -22,6 +24,7 @@ __all__ = [
     "DataError",
     "GeneratedHistology",
     "GeneratedRoads",
+    "ImageFiles",
     "LabelledImages",
     "MegapixelMNIST",
     "SignWindows",
@@ -30,4 +33,5 @@ __all__ = [
     "data_root",
     "full_mnist",
     "mnist_digits",
+    "read_image",
 ]

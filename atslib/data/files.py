@@ -14,9 +14,10 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
+
+from atslib.loading import LabelledImages
 
 # What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
 _DAMAGED_EXIF = (KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError, struct.error)
@@ -43,11 +44,12 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 
 def needed(module: str) -> ModuleType:
-    """Import a module that only the real data need; where it is absent, say how to get it."""
+    """Import a module that only files and downloads need; where it is absent, say how to get it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"the real data sets need {module}: pip install 'atslib[data]'") from error
+        package = {"PIL": "Pillow"}.get(name := module.partition(".")[0], name)
+        raise ImportError(f"this needs {module}: pip install {package}") from error
 
 
 def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str) -> Path:
@@ -81,7 +83,8 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
         get: for a file of a data set, the command that gets the set; for the message.
 
     Raises:
-        DataError: a file that is missing, truncated, no image, or one of more than 8 bits.
+        DataError: a file that is missing, truncated, no image, or one of more than 8 bits in grey (of a colour image of 16 bits
+            Pillow gives the upper 8). Transparency is dropped.
     """
     with _opened(path, get) as (picture, large):
         deep = picture.mode.startswith(("I", "F"))
@@ -148,40 +151,12 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-class LabelledImages(Dataset):
-    """Items ``(image, label)`` whose labels are known before any image is read or drawn.
-
-    Subclasses have:
-        classes: names of the classes; a label is a position in it.
-        labels: label of every image, ``(N,)`` int64.
-    """
-
-    classes: tuple[str, ...]
-    labels: Int[Tensor, " N"]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def class_counts(self) -> Int[Tensor, " classes"]:
-        """How many images each class has."""
-        return torch.bincount(self.labels, minlength=len(self.classes))
-
-    def class_weights(self) -> Float[Tensor, " classes"]:
-        """Weights for the cross-entropy, the inverse of each class's share (§4.4), with mean 1 over the images.
-
-        A class without images has weight 0.
-        """
-        counts = self.class_counts().double()
-        present = counts > 0
-        return torch.where(present, len(self) / (present.sum() * counts.clamp(min=1)), 0.0).float()
-
-
 class ImageFiles(LabelledImages):
     """Images read from files when they are asked for, so that the workers of a ``DataLoader`` decode them.
 
     Args:
         files: one image file each.
-        labels: of the images.
+        labels: of the images, positions in ``classes``.
         classes: their names; unless given, those of the subclass, and without any the labels as words.
         cache: a folder for decoded images, written on first use and mapped into memory from then on; all workers and
             later runs share it. It takes three bytes a pixel. None decodes every time.
@@ -222,6 +197,51 @@ class ImageFiles(LabelledImages):
                 f"labels from {int(self.labels.min())} to {most} for {len(self.classes)} classes: expected positions in classes"
             )
         self.cache = None if cache is None else Path(cache).expanduser()
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        classes: Sequence[str] | None = None,
+        cache: str | os.PathLike | None = None,
+    ) -> ImageFiles:
+        """The images in ``folder/class/…``, at any depth below their class.
+
+        What begins with a dot is passed over, and so are files whose name does not end like an image format's.
+
+        Args:
+            folder: holds a folder for each class.
+            classes: the folders to read, in the order of the labels; all of them, by name, unless given. Give a test set those
+                of the training set, or a class that it lacks would shift its labels.
+            cache: as above.
+
+        Raises:
+            DataError: no such folder, or no image in it; a folder of a class that is not in ``classes``.
+
+        >>> ImageFiles.from_folder("nowhere")
+        Traceback (most recent call last):
+        atslib.data.files.DataError: nowhere: no such folder; expected one with a folder of images for each class
+        """
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; expected one with a folder of images for each class")
+        found = sorted(part.name for part in root.iterdir() if part.is_dir() and not part.name.startswith("."))
+        names = found if classes is None else list(classes)
+        if unknown := set(found) - set(names):
+            raise DataError(f"{root / min(unknown)}: a folder of no class; expected {', '.join(names)}")
+        Image = needed("PIL.Image")
+        suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        files, labels = [], []
+        for label, name in enumerate(names):
+            for file in sorted((root / name).rglob("*")):
+                hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+                if file.suffix.lower() in suffixes and file.is_file() and not hidden:
+                    files.append(file)
+                    labels.append(label)
+        if not files:
+            raise DataError(f"{root}: no image in its folders; expected one folder for each class, with images in it")
+        return cls(files, labels, classes=names, cache=cache)
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
         path = self.files[number]

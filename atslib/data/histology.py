@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from atslib.data.drawing import balanced_labels, inside, noise, stream, to_bytes, window
-from atslib.data.files import LabelledImages
+from atslib.loading import LabelledImages
 from atslib.patches import pair
 
 KINDS = ("glandular", "other")

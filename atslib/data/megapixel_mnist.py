@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from atslib.data.digits import mnist_digits
-from atslib.data.files import LabelledImages
 from atslib.data.mnist import full_mnist
+from atslib.loading import LabelledImages
 from atslib.patches import pair
 
 GLYPH = 28  # side of a digit, and of a piece of noise

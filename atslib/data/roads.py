@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from atslib.data.drawing import balanced_labels, blend, inside, noise, stream, to_bytes, window
-from atslib.data.files import LabelledImages
 from atslib.data.speed_limits import Sign
+from atslib.loading import LabelledImages
 from atslib.patches import pair
 
 # Round signs that set none of the limits: three with a red ring or a red disc, so that red does not give a limit away.

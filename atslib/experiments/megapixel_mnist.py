@@ -86,13 +86,13 @@ def build_model(
 
     def attention() -> nn.Module:
         network = networks.MegapixelMNISTAttention()
-        return networks.SaliencyPrior(network) if sizes.saliency_prior else network
+        return networks.SaliencyPrior(network, count_include_pad=True) if sizes.saliency_prior else network
 
     def attention_for_regions() -> nn.Module:
         # A digit is dimmer here by its area in the view, and there is more nothing beside it.
         gain = networks.Gain((SCALE / NESTED_SCALE) ** 2)
         network = networks.AttentionNetwork(gain, *networks.MegapixelMNISTAttention().layers)
-        return networks.SaliencyPrior(network, epsilon=2e-6) if sizes.saliency_prior else network
+        return networks.SaliencyPrior(network, epsilon=2e-6, count_include_pad=True) if sizes.saliency_prior else network
 
     parts = Parts(
         attention=attention,
