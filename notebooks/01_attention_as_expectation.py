@@ -68,8 +68,8 @@ print("output:", g(pooled).tolist())
 #
 # $$\phantom{\Psi(x; \Theta)} = g\bigl(\mathbb E_{I \sim a(x; \Theta)}[f(x; \Theta)_I]\bigr) \tag{paper 3}$$
 #
-# Eq. 2 repeats eq. 1. For eq. 3 the two sides are computed in different ways: the sum, and the mean of a table of all outcomes, each
-# with its probability, that a sampler can produce.
+# Eq. 2 repeats eq. 1. For eq. 3 the two sides are computed in different ways: the sum, and the mean over a table of all outcomes of one draw, each
+# with its probability. For a single draw the probabilities are the attention, so this checks the bookkeeping that the rest of the book relies on: later tables have two draws and more.
 
 # %%
 log_attention = a.log()
@@ -162,7 +162,7 @@ print(f"features of unit length: {unit}")
 
 # %% [markdown]
 # Two distributions over the same locations: the attention that the model has learned for this image, and the uniform one, close to which
-# an untrained attention network begins if it has no prior. For each, the error $\lVert z - \mu \rVert$ of the sample mean, as a root mean square over many samples, against $N$.
+# an untrained attention network begins, unless it is told to prefer what is bright ([chapter 7](07_entropy_and_exploration.ipynb)). For each, the error $\lVert z - \mu \rVert$ of the sample mean, as a root mean square over many samples, against $N$.
 
 # %%
 def rms_error(attention, n, seed):
@@ -210,8 +210,8 @@ for name, (sigma, measured) in curves.items():
 # The points are measured, the lines are $\sigma/\sqrt N$ with the standard deviation $\sigma$ of one draw computed exactly from all
 # features; nothing is fitted. Both have the slope $-\tfrac12$. **$K$ does not appear**: ten draws from 32,400 locations are as good as ten
 # from thirty, if single draws vary as much. What appears is $\sigma$, how different the features are *where attention looks*. For uniform
-# attention it is small here for a sad reason: nearly every patch is empty and has the same feature, so the estimate is precise, and
-# useless. A digit makes up so little of this mean that no classifier could find it there.
+# attention it is small here for a sad reason: nearly every patch is empty and has the same feature, so the estimate is precise, but
+# of a mean that is mostly background: the digits change it by little. Next, how much of either distribution falls on what is not empty.
 
 # %%
 for name, attention in (("learned", trained), ("uniform", uniform)):
@@ -240,14 +240,14 @@ for name, function in (("linear score", lambda z: g(z)[..., 0]), ("loss", loss))
 # %% [markdown]
 # The linear score agrees, the loss does not: a convex function of a noisy input is larger on average (Jensen's inequality). The gap
 # shrinks like $1/N$; [chapter 5](05_lower_variance.ipynb) measures it. So eqs. 1–4 hold, with "≈" in eq. 4 meaning: unbiased up to
-# a linear $g$, consistent behind the softmax and the loss.
+# a linear $g$, and ever closer to the truth as $N$ grows behind the softmax and the loss.
 #
 # ## Summary
 #
 # - An attention-weighted sum is the expectation of the feature at a location drawn from the attention (eqs. 1–3).
 # - The mean over $N$ independent draws estimates it without bias, with an error of $\sigma/\sqrt N$ that does not depend on the number of
 #   locations (eq. 4).
-# - Unbiased is the pooled feature, not the loss made of it.
+# - The pooled feature is unbiased; the loss made of it is not.
 # - Which distribution to draw from is not a law of nature: [the next chapter](02_variance_optimality.ipynb) asks for the best.
 #
 # ## Exercises

@@ -102,8 +102,8 @@ for name, p in distributions.items():
 # P^* = \operatorname*{argmin}_P \; \mathbb{V}_{I \sim P}\left[\frac{a(x;\Theta)_I \, f(x;\Theta)_I}{p_I}\right] . \tag{paper 5}
 # $$
 #
-# The quantity in brackets is a vector. Its variance is a $D \times D$ covariance matrix, and matrices have no smallest
-# element in general. The next line of the paper shows what is meant: the sum of the variances of all $D$ coordinates, which is the
+# The quantity in brackets is a vector. Its variance is a $D \times D$ covariance matrix, and two of these need not be
+# comparable. The next line of the paper shows what is meant: the sum of the variances of all $D$ coordinates, which is the
 # trace of the covariance, or the expected squared distance from the mean. Below we compute it from that definition,
 # nothing simplified, and let an optimiser find the minimum. The distribution is parametrised by a softmax, so that it stays on
 # the simplex; the search starts at three different places.
@@ -403,12 +403,13 @@ for number in range(images):
     uniform = torch.full((len(raw),), 1 / len(raw))
     c, rho = spread_and_alignment(uniform, raw)
     print(
-        f"norms from {raw.norm(dim=1).min():.2f} to {raw.norm(dim=1).max():.2f}, c = {c:.2f}, rho = {rho:.2f}: "
+        f"norms from {raw.norm(dim=1).min():.2f} to {raw.norm(dim=1).max():.2f}, c = {c:.2f}, rho = {rho:.2f}, 1 / (1 - rho^2) = {1 / (1 - rho**2):.0f}: "
         f"price {price(uniform, raw):.2f}, normalised {price(uniform, raw / raw.norm(dim=1, keepdim=True)):.2f}"
     )
 
 # %% [markdown]
-# Without normalisation the attention would need that many times the draws of $p^*$; with it the price is one. The norm is what the network gives up in exchange:
+# On neither curve: far above both. The norms spread little, but all features point almost the same way, and $1 / (1 - \rho^2)$ multiplies what the spread costs. Under uniform attention this untrained network would need as many times the draws of $p^*$ as the price says; with
+# the normalisation the price is one. The norm is what the network gives up in exchange:
 # it can no longer say "much of this" with a longer vector, only with more attention.
 
 # %% [markdown]
@@ -451,7 +452,7 @@ print(f"norms in any order: found {row(found, 6)}")
 #
 # The trace adds up the variances of all $D$ coordinates as if they mattered equally. A loss does not see it that way. Near $\mu$ it
 # reacts to $z$ through its gradient $c$ only, that is through the number $\langle c, z\rangle$. For two classes and a
-# linear classifier, $c$ is the difference of the two rows of weights. The variance of $\langle c, z\rangle$ is eq. 6
+# linear classifier, $c$ is a multiple of the difference of the two rows of weights. The variance of $\langle c, z\rangle$ is eq. 6
 # with the numbers $\langle c, f_i\rangle$ in place of the vectors, so its minimum is
 #
 # $$
@@ -515,7 +516,7 @@ print(f"<c, mu> = {a @ positive @ c:.6f}")
 print(f"variance along c: best for c {along(p, positive):.6f}, attention {along(a, positive):.6f}")
 
 # %% [markdown]
-# It is no free lunch. One must know $c$, which differs from image to image and changes in training, and
+# It is no free lunch. One must know the direction of $c$, which changes in training and, with more than two classes, from image to image, and
 # $\langle c, f_i\rangle$ at all locations, which is what we do not want to compute. But it says what the claim of minimal variance is about: the
 # pooled feature as a whole, not the output of the network.
 
@@ -548,7 +549,7 @@ for name, estimator in compared.items():
 # - Equations 5 to 9 hold. "Variance" means the trace of the covariance; from eq. 6 to eq. 7 the quantities differ by the constant
 #   $\lVert\mu\rVert^2$ and only the argmins are equal.
 # - The least total variance belongs to $p^* \propto a \lVert f \rVert$. Using $a$ instead costs a factor $1 + c^2 / (1 - \rho^2)$, with $c$ the coefficient of variation of the norms.
-# - With equal norms the factor is one: this is why the feature networks of this book end in a unit norm.
+# - With equal norms the factor is one, and the attention has the least total variance of all independent draws weighted by $a/p$: this is why the feature networks of this book end in a unit norm.
 # - For a single direction (also called $c$ above) the best distribution is $a \lvert\langle c, f\rangle\rvert$, which is another one, unit norm or not.
 # - The optimum is one among independent draws. Draws without replacement and evenly spread draws can have less variance.
 

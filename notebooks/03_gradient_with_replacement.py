@@ -276,7 +276,7 @@ print(f"eq. 12          {errors['eq. 12'][-1]:.4f}; s / sqrt(N) = {predicted[-1]
 print(f"plain autograd  {errors['plain autograd'][-1]:.2f}")
 
 # %% [markdown]
-# The blue points follow the exact line over five orders of magnitude. Plain autograd converges too, to a wrong gradient.
+# The blue points follow the exact line over five orders of magnitude in $N$. Plain autograd converges too, to a wrong gradient.
 
 # %% [markdown]
 # ## One line instead of a custom backward pass
@@ -380,6 +380,9 @@ for n in (1, 2, 3, 4, 5):
 # Both are unbiased. With one draw they are the same. With more draws, the variance of eq. 12 falls as $1/N$. That of REINFORCE on the output grows, because more and more
 # scores are multiplied with an output that does not shrink; with the mean subtracted it stays about level, where eq. 12 again falls as $1/N$.
 #
+# Is that so for every problem? With centred responses $x$ it is. An added product $x_m s_k$, $m \ne k$, is uncorrelated with every term of eq. 12, because $\mathbb E[x_m^2 s_m]\,\mathbb E[s_k] = 0$ and $\mathbb E[x_m]\,\mathbb E[\lVert s_k\rVert^2 x_k] = 0$: it can only
+# add variance, from $N = 2$ on. Without centring the added products may also cancel some, and there are problems in which REINFORCE has the smaller variance ({ref}`ex-03-reinforce`).
+#
 # There is another side to it. The output above is linear in $z$. A loss is not, and then "unbiased" needs care. Backpropagation multiplies eq. 12
 # with $\partial L / \partial z$, taken at the *same* noisy $z$. The result is unbiased neither for the gradient of $L(\mu)$, the loss of the
 # full model, nor for the gradient of $\mathbb{E}[L(z)]$, the loss that is minimised. REINFORCE on the loss is unbiased for the latter. The cell measures the mean of
@@ -410,7 +413,7 @@ for n in (1, 2, 4, 8):
 print("\n".join(table))
 
 # %% [markdown]
-# The last column is zero. The distances of backpropagation from both targets shrink about as $1/N$: they halve, more or less, from line to line. So eq. 12 is an unbiased gradient
+# The last column is zero. The distances of backpropagation from both targets shrink about as $1/N$: the first halves from line to line, the second falls a little more slowly. So eq. 12 is an unbiased gradient
 # *of the pooled feature*; the gradient of the loss has a bias that fades with $N$, as the loss itself has
 # ([chapter 1](01_attention_as_expectation.ipynb)).
 
@@ -565,8 +568,8 @@ print("\n".join(table))
 # - Equations 22 to 27 and eq. 11 hold as equalities when the left-hand side is read as the derivative of the expectation. Equation 12 defines an unbiased
 #   estimator of it; its "=" holds in expectation, not draw by draw.
 # - $\mathrm{sg}(W)\,(1 + \log a - \mathrm{sg}(\log a))\, f$ has eq. 12 as its gradient, draw by draw. No custom backward pass is needed.
-# - For the attention, eq. 12 is the score-function estimator with one response for each draw. With the mean response subtracted it always has less variance than REINFORCE on the
-#   output; without, it has less in the examples above, though not always. For a nonlinear loss it has a bias that falls as $1/N$.
+# - For the attention, eq. 12 is the score-function estimator with one response for each draw. With the mean response subtracted it has less variance than REINFORCE on the
+#   output from two draws on; without, it has less in the examples above, though not always. For a nonlinear loss it has a bias that falls as $1/N$.
 # - A baseline changes no mean. Leave-one-out removes what the responses share, and hurts where they share nothing.
 
 # %% [markdown]
@@ -599,12 +602,26 @@ print("\n".join(table))
 # :::
 #
 # :::{exercise}
+# :label: ex-03-reinforce
+# Two locations with attention 0.9 and 0.1, responses $-2$ and $3$, two draws. What are the variances of eq. 12 and of REINFORCE on the output, for the first logit? And if the mean response is subtracted first?
+# :::
+#
+# :::{solution} ex-03-reinforce
+# :class: dropdown
+# The scores are $s = (0.1, -0.9)$, the mean response is $-1.5$, and all estimators have the mean $-0.45$. Eq. 12: one draw gives $-0.2$ or $-2.7$, variance $0.5625$, half of it for two draws: $0.281$. REINFORCE: $-0.4$ for a pair of the first location, $-0.4$ for one of each, $-5.4$ for a pair of the
+# second, with probabilities $0.81$, $0.18$, $0.01$: variance $0.2475$, the smaller one. With the mean subtracted, the responses are $-0.5$ and $4.5$ and the variances $0.72$ and $0.9225$: now eq. 12 has less, as it must. Both have more than before, for the mean response is not the best constant
+# ({ref}`ex-03-best-constant`).
+# :::
+#
+# :::{exercise}
 # :label: ex-03-ratio
-# Replace the factor $1 + \log a - \mathrm{sg}(\log a)$ by $a / \mathrm{sg}(a)$. Is the gradient the same? Why does the library use the logarithm?
+# Replace the factor $1 + \log a - \mathrm{sg}(\log a)$ by $a / \mathrm{sg}(a)$. Is the gradient the same? The second derivative? Why does the library take $\exp(\log a - \mathrm{sg}(\log a))$?
 # :::
 #
 # :::{solution} ex-03-ratio
 # :class: dropdown
 # Yes: the value is one and the derivative is $\partial a / a = \partial\log a$. But a location of very small attention, once drawn, has $a = 0$ in float32
 # (below about $10^{-45}$; in half precision far sooner), and $0/0$ is not a number. The logarithm of the attention, straight from `log_softmax`, is an ordinary number there.
+#
+# The second derivatives differ: that of $a / \mathrm{sg}(a)$ is $\partial^2 a / a = \partial^2 \log a + (\partial \log a)^2$, which is what the second derivative of $\mu$ needs, and that of the other factor lacks the square. The library's $\exp(\log a - \mathrm{sg}(\log a))$ is $a / \mathrm{sg}(a)$ without the $0/0$.
 # :::

@@ -90,7 +90,8 @@ print("by eq. 13   :", eq13)
 print("difference  :", sp.simplify(race - eq13))  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# The difference is zero whatever the attention: **eq. 13 is confirmed** as what the Gumbel draw does. The same with numbers. Take three locations with
+# The difference is zero whatever the attention: **eq. 13 is confirmed** as what the Gumbel draw does. The library follows the same law without a key for each location: it draws independently, in order, and leaves out repeats, for each *new* location is then one drawn from
+# what is left. Only if these run short does it draw keys. Both with numbers. Take three locations with
 # attention 0.5, 0.3 and 0.2 and draw two. Check a row by hand: first location 0, then location 1 out of what is left,
 # $0.5 \cdot 0.3 / (0.3 + 0.2) = 0.3$.
 
@@ -100,12 +101,16 @@ trials = 200_000
 gumbel = -torch.empty(trials, 3).exponential_(generator=torch.Generator().manual_seed(0)).log()
 drawn = (three.log() + gumbel).topk(2).indices  # (trials, 2): all of eq. 13
 
+by_library = ESTIMATORS["des_raj"].sample(three.log().expand(trials, 3), 2, generator=torch.Generator().manual_seed(1))
+
 index, probability = every_draw(ESTIMATORS["des_raj"], three.log(), 2)
-print("draw     by eq. 13   share of 200,000 Gumbel draws")
+print("share of 200,000 draws")
+print("draw     by eq. 13   Gumbel   library")
 for pair, chance in zip(index.tolist(), probability.tolist(), strict=True):
-    share = (drawn == torch.tensor(pair)).all(1).double().mean().item()
-    assert abs(share - chance) < 5 * math.sqrt(chance * (1 - chance) / trials)  # within five standard errors
-    print(f"{tuple(pair)}      {chance:.4f}      {share:.2f}")
+    shares = [(draws == torch.tensor(pair)).all(1).double().mean().item() for draws in (drawn, by_library)]
+    for share in shares:
+        assert abs(share - chance) < 5 * math.sqrt(chance * (1 - chance) / trials)  # within five standard errors
+    print(f"{tuple(pair)}      {chance:.4f}     {shares[0]:.2f}      {shares[1]:.2f}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -291,8 +296,8 @@ for ax, (peak, title) in zip(axes, {0.1: "near-uniform", 3.0: "uneven", 6.0: "pe
             error = (ESTIMATORS[name](log_a.expand(REPEATS, K), drawn, unit[drawn]) - target).square().sum(1) / V[0]
             bar = 2 * error.std() / math.sqrt(REPEATS)
             ax.errorbar(n, error.mean(), bar, fmt="x", color=ESTIMATOR_STYLES[name]["color"], markersize=5, linewidth=1)
-            if name != "with_replacement":  # the two ways to compute it agree (five standard errors)
-                assert (error.mean() - surprise[title][name][n - 1]).abs() < 2.5 * bar + 0.02 * error.mean()
+            # The two ways to compute it agree: five standard errors of the crosses, and two per cent for the lines' own noise.
+            assert (error.mean() - surprise[title][name][n - 1]).abs() < 2.5 * bar + 0.02 * error.mean()
     entropy = (-(a * log_a).sum()).exp()
     ax.set(xscale="log", yscale="log", xlabel="N, locations drawn", ylim=(1e-5, 2), xticks=[1, 10, 50])
     ax.set_xticklabels(["1", "10", "50"])
@@ -312,13 +317,13 @@ for title, curves in surprise.items():
 
 # %% [markdown]
 # Lines are the formula, crosses with bars (two standard errors, mostly smaller than the cross) the check; "spread over" is $e^{H(a)}$, the number of locations that a uniform
-# attention of the same entropy would cover. Read the left panel first. Training starts there: **with near-uniform attention, ten
+# attention of the same entropy would cover. Read the left panel first. An attention network without a prior ([chapter 7](07_entropy_and_exploration.ipynb)) starts there: **with near-uniform attention, ten
 # draws by eq. 14 are hardly better than one**, because nearly all of the weight $w_{10}$ lies on the tenth feature. Nine forward passes
-# are thrown away. Des Raj and eq. 4 coincide there. With peaked attention (right) eq. 14 wins, because a few draws exhaust the mass and its sum is nearly exact. Des Raj
+# are thrown away. Des Raj and eq. 4 coincide there. With peaked attention (right) eq. 14 starts no better than eq. 4, but wins after a handful of draws, because these exhaust the mass and its sum is nearly exact. Des Raj
 # is never worse than eq. 4 and gains as attention concentrates; [the next chapter](05_lower_variance.ipynb) has estimators that gain more.
 #
 # The paper's claim that drawing without replacement makes "the best use of the available computational budget" thus depends on the estimator: it
-# **differs** for eq. 14 as printed. By the table above Des Raj makes better use of it than eq. 4; the best use it is not, as chapter 5 shows.
+# **does not hold** for eq. 14 as printed (in the [ledger](../ledger.md): *differs*). By the table above Des Raj makes better use of it than eq. 4; the best use it is not, as chapter 5 shows.
 
 # %% [markdown]
 # (cell-eq28)=
@@ -465,7 +470,8 @@ eq42 = lambda i, j: p[i, j] * t(i, j) / (a[i] * p[i, j]) * d(a[i]) + a[i] * d(p[
 eq43 = lambda i, j: t(i, j) * d(a[i]) + second_term(i, j)
 eq44 = lambda i, j: t(i, j) * d(sp.log(a[i])) + second_term(i, j)
 
-for name, line in {"41": eq41, "42": eq42, "43": eq43, "44": eq44}.items():
+print("mean of 41 equals 35:", is_zero(mean(eq41) - eq35))
+for name, line in {"42": eq42, "43": eq43, "44": eq44}.items():
     same = sum(is_zero(line(i, j) - eq41(i, j)) for i, j in every_pair)
     print(f"{name}: equals 41 for {same} of the {len(every_pair)} pairs; its mean equals 35: {is_zero(mean(line) - eq35)}")
 verdict("43 with the factor 1 / a_i put back, against 44", t(0, 1) * d(a[0]) / a[0] + second_term(0, 1), eq44(0, 1))
@@ -628,13 +634,13 @@ for n in (2, 3):
 
 # %% [markdown]
 # All four are unbiased. **The paper's claim of an unbiased gradient without replacement is confirmed** for eq. 44 and its extension. But eq. 44 as printed is far noisier
-# than drawing with replacement, and it gets worse with $N$. The zero-mean parts are to blame for some of that, the last-step weights for the rest.
+# than drawing with replacement, and its extension still more so at $N = 3$. The zero-mean parts are to blame for some of that, the last-step weights for the rest.
 # Des Raj with the one formula is the only row below 1.
 
 # %% [markdown]
 # ## Plain autograd is no way out
 #
-# A popular shortcut: compute $z = \sum_m W_m f_{i_m}$ with Des Raj's weights, which are functions of the attention, and let autograd
+# A tempting shortcut: compute $z = \sum_m W_m f_{i_m}$ with Des Raj's weights, which are functions of the attention, and let autograd
 # differentiate them. That treats the draw as if it did not depend on the attention, so the change of the draw's probabilities is missing.
 
 
@@ -806,33 +812,25 @@ for locations_left in (2, 3, 4):  # attention on these few only, evenly, and all
 # The library subtracts only as long as the drawn locations hold at most half of the mass, where nothing cancels. From then on it adds up what remains: the locations never drawn, plus the draws from $n$ on, in log space.
 
 # %%
-rows = []
-for gap in (0, 5, 10, 15, 20, 25):
+def errors_of_mass_left(gap):
+    """Mass left after three locations, these ``gap`` nats ahead of 32,397 others, and the relative errors of two ways to compute it in float32."""
     logits = torch.randn(32_400, generator=torch.Generator().manual_seed(0))
-    logits[:3] += gap + math.log(32_400) / 2  # three locations ahead of 32,397
+    logits[:3] += gap + math.log(32_400) / 2
     log_a = logits.log_softmax(0)
-    index = torch.arange(5)[None]  # the three, and two more
     exact = log_a[3:].logsumexp(0).exp().item()  # w_4, in float64, summed from what remains
     single = log_a.float()
-    naive = (1 - single[:5].exp().cumsum(0))[2].item()
-    weight = eq14.weights(single[None], index[:, :4])[0, 3].item()  # the last weight of eq. 14 is w_4
-    rows.append((exact, abs(naive / exact - 1), abs(weight / exact - 1)))
+    naive = (1 - single[:3].exp().cumsum(0))[2].item()
+    weight = eq14.weights(single[None], torch.arange(4)[None])[0, 3].item()  # the last weight of eq. 14 is w_4
+    return exact, abs(naive / exact - 1), abs(weight / exact - 1)
+
+
+rows = [errors_of_mass_left(gap) for gap in (0, 5, 10, 15, 20, 25)]
 print("mass left w_4     relative error of 1 - cumsum      of the library")
 for exact, naive_error, library_error in rows:
     print(f"{exact:10.0e}        {naive_error:<32.0e} {library_error:.0e}")
 
-# %% mystnb={"image": {"alt": "Relative error of the mass left in float32 against the true mass left, from 1 down to 1e-8, both logarithmic. The line for 1 - cumsum rises steadily and passes 1, which is 100 percent, near 1e-7. The library's line stays below 1e-5 throughout."}}
-leftover, naive_error, library_error = [], [], []
-for gap in torch.linspace(4, 25, 50).tolist():
-    logits = torch.randn(32_400, generator=torch.Generator().manual_seed(0))
-    logits[:3] += gap + math.log(32_400) / 2
-    log_a = logits.log_softmax(0)
-    exact = log_a[3:].logsumexp(0).exp().item()
-    single = log_a.float()
-    leftover.append(exact)
-    naive_error.append(abs((1 - single[:3].exp().cumsum(0))[2].item() / exact - 1))
-    library_error.append(abs(eq14.weights(single[None], torch.arange(4)[None])[0, 3].item() / exact - 1))
-
+# %% mystnb={"image": {"alt": "Relative error of the mass left in float32 against the true mass left, from 1 down to 1e-8, both logarithmic. The line for 1 - cumsum rises steadily and passes 1, which is 100 percent, near 3e-8. The library's line stays below 1e-5 throughout."}}
+leftover, naive_error, library_error = zip(*(errors_of_mass_left(gap) for gap in torch.linspace(4, 25, 50).tolist()), strict=True)
 figure, ax = plt.subplots(figsize=(6.4, 3.4))
 ax.plot(leftover, naive_error, color=RED, marker="v", markersize=3.5, label="1 − cumsum, float32")
 ax.plot(leftover, library_error, color=BLUE, marker="s", markersize=3.5, label="atslib, float32")
@@ -845,6 +843,8 @@ plt.show()
 assert max(library_error) < 1e-4 and max(naive_error) > 0.9
 
 # %% [markdown]
+# The error of `1 - cumsum` grows as the mass left shrinks. It reaches 100 % at about half a step of float32 below one, where the sum rounds to one and nothing is left; that of the library stays at the rounding of float32.
+#
 # The appendix makes a related remark: with more than two draws, the logarithm in eq. 44 avoids the numerical errors of the cumulative product in eq. 41. Fifty draws from
 # 32,400 locations, the sizes of Megapixel MNIST:
 
@@ -863,6 +863,8 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # %% [markdown]
 # ## Summary
 #
+# Verdicts as in [the ledger](../ledger.md):
+#
 # | what | verdict | because |
 # |---|---|---|
 # | [eq. 13](#cell-eq13) | confirmed | it is what the $n$ largest Gumbel keys draw |
@@ -875,7 +877,7 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # | "unbiased gradient without replacement" | confirmed | for eq. 44; not for the released code |
 # | "best use of the budget" | differs | Des Raj is never worse than eq. 4; eq. 14 often is |
 #
-# - Draw with the $n$ largest keys $\log a_i + G_i$.
+# - Draw with the $n$ largest keys $\log a_i + G_i$, or independently, leaving out repeats: it is the same law.
 # - Use the mean of the prefix estimators, not the last one: never worse than independent draws, and an error bar for free.
 # - For the gradient, keep the weights constant and multiply by $1 + \log a - \mathrm{sg}(\log a)$; no custom backward pass, no bias.
 # - Do not use plain autograd through the weights, nor the published backward passes without knowing what they do.

@@ -477,7 +477,7 @@ for name in ("eq14", "des_raj"):
 # the error bar is itself uncertain, and Student's $t$ with $N - 1$ degrees of freedom gives a wider interval. The cell
 # counts both, for a map of 256 locations and features of length one.
 
-# %% mystnb={"image": {"alt": "Coverage of the Des Raj error bar against N from 2 to 50 for three attentions: the normal interval starts between 0.7 and 0.8 and approaches 0.95 from below; Student's interval stays near 0.95 for spread-out attention and between 0.9 and 1 for peaked attention."}}
+# %% mystnb={"image": {"alt": "Coverage of the Des Raj error bar against N from 2 to 50 for three attentions: the normal interval starts around 0.7 and approaches 0.95 from below; Student's interval stays near 0.95 for spread-out attention and between 0.9 and 1 for peaked attention."}}
 figure, ax = plt.subplots(figsize=(7, 3.4))
 trials = 3000
 coverage = {}
@@ -525,7 +525,7 @@ display(
 # %% [markdown]
 # The dotted lines, ±1.96, fall short at small $N$, as they would for normal variables. Student's interval (solid) repairs
 # that: near 95 % where the attention is spread out. Where it is peaked, the late $t_m$ hardly differ from the truth and the
-# early ones rule the error bar, so the interval is not exact; it mostly errs on the safe side. Either is an interval for $\mu$, the answer
+# early ones rule the error bar, so the interval is not exact; with more than a few draws it errs on the safe side. Either is an interval for $\mu$, the answer
 # of the full model, and says nothing about whether the full model is right.
 #
 # ## A curve through the map
@@ -697,7 +697,12 @@ display(
         ],
     )
 )
-display(Markdown(f"Mean over {worlds} maps, and in brackets the lowest and the highest of them."))
+display(
+    Markdown(
+        f"Mean over {worlds} maps, and in brackets the lowest and the highest of them. Des Raj's error is that of 500 random draws, the others are exact; "
+        "a number of his above 1 is the noise of these, for he is never worse than independent draws ([chapter 4](04_without_replacement.ipynb))."
+    )
+)
 
 # %% [markdown]
 # What to see: with features that go with the objects, systematic draws along the Hilbert curve have a fraction of the error of
@@ -962,7 +967,7 @@ display(
 # :class: dropdown
 # Let features repeat along the order with the period of the points. Uniform attention over four locations, $N = 2$, features
 # $(1, -1, 1, -1)$: the two points lie two locations apart and see the same feature, so $z = \pm 1$, with variance 1. Two
-# independent draws have variance 1/2. `enumerate_draws(Systematic("raster"), torch.full((1, 4), 0.25).log(), f, 2)` shows it. A random
+# independent draws have variance 1/2. With `f = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])`, `enumerate_draws(Systematic("raster"), torch.full((1, 4), 0.25).log(), f, 2)` shows it. A random
 # or a space-filling order makes such an accident unlikely; stratified draws rule it out.
 # :::
 #

@@ -34,6 +34,7 @@ from atslib import ESTIMATORS, AttentionSampling, PatchGeometry, downsample, ext
 from atslib.data import MegapixelMNIST, mnist_digits
 from atslib.data.megapixel_mnist import scribbles
 from atslib.enumeration import every_draw
+from atslib.models import Output
 from atslib.networks import AttentionNetwork, Classifier, MegapixelMNISTAttention, SaliencyPrior, UnitNorm
 from atslib.plots import (
     BLACK,
@@ -386,7 +387,7 @@ for name, (off, _, _) in offs.items():
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# With the margin put right, the steps agree with {eq}`eq-cell-centre` exactly. With half a receptive field, the map is squeezed towards the middle of the image; for a patch of
+# With the margin put right, the steps agree with {eq}`eq-cell-centre` exactly, since the pool's 8 divides the 376 columns that the convolutions leave; where a pool drops a remainder at one side, steps that fill the whole width do not agree. With half a receptive field, the map is squeezed towards the middle of the image; for a patch of
 # 100 pixels this is harmless. The right panel is not: whoever forgets the argument gets it wrong by far more. In `atslib` the attention network works out its
 # own three numbers, so that there is no argument to forget.
 
@@ -655,16 +656,15 @@ class Features(nn.Module):
 
 
 class LocatedSampling(AttentionSampling):
-    def forward(self, image, generator=None):
-        view = self.view(image)
-        logits = self.attention(view)
-        log_attention = logits.flatten(1).log_softmax(1).view_as(logits)
+    def forward(self, image, *, generator=None):
+        view, log_attention = self.attend(image)
         geometry = self.geometry(image, view, log_attention)
         index = self.estimator.sample(log_attention, self.n_patches, generator=generator)
-        patches = extract_patches(image, geometry.top_left(index), self.patch_size).flatten(0, 1) / 255
+        patches = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill).flatten(0, 1) / 255
         where = geometry.centre(index).float() / torch.tensor(image.shape[2:])  # <- (B, N, 2), in [0, 1]
         features = self.features(patches, where.flatten(0, 1)).unflatten(0, index.shape)
-        return self.classifier(self.estimator(log_attention, index, features))
+        pooled = self.estimator(log_attention, index, features)
+        return Output(self.classifier(pooled), log_attention, index, pooled)  # what `train` and `evaluate` want
 
 
 def zero_and_one(count, generator, side=96):
@@ -698,12 +698,12 @@ def train_and_test(located, steps=160 * more):
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         batch = torch.randint(0, len(train_images), (64,), generator=generator)
-        loss = F.cross_entropy(model(train_images[batch], generator), train_classes[batch])
+        loss = F.cross_entropy(model(train_images[batch], generator=generator).logits, train_classes[batch])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        error = (model(test_images, generator).argmax(1) != test_classes).double().mean().item()
+        error = (model(test_images, generator=generator).logits.argmax(1) != test_classes).double().mean().item()
     return model, error
 
 
@@ -722,8 +722,7 @@ shown = torch.cat([(test_classes == c).nonzero()[:2, 0] for c in (0, 1)])
 for ax, image, one_is_left in zip(axes, test_images[shown], test_classes[shown].tolist(), strict=True):
     show_image(ax, image, "one is left" if one_is_left else "zero is left")
     with torch.no_grad():
-        view = located.view(image[None])
-        log_attention = located.attention(view).flatten(1).log_softmax(1).view(1, 24, 24)
+        view, log_attention = located.attend(image[None])
     drawn = located.estimator.sample(log_attention, 8, generator=torch.Generator().manual_seed(0))
     outline_patches(ax, located.geometry(image[None], view, log_attention), drawn[0], linewidth=1)
     ax.set(xlim=(-0.5, 95.5), ylim=(95.5, -0.5))
@@ -741,7 +740,7 @@ plt.show()
 #   that keep the size.
 # - Reading patches needs no padded copy: memory depends on the patches alone.
 # - Eq. 20 is unbiased for features and logits, its mean square error is $\sigma^2/N$; after the softmax its bias falls as $1/N$.
-# - Passing the location to $f$ takes two lines, and makes a bag of patches a model of the scene.
+# - Passing the location to $f$ takes a `forward` of one's own, with two lines that are new, and makes a bag of patches a model of the scene.
 
 # %% [markdown]
 # ## Exercises

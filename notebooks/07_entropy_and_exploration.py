@@ -353,7 +353,8 @@ for weight in stuck_weights:
 # $$\theta_i = \mathrm{network}(V)_i + \log\bigl(\epsilon + \overline{|V|}_i\bigr)$$ (eq-prior)
 #
 # with $\overline{|V|}_i$ the mean over the window of location $i$ ([last chapter](06_patches_and_resolution.ipynb)) and $\epsilon$ the brightness of "nothing there".
-# It is not part of the paper. It uses no labels, only that objects differ from the ground.
+# It is not part of the paper. It uses no labels, only that objects are brighter than the ground. (On other grounds brightness is the wrong thing to go by: `SaliencyPrior` takes any function of the view for it, `saliency=local_contrast`, say, and a power to sharpen it, as
+# [chapter 15](15_your_own_images.ipynb) does for dark specks on light cloth.)
 #
 # We count for untrained networks on many images. A patch *holds* a digit if the digit's centre lies in it. The expected number among ten draws with replacement is ten times the attention
 # on the locations whose patch holds a digit: no sampling is needed.

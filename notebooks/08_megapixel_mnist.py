@@ -206,7 +206,7 @@ snapshots = {
 def attention_of(state, views):
     """Log-attention of these views by an attention network with these weights."""
     network = MegapixelMNISTAttention()
-    network = SaliencyPrior(network) if any(key.startswith("network.") for key in state) else network
+    network = SaliencyPrior(network, count_include_pad=True) if any(key.startswith("network.") for key in state) else network
     network.load_state_dict(state)
     with torch.no_grad():
         return network(views).flatten(1).log_softmax(1).view(len(views), *views.shape[2:])
@@ -718,7 +718,7 @@ for what, key in (("1500 × 1500, 50 scribbles, N = 10", "laptop"), ("600 × 600
     torch.manual_seed(0)
     network = MegapixelMNISTAttention()
     with torch.no_grad():
-        for start, logits in (("untrained network", network(views)), ("with the prior", SaliencyPrior(network)(views))):
+        for start, logits in (("untrained network", network(views)), ("with the prior", SaliencyPrior(network, count_include_pad=True)(views))):
             a = logits.flatten(1).softmax(1)
             on_digit, on_noise = ((a * mask).sum(1).mean().item() for mask in (digit, noise))
             seen = (1 - (1 - (a * digit).sum(1)) ** n).mean().item()

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Errata
 #
-# Every mistake that this book found in the paper {cite}`katharopoulos2019`, in its released code and in the most used port, each with the smallest example that shows it and the
-# line that is right. Most have one or two locations and can be checked by hand. None of them touches the idea of the paper, which stands.
+# The mistakes that this book found in the paper {cite}`katharopoulos2019`, in its released code and in the most used port, each with the smallest example that shows it and the
+# line that is right. (What takes an experiment to show, about memory, say, or accuracy, is in [the ledger](../ledger.md).) Most have one or two locations and can be checked by hand. None of them touches the idea of the paper, which stands.
 
 # %% [markdown]
 # ## What you will learn
@@ -61,7 +61,7 @@ print(f"truth {truth:.1f}   eq. 43 as printed {as_printed:.1f}   with the factor
 # The derivation is in [chapter 4](04_without_replacement.ipynb). Eqs. 42 and 44 are right.
 #
 # (cell-err-eq44)=
-# ### Equation 44 carries a term without signal
+# ### Equation 44 carries parts without signal
 #
 # This is right, but wasteful. The first term, $(a_i f_i + w_i f_j)\, \partial \log a_i$, has the mean zero for every network: its first factor has the mean $\mu$ given $i$, and
 # $\sum_i a_i\, \partial \log a_i = \partial \sum_i a_i = 0$. In the example above it is the *only* term:
@@ -72,7 +72,7 @@ mean, variance = (attention * term).sum(), (attention * term**2).sum()
 print(f"first term: mean {mean:.1f}, variance {variance:.1f}; all the rest is exactly zero")  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Right line: leave it out. What remains simplifies to $\sum_m W_m\,(\partial f_{i_m} + f_{i_m}\, \partial \log a_{i_m})$.
+# Right line: leave it out, and with it the part $a_i f_i\, \partial \log p_i(j)$ of the second term, whose mean given $i$ is zero, too ([chapter 4](04_without_replacement.ipynb)). What remains is $\sum_m W_m\,(\partial f_{i_m} + f_{i_m}\, \partial \log a_{i_m})$.
 #
 # (cell-err-eq14)=
 # ### Equation 14 is a poor estimator
@@ -118,7 +118,7 @@ for side, values in {"left": left_side, "right": right_side}.items():
 print(f"derivative of the mean: {truth:.1f}")  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Right reading: "=" in eq. 12 means "is replaced by". The right side is the estimator to use, and its *mean* is the derivative of the mean. The same goes for "≈" in eqs. 11 and 24.
+# Right reading: "=" in eq. 12 means "is replaced by". The right side is the estimator to use, and its *mean* is the derivative of the mean. The "≈" in eqs. 11 and 24 is an equality, if the left side is read as the derivative of the mean.
 # [Chapter 3](03_gradient_with_replacement.ipynb) has the details.
 
 # %% [markdown]
@@ -127,7 +127,8 @@ print(f"derivative of the mean: {truth:.1f}")  # NBVAL_CHECK_OUTPUT
 # (cell-err-minimum-variance)=
 # ### "The minimum variance estimator of the full model"
 #
-# Sampling from the attention has minimal variance among *independent* draws, for features of equal norm. Dependent draws do better. Two locations with attention ½ each, features $-1$ and $+1$, two draws: one of each is exact.
+# Sampling from the attention has minimal *total* variance among *independent* draws weighted by $a/p$, for features of equal norm ([chapter 2](02_variance_optimality.ipynb)). Dependent draws do better. Two locations with attention ½ each, features $-1$ and $+1$, two draws: with eq. 14's weights
+# one of each is exact (Des Raj averages it with the first draw alone, which is not).
 
 # %%
 signs, half = torch.tensor([-1.0, 1.0]), torch.tensor([0.5, 0.5])
@@ -182,7 +183,7 @@ print(f"§4.2.1, 5 of 32,400 locations: {5 / 180**2:.3%} (text: 0.01 %); 100: {1
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Slips of rounding: neither row of the table gives 35 %, and five locations are nearer to 0.02 %.
+# The text's 35 % fits neither row of the table. The other numbers are rounded freely; five locations are nearer to 0.02 %.
 
 # %% [markdown]
 # ## The released code
@@ -210,7 +211,7 @@ for count in (2, 3):
 # Right line: no backward pass at all. With the weights $W_m = (w_m + (N - m)\, a_{i_m}) / N$ as constants,
 #
 # ```python
-# z = (W * (1 + log_a - log_a.detach()) * f).sum(1)
+# z = (W * (log_a - log_a.detach()).exp() * f).sum(1)
 # ```
 #
 # has the right value, the right feature gradient and the right attention gradient on average. Where the slip lies, and how it turns the gradient round, is in
@@ -425,7 +426,7 @@ print("right:", nn.Conv2d(3, 8, 3, padding="valid"))  # NBVAL_CHECK_OUTPUT
 # | where | what | what to do |
 # |---|---|---|
 # | paper, eq. 43 | a factor $1/a_i$ is missing | use eq. 44 |
-# | paper, eq. 44 | one term is noise | leave it out |
+# | paper, eq. 44 | two parts with mean zero are noise | leave them out |
 # | paper, eq. 14 | poor estimator, not what the code does | average the prefixes |
 # | paper, eqs. 11, 12 | "=" between different random variables | read it as a definition |
 # | paper, abstract and §F | unbiased, minimal variance, any number of patches: conditions missing | see above |

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from atslib.data.files import needed
+
 if TYPE_CHECKING:
     import pandas
 
@@ -108,8 +110,7 @@ def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    import pandas
-
+    pandas = needed("pandas")
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; runs write their records to OUT/runs")
