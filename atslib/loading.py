@@ -120,11 +120,12 @@ class InMemory(LabelledImages):
                     "by one"
                 )
             self.images[number] = image
-            if (value := torch.as_tensor(label)).is_floating_point() or value.ndim:
+            if np.ndim(label) or np.asarray(label).dtype.kind not in "iub":
                 raise ValueError(f"image {number} has the label {label!r}: {_EXPECTED_LABEL}")
-            labels.append(int(value))
+            labels.append(int(label))
         self.labels: Int[Tensor, " N"] = torch.tensor(labels, device=device)
-        self.classes = tuple(getattr(dataset, "classes", map(str, range(max(labels) + 1))))
+        named = getattr(dataset, "classes", None)
+        self.classes = tuple(named if isinstance(named, Sequence) else map(str, range(max(labels) + 1)))
 
     def __len__(self) -> int:
         return len(self.images)

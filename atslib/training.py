@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
-from atslib.loading import epoch_batches, load, seed_for
+from atslib.loading import LabelledImages, epoch_batches, load, seed_for
 from atslib.models import Output, evaluating
 from atslib.precision import has_bfloat16
 from atslib.processes import Processes
@@ -133,11 +133,11 @@ def attention_loss(
         class_weights: c, one a class; none counts every class once.
 
     Raises:
-        ValueError: labels that are no class of the model, class weights that are not one a class. (On a GPU PyTorch stops at
-            them in its own way, for asking would make the host wait.)
+        ValueError: class weights that are not one a class; on the CPU, labels that are no class of the model. (On a GPU asking
+            would make the host wait. PyTorch then stops at most of them, and −100 counts nothing.)
     """
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_labels(labels, out.logits.shape[1], class_weights)
+    if not torch.compiler.is_compiling():
+        _check_labels(labels if labels.device.type == "cpu" else labels[:0], out.logits.shape[1], class_weights)
     loss, cross_entropy, _ = _losses(out, labels, entropy_weight, class_weights)
     return loss.mean(), cross_entropy.mean()
 
@@ -188,7 +188,8 @@ def train(
 
     Raises:
         ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``. A
-            training set without images. Labels that are no class of the model, class weights that are not one a class.
+            training set without images. Labels that are no class of the model (on a GPU only those of the first batch, if the set
+            is no :class:`atslib.loading.LabelledImages`), class weights that are not one a class.
             Several processes and a model with batch normalisation.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
@@ -286,9 +287,9 @@ def train(
                         if tally[4]:  # weights that are not finite, between two looks: that is what is wrong
                             raise not_finite(epoch, step + 1) from None
                         raise
-                if not known:  # of the whole set, where it tells them: a GPU would stop without saying which label it was
-                    all_labels = torch.as_tensor(getattr(train_set, "labels", labels))
-                    _check_labels(all_labels, out.logits.shape[1], class_weights)
+                # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
+                if not known or device.type == "cpu":
+                    _check_labels(labels if known else _labels_of(train_set, labels), out.logits.shape[1], class_weights)
                     known = True
                 loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
                 counted = float(group.rank < len(batch))
@@ -399,7 +400,7 @@ def evaluate(
                 out = model(images, generator=draws, **options)
             if logits is None:
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
-                _check_labels(torch.as_tensor(getattr(dataset, "labels", targets)), logits.shape[1])
+                _check_labels(_labels_of(dataset, targets), logits.shape[1])
             if group.rank < len(batch):
                 logits[numbers], labels[numbers] = out.logits.float(), targets
     logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
@@ -433,15 +434,22 @@ def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters(), torch.empty(0)).device
 
 
+def _labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:
+    """All labels of a set that is known to tell them, else those of a batch; other sets may mean anything by ``labels``."""
+    return dataset.labels if isinstance(dataset, LabelledImages) else batch
+
+
 def _check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Float[Tensor, " classes"] | None = None) -> None:
+    if class_weights is not None and class_weights.shape != (n_classes,):
+        raise ValueError(f"class_weights of shape {tuple(class_weights.shape)}: expected one for each of {n_classes} classes")
+    if not labels.numel():
+        return
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= n_classes:
         raise ValueError(
             f"label {highest if highest >= n_classes else lowest}: expected 0 to {n_classes - 1}, for the model answers with "
             f"{n_classes} classes"
         )
-    if class_weights is not None and class_weights.shape != (n_classes,):
-        raise ValueError(f"class_weights of shape {tuple(class_weights.shape)}: expected one for each of {n_classes} classes")
 
 
 def _losses(

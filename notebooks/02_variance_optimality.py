@@ -388,7 +388,7 @@ print(f"largest relative difference between markers and lines: {largest:.12f}")
 # spread. Drawn from $p^*$, every estimate has the same length $\bar n$, and features that agree in direction then agree altogether; drawn from $a$, their lengths
 # still differ.
 #
-# Where on this curve does a network stand? Below, the feature network for Megapixel MNIST, untrained, without its last layer (the
+# Where on these curves does a network stand? Below, the feature network for Megapixel MNIST, untrained, without its last layer (the
 # normalisation), on patches of a regular grid, with uniform attention.
 
 # %%

@@ -843,7 +843,7 @@ plt.show()
 assert max(library_error) < 1e-4 and max(naive_error) > 0.9
 
 # %% [markdown]
-# The error of `1 - cumsum` grows as the mass left shrinks. It reaches 100 % at about half a step of float32 below one, where the sum rounds to one and nothing is left; that of the library stays at the rounding of float32.
+# The error of `1 - cumsum` grows as the mass left shrinks. It reaches 100 % at a mass of about $3 \cdot 10^{-8}$, half a step of float32 below one: there the sum sticks at the last number below one, and the error goes on growing. That of the library stays at the rounding of float32.
 #
 # The appendix makes a related remark: with more than two draws, the logarithm in eq. 44 avoids the numerical errors of the cumulative product in eq. 41. Fifty draws from
 # 32,400 locations, the sizes of Megapixel MNIST:

@@ -910,7 +910,7 @@ display(
                 "| features that share a large mean, gradient noisy | Murthy or with replacement, built-in baseline "
                 f"| gradient error {gradient_error('Murthy, baseline', 1.0, 5, 0.8)[0]:.2f} and "
                 f"{gradient_error('with replacement, baseline', 1.0, 5, 0.8)[0]:.2f} of eq. 12's at ρ = 0.8, N = 5; Murthy takes "
-                f"{cost['murthy', 10] / cost['with_replacement', 10]:.0f} times as long to draw and weigh |",
+                f"{cost['murthy', 10] / cost['with_replacement', 10]:.1f} times as long to draw and weigh |",
                 "| features without a shared mean | no baseline "
                 f"| at ρ = 0, N = 2 it makes eq. 12's gradient {gradient_error('with replacement, baseline', 1.0, 2, 0.0)[0]:.1f} times worse |",
                 "| the plainest code; a repeated patch costs nothing | with replacement | error 1/N of one draw's, weights 1/N |",

@@ -116,7 +116,7 @@ for run in to_do:
 
 # %% [markdown]
 # Everything below reads the records of such runs, `results/runs/*.json`, and the weights beside them. The words of the table: *laptop* is the paper's size, *small* has images of 600 × 600 pixels and 8 scribbles; ATS-10 is
-# attention sampling with ten patches; λ is the weight of the attention's entropy in the loss; with the *prior*, attention starts where there is something to see; features of length one are multiplied by the *scale* before the classifier; *released
+# attention sampling with ten patches; λ is the weight of the attention's entropy in the loss; with the *prior*, attention starts where there is something to see (chapter 7's, but the zeros around the view count in its mean: `count_include_pad=True`); features of length one are multiplied by the *scale* before the classifier; *released
 # code* and *PyTorch port* are the published gradients, the other names those of [chapter 5](05_lower_variance.ipynb)'s estimators. Systematic draws where nothing is said.
 
 # %%
@@ -511,7 +511,7 @@ def step(a, b):
         return text + ": one seed shows no rule."
     return text + "; seed by seed the difference is " + " and ".join(
         f"{x.mean():+.{d}f} (95 % interval {interval(x)[0]:+.{d}f} … {interval(x)[1]:+.{d}f})" for x, d in ((loss, 2), (error, 3))
-    ) + (f", with {len(common)} seeds a wide interval." if max(interval(x)[1] for x in (loss, error)) > 0 else ".")  # fmt: skip
+    ) + "; " + ("that of the error may be none." if interval(error)[0] <= 0 <= interval(error)[1] else "that of the error is beyond chance.")  # fmt: skip
 
 
 display(

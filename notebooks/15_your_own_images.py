@@ -34,8 +34,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from atslib import AttentionSampling, UniformSampling, downsample, plots
-from atslib.data import ImageFiles, read_image
-from atslib.data.files import image_size
+from atslib.data import ImageFiles, image_size, read_image
 from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
 from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm, local_contrast
@@ -99,17 +98,17 @@ if not own:
 
 # %%
 class Padded(ImageFiles):
-    """Image files, continued at the right and below by their mirror image up to one size."""
+    """Image files, continued at the right and below by their mirror image up to ``size``."""
 
     def __getitem__(self, number):
         pixels, label = super().__getitem__(number)  # (3, h, w), uint8
-        missing = [(0, want - have) for want, have in zip(SIZE, pixels.shape[1:], strict=True)]
+        missing = [(0, want - have) for want, have in zip(self.size, pixels.shape[1:], strict=True)]
         return torch.from_numpy(np.pad(pixels, [(0, 0), *missing], mode="symmetric")), label
 
 
 train_set = Padded.from_folder(root / "train")
 test_set = Padded.from_folder(root / "test", classes=train_set.classes)
-SIZE = np.max([image_size(file) for file in train_set.files + test_set.files], axis=0).tolist()
+train_set.size = test_set.size = np.max([image_size(file) for file in train_set.files + test_set.files], axis=0).tolist()
 image, label = test_set[len(test_set) - 1]
 # NBVAL_CHECK_OUTPUT
 print(f"{len(train_set)} training and {len(test_set)} test images, classes {train_set.classes}; one image: {tuple(image.shape)}, {image.dtype}")
@@ -118,10 +117,17 @@ print(f"{len(train_set)} training and {len(test_set)} test images, classes {trai
 # ## Look before you train
 #
 # Attention sampling fits if two things hold: in the small view one can see *that* there is something, and a patch at full resolution tells *what*.
-# Both can be looked at. An image of torn cloth, its view at a scale of 1/8, and each of its specks at full resolution (of your own images, write down the places of a few things that matter):
+# Both can be looked at. First, the numbers that fit this cloth; the table below says how to choose them.
+
+# %%
+THING, THINGS = 12, 5  # what matters: pixels across, and how many places in an image are worth a look
+SCALE, PATCH, N_PATCHES, FILL = 1 / 8, 28, 8, 200
+ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 0.01, 16, 1
+
+# %% [markdown]
+# An image of torn cloth, its view at a scale of 1/8, and each of its specks at full resolution (of your own images, write down the places of a few things that matter):
 
 # %% mystnb={"image": {"alt": "Left, a light cloth with five dark specks. Middle, the same as a view of 48 by 50 pixels, in which each speck is one or two darker pixels. Right, the five specks enlarged: four solid dots and one ring."}}
-SCALE = 1 / 8
 if own:
     photograph, places = read_image(test_set.files[0]), [(100, 100)]  # row and column of what matters
 else:
@@ -134,7 +140,8 @@ plots.show_image(figure.add_subplot(grid[:, :3]), photograph, "the image, " + " 
 plots.show_image(figure.add_subplot(grid[:, 3:6]), view, "the view, " + " × ".join(map(str, view.shape[1:])))
 for k, (row, column) in enumerate(np.round(places[:6]).astype(int)):
     ax = figure.add_subplot(grid[k % 3, 6 + k // 3])
-    plots.show_image(ax, photograph[:, max(0, row - 14) : row + 14, max(0, column - 14) : column + 14])
+    top, left = max(0, row - PATCH // 2), max(0, column - PATCH // 2)
+    plots.show_image(ax, photograph[:, top : top + PATCH, left : left + PATCH])
 plt.show()
 
 # %% [markdown]
@@ -142,12 +149,8 @@ plt.show()
 # small images will do; if nothing can be seen in the view, attention has nothing to go by, and the scale has to be larger or the model [nested](14_gigapixel.ipynb).
 #
 # ## Numbers to choose
-#
-# Here with the values for this cloth:
 
-# %%
-THING, THINGS = 12, 5  # what matters: pixels across, and how many places in an image are worth a look
-PATCH, N_PATCHES, ENTROPY_WEIGHT, FEATURE_SCALE, FILL, STRIDE = 28, 8, 0.01, 16, 200, 1
+# %% tags=["hide-input"]
 Markdown(f"""
 | number | how to choose it | here |
 |---|---|---|
@@ -220,14 +223,14 @@ Markdown(
     f"The map has {locations:,} locations. The entropy of the attention, {before.entropy().item():.2f} nats, is that of {spread:.0f} equally likely ones: "
     f"the prior has left {spread / locations:.1%} of the image to explore. Between the most salient place and a place of middling saliency lie "
     f"{(before.log_attention[0].max() - before.log_attention[0].median()).item():.0f} nats. Gradient descent will hardly make that up for a thing that it is never shown; "
-    f"eight draws find any one place of middling saliency once in {1 / (N_PATCHES * before.log_attention[0].median().exp().item()):,.0f} looks."
+    f"{N_PATCHES} draws find any one place of middling saliency once in {1 / (N_PATCHES * before.log_attention[0].median().exp().item()):,.0f} looks."
 )
 
 # %% [markdown]
 # ## Train
 #
 # `train` does what one expects: Adam, shuffled batches, the entropy in the loss, clipped gradients, a test after each epoch. With `checkpoint="file"` it can be stopped at any time
-# and goes on from there. `device="cuda"` trains on a GPU. `augment=Augmentation(shift=20)` (of `atslib.data`) changes light and place of each image anew in each epoch. `workers=4` reads files in processes of their own; where Python
+# and goes on from there. `device="cuda"` trains on a GPU and leaves the model there; `model.cpu()` brings it back. `augment=Augmentation(shift=20)` (of `atslib.data`) changes light and place of each image anew in each epoch. `workers=4` reads files in processes of their own; where Python
 # starts these afresh (macOS, Windows, Linux from Python 3.14), they cannot see a class that was written in a notebook, and `Padded` has to move into a `.py` file. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
 
 # %%
@@ -252,7 +255,7 @@ axes[2].set(xlabel="epoch", ylabel="entropy (nats)", ylim=(0, None))
 plt.show()
 
 # %% [markdown]
-# What to see: a while near the dotted line of guessing, then a fall; most runs in this book begin to learn like this. Right, the entropy of the attention, with uniform attention dotted. A fall to zero within an epoch or two would be a warning, attention
+# What to see: the error stays near the dotted line of guessing for a few epochs and then falls, a plateau like those of [chapter 8](08_megapixel_mnist.ipynb), only shorter. Right, the entropy of the attention, with uniform attention dotted. A fall to zero within an epoch or two would be a warning, attention
 # that has settled before the features could tell it where; entropy that stays at the dotted line would be another, attention that has found nothing.
 
 # %% tags=["hide-input"]
@@ -320,7 +323,7 @@ without_prior = build_model(prior=False)
 train(without_prior, train_images, None, settings, progress=False)
 
 rows = [("uniform", uniform, N_PATCHES), ("the prior alone", prior_alone, N_PATCHES), ("trained without the prior", without_prior, N_PATCHES)]
-rows += [("the model", model, n) for n in (2, 4, 8, 16)]
+rows += [("the model", model, n) for n in sorted({1, N_PATCHES // 4, N_PATCHES // 2, N_PATCHES, 2 * N_PATCHES} - {0})]
 measured = [(name, n, evaluate(network, test_images, progress=False, n_patches=n)) for name, network, n in rows]
 plots.table(["where the patches come from", "N", "test error"], [[name, n, f"{m['error']:.2f} ± {m['stderr']:.2f}"] for name, n, m in measured])
 

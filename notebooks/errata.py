@@ -102,7 +102,7 @@ print(
 # Right line: the mean of the estimators that eq. 14 gives after $1, 2, \dots, N$ draws (Des Raj {cite}`raj1956`). The released code does this; the paper does not mention it.
 #
 # (cell-err-eq12)=
-# ### Equations 11 and 12: not every "=" is one
+# ### Equation 12: not every "=" is one
 #
 # Read as printed, the left side of eq. 12 is the derivative of an average over a fixed set $Q$. Where the features do not depend on $\theta$ that is zero. The right side is
 # another random variable. Two locations, attention 0.5 each, one draw, features 1 and 3, $\theta$ the first logit:
@@ -428,7 +428,7 @@ print("right:", nn.Conv2d(3, 8, 3, padding="valid"))  # NBVAL_CHECK_OUTPUT
 # | paper, eq. 43 | a factor $1/a_i$ is missing | use eq. 44 |
 # | paper, eq. 44 | two parts with mean zero are noise | leave them out |
 # | paper, eq. 14 | poor estimator, not what the code does | average the prefixes |
-# | paper, eqs. 11, 12 | "=" between different random variables | read it as a definition |
+# | paper, eq. 12 | "=" between different random variables | read it as "is replaced by" |
 # | paper, abstract and §F | unbiased, minimal variance, any number of patches: conditions missing | see above |
 # | released code | wrong attention gradient | the one formula |
 # | both | `1 - cumsum` in float32, logits for attention, patch centres, default arguments | see above |

@@ -729,7 +729,8 @@ def test_a_folder_of_images(tmp_path):
         Image.new("RGB", (8, 4)).save(tmp_path / place)
     for stray in ("train/.DS_Store", "train/readme.txt", "train/a/notes.txt", "train/a/.hidden.png"):
         (tmp_path / stray).write_text("no image")
-    (tmp_path / "train" / "b" / "folder.png").mkdir()
+    for folder in ("train/b/folder.png", "train/__MACOSX", "test/empty"):
+        (tmp_path / folder).mkdir()
 
     train_set = ImageFiles.from_folder(str(tmp_path / "train"), cache=tmp_path / "cache")
     assert train_set.classes == ("a", "b", "c") and train_set.labels.tolist() == [0, 1, 2]
@@ -741,7 +742,7 @@ def test_a_folder_of_images(tmp_path):
         pass
 
     assert type(Own.from_folder(tmp_path / "test")) is Own
-    with pytest.raises(DataError, match=r"c: a folder of no class; expected a, b"):
+    with pytest.raises(DataError, match=r"c: images of no class; expected folders a, b"):
         ImageFiles.from_folder(tmp_path / "test", classes=["a", "b"])
     for folder, message in (("nowhere", "no such folder"), ("train/.trash", "no image in its folders")):
         with pytest.raises(DataError, match=message):

@@ -325,6 +325,9 @@ def test_labels_are_classes_of_the_model(known):
         for run in (lambda s: train(model(), s, None, SETTINGS, progress=False), lambda s: evaluate(model(), s, progress=False)):
             with pytest.raises(ValueError, match=rf"label {label}: expected 0 to 9, for the model answers with 10 classes"):
                 run(labelled)
+    last = [(images[0], label) for label in (0, 1, 2, 3, 10)]  # in the last batch only
+    with pytest.raises(ValueError, match="label 10: expected 0 to 9"):
+        train(model(), InMemory(last) if known else last, None, replace(SETTINGS, batch_size=2), progress=False)
     out = Output(torch.zeros(2, 3), None, None, torch.zeros(2, 1))
     with pytest.raises(ValueError, match="label 3: expected 0 to 2"):
         attention_loss(out, torch.tensor([0, 3]))
@@ -334,10 +337,21 @@ def test_labels_are_classes_of_the_model(known):
         train(model(), data(), None, replace(SETTINGS, class_weights=(1.0,) * 9), progress=False)
 
 
+def test_other_sets_may_mean_anything_by_labels():
+    class Named(list):
+        labels = ("good", "torn")
+        classes = 2
+
+    images = Named((torch.zeros(1, 120, 120, dtype=torch.uint8), k) for k in range(2))
+    assert evaluate(model(), images, progress=False)["n"] == 2 and InMemory(images).classes == ("0", "1")
+    assert len(train(model(), images, None, replace(SETTINGS, epochs=1), progress=False)) == 1
+
+
 def test_in_memory_labels_are_those_of_the_set():
     images = [torch.zeros(1, 8, 8, dtype=torch.uint8)] * 3
-    with pytest.raises(ValueError, match=r"image 1 has the label 1\.9: expected a whole number"):
-        InMemory([(images[0], 0), (images[1], 1.9)])
+    for label in (1.9, "cat", [1]):
+        with pytest.raises(ValueError, match=r"image 1 has the label .*: expected a whole number"):
+            InMemory([(images[0], 0), (images[1], label)])
     drawn = data()
     kept = InMemory(drawn)
     assert kept.classes == drawn.classes and torch.equal(kept.class_weights(), drawn.class_weights())

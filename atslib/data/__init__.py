@@ -9,7 +9,7 @@ Your own images: :meth:`ImageFiles.from_folder`.
 from atslib.data.augmentation import Augmentation
 from atslib.data.colon_cancer import ColonCancer
 from atslib.data.digits import mnist_digits
-from atslib.data.files import DataError, ImageFiles, data_root, read_image
+from atslib.data.files import DataError, ImageFiles, data_root, image_size, read_image
 from atslib.data.histology import GeneratedHistology
 from atslib.data.megapixel_mnist import MegapixelMNIST
 from atslib.data.mnist import full_mnist
@@ -32,6 +32,7 @@ __all__ = [
     "SwedishTrafficSigns",
     "data_root",
     "full_mnist",
+    "image_size",
     "mnist_digits",
     "read_image",
 ]

@@ -76,7 +76,7 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
 
 
 def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor, "3 H W"]:
-    """The pixels of an image file of any kind and size, as RGB, turned as its EXIF orientation says.
+    """The pixels of an image file of any kind and size, as RGB, turned as its EXIF orientation says; transparency is dropped.
 
     Args:
         path: of the file.
@@ -84,7 +84,7 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
 
     Raises:
         DataError: a file that is missing, truncated, no image, or one of more than 8 bits in grey (of a colour image of 16 bits
-            Pillow gives the upper 8). Transparency is dropped.
+            Pillow gives the upper 8).
     """
     with _opened(path, get) as (picture, large):
         deep = picture.mode.startswith(("I", "F"))
@@ -151,6 +151,19 @@ def files_digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+# Also those that need a Pillow with more in it: a photograph is to be an error where it cannot be read, not left out in silence.
+_IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Image files below a folder, in an order that is the same on every system, without what is hidden."""
+    places = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
+    shown = (place for place in places if not any(part.startswith(".") for part in place.parts))
+    return [folder / place for place in sorted(shown, key=lambda place: place.as_posix())]
+
+
 class ImageFiles(LabelledImages):
     """Images read from files when they are asked for, so that the workers of a ``DataLoader`` decode them.
 
@@ -206,18 +219,19 @@ class ImageFiles(LabelledImages):
         classes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
     ) -> ImageFiles:
-        """The images in ``folder/class/…``, at any depth below their class.
+        """The images in ``folder/class/…``, at any depth below their class (linked folders there are not entered).
 
-        What begins with a dot is passed over, and so are files whose name does not end like an image format's.
+        What begins with a dot is passed over, and so are files whose name does not end like an image's (.png, .jpg, .tif, …)
+        and folders without any.
 
         Args:
             folder: holds a folder for each class.
-            classes: the folders to read, in the order of the labels; all of them, by name, unless given. Give a test set those
-                of the training set, or a class that it lacks would shift its labels.
+            classes: the classes in the order of the labels; all folders with images, by name, unless given. Give a test set
+                those of the training set, or a class that it lacks would shift its labels.
             cache: as above.
 
         Raises:
-            DataError: no such folder, or no image in it; a folder of a class that is not in ``classes``.
+            DataError: no such folder, or no image in it; images in a folder that is none of ``classes``.
 
         >>> ImageFiles.from_folder("nowhere")
         Traceback (most recent call last):
@@ -226,22 +240,15 @@ class ImageFiles(LabelledImages):
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; expected one with a folder of images for each class")
-        found = sorted(part.name for part in root.iterdir() if part.is_dir() and not part.name.startswith("."))
+        images = {part.name: _images_in(part) for part in root.iterdir() if part.is_dir() and not part.name.startswith(".")}
+        found = sorted(name for name, files in images.items() if files)
+        if not found:
+            raise DataError(f"{root}: no image in its folders; expected one folder for each class, with images in it")
         names = found if classes is None else list(classes)
         if unknown := set(found) - set(names):
-            raise DataError(f"{root / min(unknown)}: a folder of no class; expected {', '.join(names)}")
-        Image = needed("PIL.Image")
-        suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        files, labels = [], []
-        for label, name in enumerate(names):
-            for file in sorted((root / name).rglob("*")):
-                hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-                if file.suffix.lower() in suffixes and file.is_file() and not hidden:
-                    files.append(file)
-                    labels.append(label)
-        if not files:
-            raise DataError(f"{root}: no image in its folders; expected one folder for each class, with images in it")
-        return cls(files, labels, classes=names, cache=cache)
+            raise DataError(f"{root / min(unknown)}: images of no class; expected folders {', '.join(names)}")
+        files = [(file, label) for label, name in enumerate(names) for file in images.get(name, [])]
+        return cls(*zip(*files, strict=True), classes=names, cache=cache)
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
         path = self.files[number]
