@@ -511,7 +511,12 @@ def step(a, b):
         return text + ": one seed shows no rule."
     return text + "; seed by seed the difference is " + " and ".join(
         f"{x.mean():+.{d}f} (95 % interval {interval(x)[0]:+.{d}f} … {interval(x)[1]:+.{d}f})" for x, d in ((loss, 2), (error, 3))
-    ) + "; " + ("that of the error may be none." if interval(error)[0] <= 0 <= interval(error)[1] else "that of the error is beyond chance.")  # fmt: skip
+    ) + (
+        f", so {len(common)} seeds do not exclude that there is none on average" if interval(error)[0] <= 0 <= interval(error)[1] else ""
+    ) + (
+        f". Between networks of one seed the error differs beyond the chance of the test images in {sum(sign_test(*(of[n].loc[seed, 'final.wrong'] for n in (a, b))) < 0.05 for seed in common)} "
+        f"of {len(common)} (sign test, p below 0.05)."
+    )  # fmt: skip
 
 
 display(
