@@ -138,7 +138,7 @@ def test_several_processes_without_fabric_say_what_to_install(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for module in ("lightning_fabric", "lightning", "lightning.fabric"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=r"pip install 'atslib\[distributed\]'"):
+    with pytest.raises(ImportError, match=r"pip install lightning-fabric"):
         processes("cpu")
 
 
