@@ -269,10 +269,13 @@ def local_contrast(view: Float[Tensor, "B C h w"], window: int = 9) -> Float[Ten
         window: side of the window in pixels of the view, odd; larger than what is to stand out.
 
     Raises:
-        ValueError: a window that is even, or below 3.
+        ValueError: a view without batch or channels; a window that is no odd number of pixels, or below 3.
     """
-    if window < 3 or window % 2 == 0:
+    if view.ndim != 4:
+        raise ValueError(f"view of shape {tuple(view.shape)}: expected rank 4, (B, C, h, w); add the axes it lacks")
+    if window != int(window) or window < 3 or window % 2 == 0:
         raise ValueError(f"window={window}: expected an odd number of pixels, at least 3")
+    window = int(window)
     view = _at_least_float32(view)
     around = F.avg_pool2d(view, window, stride=1, padding=window // 2, count_include_pad=False)
     return (view - around).abs().mean(1, keepdim=True)

@@ -231,7 +231,9 @@ def test_local_contrast_finds_dark_and_bright_things_alike():
     torch.testing.assert_close(contrast[20, 20], contrast[8, 8])
     assert contrast[14, 3] == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(local_contrast(torch.full((1, 1, 9, 9), 0.3)), torch.zeros(1, 1, 9, 9))  # nor is a border one
-    for window in (1, 4):
+    with pytest.raises(ValueError, match=r"view of shape \(3, 30, 30\): expected rank 4"):
+        local_contrast(view[0])
+    for window in (1, 4, 3.5):
         with pytest.raises(ValueError, match=f"window={window}: expected an odd number"):
             local_contrast(view, window)
 
