@@ -478,17 +478,18 @@ class LegacyIdiap(DesRaj):
         log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))
         features = features.to(torch.promote_types(features.dtype, log_a.dtype))
         with torch.no_grad():
-            a, mass = (m.exp()[..., None] for m in _log_masses(log_attention, index))  # (B, n, 1)
+            a, mass = (m.exp()[..., None] for m in _log_masses(log_attention.detach(), index))  # (B, n, 1)
             n = index.shape[1]
             steps = torch.arange(n, dtype=a.dtype, device=a.device)[:, None]  # m - 1
-            prefix = self.prefix_estimates(log_attention, index, features)
-            seen = features.cumsum(1)
+            fixed = features.detach()  # no_grad alone would not keep forward-mode derivatives out
+            prefix = self.prefix_estimates(log_attention.detach(), index, fixed)
+            seen = fixed.cumsum(1)
             if self._inclusive:
                 mass = mass - a  # the port's "mass left before the draw" is the mass left after it
             else:
-                seen = seen - features
+                seen = seen - fixed
             to_features = (mass + (n - 1 - steps) * a) / n
-            to_score = (mass * prefix + a * (seen - steps * features)) / n
+            to_score = (mass * prefix + a * (seen - steps * fixed)) / n
             value = prefix.mean(1)
         score = log_a - log_a.detach()
         value = value + (to_features * (features - features.detach())).sum(1)
@@ -652,11 +653,10 @@ def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor,
 
 @lru_cache(maxsize=32)
 def _hilbert_curve_on(device: torch.device, height: int, width: int) -> Int[Tensor, " height*width"]:
-    """The curve, copied to a GPU once."""
+    """The curve, made once, and copied to a GPU once; not to be changed."""
     return hilbert_curve(height, width).to(device)
 
 
-@lru_cache(maxsize=32)
 def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
     """Row-major indices of a ``height × width`` map along a Hilbert curve, generalised to any rectangle.
 

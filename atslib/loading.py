@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from tqdm.auto import tqdm
 
 _EXPECTED_LABEL = "expected a whole number, the position of the image's class"
@@ -97,7 +97,7 @@ class InMemory(LabelledImages):
         device: where to; 5,000 images of 1500 × 1500 grey pixels take 11 GB.
         workers: processes that read or draw the images.
 
-    ``classes`` are those of the set; where it does not name them, the labels as words.
+    ``classes`` are those of the set, or of the set that it is a ``Subset`` of; where none names them, the labels as words.
 
     Raises:
         ValueError: images of more than one shape, or not uint8; a label that is no whole number.
@@ -124,6 +124,8 @@ class InMemory(LabelledImages):
                 raise ValueError(f"image {number} has the label {label!r}: {_EXPECTED_LABEL}")
             labels.append(int(label))
         self.labels: Int[Tensor, " N"] = torch.tensor(labels, device=device)
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
         named = getattr(dataset, "classes", None)
         self.classes = tuple(named if isinstance(named, Sequence) else map(str, range(max(labels) + 1)))
 
@@ -172,6 +174,8 @@ def load(
 
 def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
     """A batch of what the set returned, like PyTorch's own, but clear about images that make none."""
+    if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
+        raise ValueError(f"an item of type {type(items[0]).__name__}: expected each item of the set to be (image, label)")
     shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
     if len(shapes) > 1:
         raise ValueError(

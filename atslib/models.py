@@ -15,6 +15,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class AttentionSampling(nn.Module):
     Args:
         attention: network from the view ``(B, C, h, w)`` to logits ``(B, h', w')``, with attributes ``stride``, ``padding`` and
             ``receptive_field`` (:class:`atslib.networks.AttentionNetwork` has them).
-        features: network from patches ``(M, C, p, p)`` to features ``(M, D)``, of unit length for least variance.
+        features: network from patches ``(M, C, p, p)`` to features ``(M, D)``, of unit length for least variance. The patches
+            lie channels last in memory, so that it needs ``flatten`` or ``reshape`` where it might have had ``view``.
         classifier: network from the pooled feature ``(B, D)`` to logits ``(B, classes)``.
         patch_size: in image pixels, one number or (height, width).
         n_patches: N, patches looked at in each image.
@@ -119,7 +121,16 @@ class AttentionSampling(nn.Module):
                 )
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
-        self.estimator = get_estimator(estimator)
+        self.estimator = estimator
+
+    @property
+    def estimator(self) -> Estimator:
+        """How locations are drawn and weighed; may be set to another, or to another's name."""
+        return self._estimator
+
+    @estimator.setter
+    def estimator(self, estimator: str | Estimator) -> None:
+        self._estimator = get_estimator(estimator)
 
     def forward(
         self,
@@ -138,11 +149,12 @@ class AttentionSampling(nn.Module):
                 with the images, uint8 is read as [0, 1].
             n_patches: overrides the model's N: looking more often needs no retraining.
             return_patches: put what was seen into the output.
-            generator: source of randomness of the draw.
+            generator: source of randomness of the draw. Give none under ``torch.utils.checkpoint``, which calls the model twice
+                and restores PyTorch's own generators only: the gradient would be that of other patches.
 
         Raises:
             ValueError: an image of the wrong rank, a view of another aspect, a patch larger than the image, more distinct
-                patches than locations, attention that is not finite.
+                patches than locations, attention that is not finite, features that are not one vector a patch.
         """
         log_attention, index, seen = self._draw(image, low, n_patches, generator)
         features = self._features(seen)  # (B, N, D)
@@ -478,7 +490,24 @@ def _refuse_batch_norm(features: nn.Module, chunk: int | None, instead: str) -> 
 
 
 def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
-    return network(_for(network, _as_unit(patches.flatten(0, 1)))).flatten(1).unflatten(0, patches.shape[:2])
+    inputs = _for(network, _as_unit(patches.flatten(0, 1)))
+    try:
+        features = network(inputs)
+    except RuntimeError as error:
+        if "view size is not compatible" not in str(error):
+            raise
+        raise ValueError(
+            f"the feature network {type(network).__name__} calls view on patches, which lie channels last in memory: expected "
+            "flatten or reshape in its place"
+        ) from error
+    shape = tuple(features.shape) if isinstance(features, Tensor) else ()
+    if len(shape) < 2 or shape[0] != len(inputs) or math.prod(shape[2:]) != 1:  # further axes of length one do no harm
+        said = f"shape {shape}" if isinstance(features, Tensor) else f"a {type(features).__name__}"
+        raise ValueError(
+            f"the feature network {type(network).__name__} returned {said} for {len(inputs)} patches: expected one vector a "
+            "patch, (M, D); after a convolution put nn.AdaptiveAvgPool2d(1) and nn.Flatten()"
+        )
+    return features.flatten(1).unflatten(0, patches.shape[:2])
 
 
 def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:

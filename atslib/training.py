@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
@@ -79,6 +79,8 @@ class Settings:
             object.__setattr__(self, name, int(value))
         for name in ("learning_rate", "entropy_weight"):
             object.__setattr__(self, name, float(getattr(self, name)))
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
         object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
@@ -133,9 +135,17 @@ def attention_loss(
         class_weights: c, one a class; none counts every class once.
 
     Raises:
-        ValueError: class weights that are not one a class; on the CPU, labels that are no class of the model. (On a GPU asking
-            would make the host wait. PyTorch then stops at most of them, and −100 counts nothing.)
+        ValueError: class weights that are not one a class; labels that are not one whole number for each image; on the CPU,
+            labels that are no class of the model. (On a GPU asking would make the host wait. PyTorch then stops at most of them,
+            and −100 counts nothing.)
+
+    Where an image has several labels, or a number is to be predicted, write another loss and reward the entropy in it:
+    ``binary_cross_entropy_with_logits(out.logits, y) - entropy_weight * out.entropy().mean()``.
     """
+    _check_kind(labels, out.logits)
+    labels = labels.long()
+    if not isinstance(class_weights, Tensor | None):
+        class_weights = torch.tensor(class_weights, dtype=torch.float32, device=labels.device)
     if not torch.compiler.is_compiling():
         _check_labels(labels if labels.device.type == "cpu" else labels[:0], out.logits.shape[1], class_weights)
     loss, cross_entropy, _ = _losses(out, labels, entropy_weight, class_weights)
@@ -166,19 +176,22 @@ def train(
     attention), and, in epochs with a test, ``test_loss`` and ``test_error``.
 
     Args:
-        model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. Its weights lie
-            channels last in memory afterwards: ``safetensors`` wants ``.contiguous()`` of each.
+        model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. It is put into
+            training mode, but for parts that are in evaluation mode while the model as a whole is not: so a frozen network keeps
+            the statistics of its batch normalisation. Its weights lie channels last in memory afterwards: ``safetensors`` wants
+            ``.contiguous()`` of each.
         train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model. An
             :class:`atslib.loading.InMemory` is read from where it lies.
         settings: how long, how fast, with which loss; see :class:`Settings`.
         checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
             ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
             the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted. It goes
-            on in the precision in which it was begun.
+            on in the precision in which it was begun. It is also written before each test, so that what a test raises costs no
+            epoch.
         max_seconds: stop after the first step that ends later than this.
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
-            epoch; returns the changed image. Its ``repr`` counts as a setting.
+            epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out.
         workers: processes that read images ahead. What is random in the set itself is not repeated where a run goes on in
             mid-epoch; randomness that is belongs into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
@@ -188,8 +201,8 @@ def train(
 
     Raises:
         ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``. A
-            training set without images. Labels that are no class of the model (on a GPU only those of the first batch, if the set
-            is no :class:`atslib.loading.LabelledImages`), class weights that are not one a class.
+            training set without images, or a loader in place of a set. Labels that are no class of the model (on a GPU only those
+            of the first batch, if the set is no :class:`atslib.loading.LabelledImages`), class weights that are not one a class.
             Several processes and a model with batch normalisation.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
@@ -197,8 +210,9 @@ def train(
     group = processes or Processes(_device_of(model) if device is None else device)
     device, first_process = group.device, group.rank == 0
     progress = progress and first_process
-    if not len(train_set):
-        raise ValueError("a training set of 0 images: expected at least 1")
+    _check_set(train_set, "a training set")
+    if test_set is not None:
+        _check_set(test_set, "a test set")
     alone = any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     if alone and group.world > 1:
         raise ValueError(
@@ -217,7 +231,7 @@ def train(
         if not hasattr(train_set, "labels"):
             raise ValueError(f"balanced=True: {type(train_set).__name__} has no attribute labels, the class of each image, (N,)")
         classes = torch.as_tensor(train_set.labels)
-    what = asdict(settings) | dict(n_train=len(train_set), augment=None if augment is None else repr(augment), model=_how(model))
+    what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
@@ -247,6 +261,7 @@ def train(
     steps = math.ceil(len(train_set) / settings.batch_size)
     speed = _Speed(settings.epochs * len(train_set))
     known = False  # that the labels are classes of the model
+    frozen = [module for module in model.modules() if not module.training] if model.training else []
 
     with _StopSignals(listen=checkpoint is not None) as signals:
         for epoch in range(len(curve) + 1, settings.epochs + 1):
@@ -258,6 +273,8 @@ def train(
             # In several processes each adds up its own images; what a checkpoint says is the sum.
             tally = torch.tensor(sums if first_process else [0.0] * 5, dtype=torch.float64, device=device)
             model.train()
+            for module in frozen:
+                module.training = False
             bar = tqdm(
                 total=len(train_set),
                 initial=sum(map(len, batches[:step])),
@@ -290,6 +307,7 @@ def train(
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
                 if not known or device.type == "cpu":
                     _check_labels(labels if known else _labels_of(train_set, labels), out.logits.shape[1], class_weights)
+                    _check_labels(labels[:0] if known else _labels_of(test_set, labels[:0]), out.logits.shape[1])
                     known = True
                 loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
                 counted = float(group.rank < len(batch))
@@ -330,6 +348,8 @@ def train(
             if spread:
                 entry.update(entropy=spread / seen)
             if test_set is not None and (epoch % settings.test_every == 0 or epoch == settings.epochs):
+                seconds = entry["seconds"] - _before(curve)
+                save()
                 measured = evaluate(
                     model,
                     test_set,
@@ -368,7 +388,8 @@ def evaluate(
     Args:
         model, dataset: as in :func:`train`.
         batch_size: images at a time.
-        seed: of the draws of locations: the same seed looks at the same patches.
+        seed: of the draws of locations: with the same images in batches of the same size, the same seed looks at the same
+            patches.
         bfloat16: compute in it, as :func:`train` does where it trains in it.
         device: where to; the model's own if none is given. The model is not moved.
         workers: processes that read images ahead.
@@ -377,16 +398,16 @@ def evaluate(
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
-        (images), ``confusion`` (images by true and by answered class), ``predicted`` and ``labels`` (tensors, in the set's
-        order).
+        (images), ``confusion`` (images by true and by answered class), ``predicted``, ``labels`` and ``logits`` (tensors, in
+        the set's order).
 
     Raises:
-        ValueError: a set without images; labels that are no class of the model; what the model raises.
+        ValueError: a set without images, or a loader in place of one; labels that are no class of the model; what the model
+            raises.
     """
     group = processes or Processes(_device_of(model) if device is None else device)
     device = group.device
-    if not len(dataset):
-        raise ValueError("a data set of 0 images: expected at least 1")
+    _check_set(dataset, "a data set")
     draws = torch.Generator(device).manual_seed(seed)
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
@@ -415,6 +436,7 @@ def evaluate(
         confusion=torch.bincount(classes * labels + predicted, minlength=classes**2).view(classes, classes),
         predicted=predicted,
         labels=labels,
+        logits=logits,
     )
 
 
@@ -434,9 +456,36 @@ def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters(), torch.empty(0)).device
 
 
+def _named(augment: Callable | None) -> str | None:
+    """What a checkpoint says of an augmentation: its ``repr``, without a function's address, which no other process shares."""
+    return None if augment is None else re.sub(r" at 0x\w+", "", repr(augment))
+
+
+def _check_set(dataset: Dataset, what: str) -> None:
+    if isinstance(dataset, DataLoader):
+        raise ValueError(f"a DataLoader for {what}: expected the set itself, loader.dataset, and workers as an argument")
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(f"a {type(dataset).__name__} for {what}: expected one with a length whose items are (image, label)")
+    if not len(dataset):
+        raise ValueError(f"{what} of 0 images: expected at least 1")
+
+
 def _labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:
     """All labels of a set that is known to tell them, else those of a batch; other sets may mean anything by ``labels``."""
     return dataset.labels if isinstance(dataset, LabelledImages) else batch
+
+
+def _check_kind(labels: Int[Tensor, " B"], logits: Float[Tensor, "B classes"]) -> None:
+    """Raise a ValueError unless there is one whole number for each image."""
+    if isinstance(labels, Tensor) and not labels.is_floating_point() and logits.ndim == 2 and labels.shape == logits.shape[:1]:
+        return
+    said = f"type {type(labels).__name__}"
+    if isinstance(labels, Tensor):
+        said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
+    raise ValueError(
+        f"labels of {said} for logits of shape {tuple(logits.shape)}: expected logits (B, classes) and a tensor (B,) of whole "
+        "numbers, the class of each image; for several labels an image, or a number, combine another loss with out.entropy()"
+    )
 
 
 def _check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Float[Tensor, " classes"] | None = None) -> None:

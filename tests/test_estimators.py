@@ -480,6 +480,28 @@ def test_half_precision_attention_is_not_mistaken_for_unnormalised():
         check_log_attention(torch.randn(4, 1000).log_softmax(1).to(dtype), 10)
 
 
+@pytest.mark.parametrize("name", ["legacy_idiap", "legacy_port", "des_raj", "systematic"])
+def test_forward_mode_derivatives_are_those_of_the_backward_pass(name):
+    log_attention = torch.randn(1, 7, dtype=torch.float64).log_softmax(1)
+    features, index = torch.randn(1, 3, 2, dtype=torch.float64), torch.tensor([[4, 0, 5]])
+    along = torch.randn_like(log_attention), torch.randn_like(features)
+
+    def value(log_attention, features):
+        return ESTIMATORS[name](log_attention, index, features).sum()
+
+    by_attention, by_features = torch.func.grad(value, argnums=(0, 1))(log_attention, features)
+    _, forward = torch.func.jvp(value, (log_attention, features), along)
+    backward = (by_attention * along[0]).sum() + (by_features * along[1]).sum()
+    torch.testing.assert_close(forward, backward, rtol=0, atol=1e-12)
+
+
+def test_a_hilbert_curve_is_the_callers_own():
+    hilbert_curve(4, 4).add_(100)
+    assert hilbert_curve(4, 4).max() == 15
+    flat = torch.full((1, 4, 4), -math.log(16))
+    assert ESTIMATORS["systematic"].sample(flat, 4).max() < 16
+
+
 @pytest.mark.parametrize(
     "index, features, message",
     [

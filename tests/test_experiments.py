@@ -229,6 +229,11 @@ def test_broken_records_are_named_and_left_alone(tmp_path):
     assert all((tmp_path / name).read_text() == text for name, text in broken.items())
 
 
+def test_no_record(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.json is no record, it is not there"):
+        read_record(tmp_path / "none.json")
+
+
 def test_no_records(tmp_path):
     assert len(load_records(tmp_path)) == 0 and "final.test_error" in load_records(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):

@@ -107,7 +107,13 @@ def test_the_command(quick, root, tmp_path, capsys):
     three = trained(root, tmp_path, n_patches=3)
     free = trained(root, tmp_path, changes=(("entropy_weight", 0.0),))
     other_fold = trained(root, tmp_path, seed=1)
-    for left_out in (dict(method="uniform"), dict(changes=(("learning_rate", 0.1),)), dict(changes=(("scheme", "runs"),))):
+    for left_out in (
+        dict(method="uniform"),
+        dict(estimator="des_raj"),
+        dict(order="raster"),
+        dict(changes=(("learning_rate", 0.1),)),
+        dict(changes=(("scheme", "runs"),)),
+    ):
         trained(root, tmp_path, **left_out)
     assert main(arguments) == 0
 

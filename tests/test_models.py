@@ -463,6 +463,46 @@ def test_no_image_is_named():
         ESTIMATORS["des_raj"].sample(torch.zeros(0, 2, 2), 1)
 
 
+@pytest.mark.parametrize(
+    "features, said",
+    [
+        (nn.Conv2d(1, 5, 3), r"Conv2d returned shape \(3, 5, 6, 6\) for 3 patches: expected one vector a patch"),
+        (nn.Flatten(0), r"Flatten returned shape \(192,\)"),
+        (nn.Sequential(nn.Flatten(), nn.Flatten(0), nn.Unflatten(0, (2, 96))), r"Sequential returned shape \(2, 96\)"),
+    ],
+)
+def test_features_that_are_no_vector_a_patch_are_named(features, said):
+    model = small_model()
+    model.features = features
+    with pytest.raises(ValueError, match=said):
+        model(torch.rand(1, 1, 16, 24))
+
+
+def test_features_that_are_no_tensor_or_call_view_are_named():
+    class Named(nn.Module):
+        def forward(self, patches):
+            return {"features": patches}
+
+    class Viewing(nn.Module):
+        def forward(self, patches):
+            return patches.view(len(patches), -1)
+
+    model = small_model()
+    model.attention = AttentionNetwork(nn.Conv2d(3, 1, 1)).double()
+    for features, said in ((Named(), "returned a dict"), (Viewing(), r"calls view on patches.*expected flatten or reshape")):
+        model.features = features
+        with pytest.raises(ValueError, match=said):
+            model(torch.rand(1, 3, 16, 24))
+
+
+def test_the_estimator_may_be_set_by_name():
+    model = small_model()
+    model.estimator = "systematic"
+    assert model.estimator is ESTIMATORS["systematic"]
+    with pytest.raises(ValueError, match="unknown estimator 'best'"):
+        model.estimator = "best"
+
+
 def test_features_may_keep_axes_of_length_one():
     """Patches are laid out channels last, and so is what a network makes of them."""
     model = AttentionSampling(MegapixelMNISTAttention(), nn.Conv2d(1, 5, 8), Classifier(5, 3), 8, 2, scale=0.125)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 import atslib.training
 from atslib.checkpoints import read_position
@@ -68,6 +69,24 @@ def test_class_weights_count_per_image():
     by_hand = -logits.log_softmax(1)
     torch.testing.assert_close(loss, (2 * by_hand[0, 0] + by_hand[2, 2] + by_hand[3, 2]) / 4)
     assert loss == cross_entropy  # a method without attention has no entropy
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [torch.tensor([0.0, 2.0]), torch.tensor([[1, 0, 1], [0, 1, 1]]), torch.tensor([[0], [2]]), torch.tensor([0]), [0, 2]],
+    ids=["numbers", "several an image", "a column", "too few", "a list"],
+)
+def test_labels_that_are_not_one_class_an_image(labels):
+    out = Output(logits=torch.zeros(2, 3), log_attention=None, index=None, pooled=torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"expected logits \(B, classes\) and a tensor \(B,\) of whole numbers"):
+        attention_loss(out, labels)
+
+
+def test_labels_of_any_whole_type_and_weights_of_any_kind():
+    out = Output(logits=torch.randn(2, 2), log_attention=None, index=None, pooled=torch.zeros(2, 1))
+    expected = attention_loss(out, torch.tensor([0, 1]), class_weights=torch.tensor([1.0, 3.0]))[0]
+    for labels in (torch.tensor([0, 1], dtype=torch.int32), torch.tensor([False, True])):
+        assert attention_loss(out, labels, class_weights=[1, 3])[0] == expected
 
 
 def test_schedules():
@@ -286,6 +305,95 @@ def test_an_image_shown_twice_is_changed_in_two_ways(batch_size):
 def test_balanced_needs_labels():
     with pytest.raises(ValueError, match="Subset has no attribute labels"):
         train(model(), torch.utils.data.Subset(data(), range(8)), None, replace(SETTINGS, balanced=True), progress=False)
+
+
+def test_an_augmentation_that_is_a_function_resumes(tmp_path):
+    """In another process it has another address."""
+
+    def flipped(image, generator):
+        return image.flip(3)
+
+    def elsewhere(image, generator):
+        return image.flip(3)
+
+    elsewhere.__qualname__ = flipped.__qualname__
+    assert repr(elsewhere) != repr(flipped)
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    assert not train(model(), data(), None, SETTINGS, augment=flipped, max_seconds=0, **options)
+    assert len(train(model(), data(), None, SETTINGS, augment=elsewhere, **options)) == SETTINGS.epochs
+
+
+def test_frozen_parts_stay_in_evaluation_mode():
+    trained = model()
+    trained.features = nn.Sequential(nn.Conv2d(1, 8, 5), nn.BatchNorm2d(8), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    trained.classifier = Classifier(8, 10)
+    trained.features.requires_grad_(False)[1].eval()
+    train(trained, data(), data("test", 8), replace(SETTINGS, epochs=2), progress=False)
+    assert trained.training and trained.features.training and not trained.features[1].training
+    assert not trained.features[1].running_mean.any()
+    trained.eval()  # the whole of it, as evaluation leaves it with some: that freezes nothing
+    train(trained, data(), None, replace(SETTINGS, epochs=1), progress=False)
+    assert trained.features[1].running_mean.any()
+
+
+def test_a_test_that_fails_costs_no_epoch(tmp_path):
+    class Broken:
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, number):
+            raise ValueError("a damaged file")
+
+    path, trained = tmp_path / "run.pt", model()
+    with pytest.raises(ValueError, match="a damaged file"):
+        train(trained, data(), Broken(), SETTINGS, checkpoint=path, progress=False)
+    resumed, whole = model(), model()
+    curve = train(resumed, data(), data("test", 8), SETTINGS, checkpoint=path, progress=False)
+    expected = train(whole, data(), data("test", 8), SETTINGS, progress=False)
+    for entry, other in zip(curve, expected, strict=True):
+        assert {**entry, "seconds": 0} == {**other, "seconds": 0}
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_labels_of_the_test_set_are_looked_at_first(tmp_path):
+    test_set = InMemory(data("test", 8))
+    test_set.labels = test_set.labels + 10
+    with pytest.raises(ValueError, match="expected 0 to 9"):
+        train(model(), data(), test_set, SETTINGS, checkpoint=tmp_path / "run.pt", progress=False)
+    assert not (tmp_path / "run.pt").exists()  # before the first step was over
+
+
+@pytest.mark.parametrize("run", [lambda a_set: train(model(), a_set, None, SETTINGS), lambda a_set: evaluate(model(), a_set)])
+def test_what_is_no_set_is_named(run):
+    with pytest.raises(ValueError, match=r"a DataLoader for a .* set: expected the set itself"):
+        run(DataLoader(data()))
+    with pytest.raises(ValueError, match=r"a generator for a .* set: expected one with a length"):
+        run(item for item in data())
+
+
+def test_items_are_pairs():
+    class Triples(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            return (*data()[number], "name")
+
+    with pytest.raises(ValueError, match=r"expected each item of the set to be \(image, label\)"):
+        evaluate(model(), Triples(), progress=False)
+
+
+def test_in_memory_of_a_part_keeps_the_classes():
+    whole = InMemory(data())
+    whole.classes = tuple("abcdefghij")
+    assert InMemory(Subset(Subset(whole, [0, 1, 2]), [0])).classes == whole.classes
+
+
+def test_evaluate_gives_the_logits():
+    found = evaluate(model(), data(), progress=False)
+    assert torch.equal(found["logits"].argmax(1), found["predicted"])
+    assert nn.functional.cross_entropy(found["logits"], found["labels"]).item() == found["loss"]
 
 
 def test_in_memory_wants_one_size():

@@ -78,6 +78,8 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
 def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor, "3 H W"]:
     """The pixels of an image file of any kind and size, as RGB, turned as its EXIF orientation says; transparency is dropped.
 
+    Of a file with several pages or frames the first. Grey becomes three equal channels.
+
     Args:
         path: of the file.
         get: for a file of a data set, the command that gets the set; for the message.
@@ -177,7 +179,8 @@ class ImageFiles(LabelledImages):
     Subclasses may have:
         get: the command that gets the data set, for the message when a file is missing or damaged.
 
-    Items are ``(image, label)``: uint8 of shape ``(3, H, W)`` and an int.
+    Items are ``(image, label)``: uint8 of shape ``(3, H, W)`` and an int. For images of more channels or bits, write a set of
+    your own: a ``__len__`` and a ``__getitem__`` that returns such a pair, uint8 or floating point.
 
     Raises:
         ValueError: not one label a file; labels that are no whole numbers or no positions in ``classes``.
@@ -272,4 +275,4 @@ class ImageFiles(LabelledImages):
                 part.replace(place)
             finally:
                 part.unlink(missing_ok=True)
-        return torch.from_numpy(np.load(place, mmap_mode="r").copy())
+        return torch.from_numpy(np.load(place, mmap_mode="c"))  # read where it is touched; changes stay with this process

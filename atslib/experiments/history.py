@@ -1,9 +1,9 @@
 """How attention changes in the course of training, for figures 6 and 7 of the paper (§E, §F).
 
 ``python -m atslib.experiments.history --data DIR`` takes the snapshots of all runs of attention sampling on the colon cancer
-images in ``results/`` and looks with them at the test images of one fold. It writes to ``results/ablations/``: attention maps
-of two images at some epochs, ``NAME.safetensors``, and how far the distributions of any two runs are from each other,
-``distances-foldF.json``. No image is in either.
+images in ``results/`` that draw systematically along a Hilbert curve, and looks with them at the test images of one fold. It
+writes to ``results/ablations/``: attention maps of two images at some epochs, ``NAME.safetensors``, and how far the
+distributions of any two runs are from each other, ``distances-foldF.json``. No image is in either.
 """
 
 from __future__ import annotations
@@ -124,11 +124,13 @@ def main(arguments: list[str] | None = None) -> int:
     for path in sorted((args.out / "runs").glob("colon_cancer-ats-*.json")):
         record = read_record(path)
         run = run_of(record, args.out, args.data)
-        alike = run.profile == args.profile and {field for field, _ in run.changes} <= {"entropy_weight"}
+        drawn = (run.estimator, run.order) == ("systematic", "hilbert")  # those of another estimator are not of this ablation
+        alike = drawn and run.profile == args.profile and {field for field, _ in run.changes} <= {"entropy_weight"}
         if alike and run.name == path.stem and run.snapshots.exists():  # drawn images have another name
             runs[run] = record
     if not runs:
-        print(f"{args.out}: no run of profile {args.profile!r} with snapshots of its attention", file=sys.stderr)
+        wanted = f"run of profile {args.profile!r} with systematic draws and snapshots of its attention"
+        print(f"{args.out}: no {wanted}", file=sys.stderr)
         return 2
     view = next(iter(runs)).build().view  # the same for all
     views = torch.cat([view(tests[number][0][None]) for number in range(len(tests))])

@@ -88,10 +88,12 @@ def read_record(path: str | os.PathLike) -> dict:
     """The record in a file.
 
     Raises:
-        ValueError: no record: not readable, no JSON, or fields missing.
+        ValueError: no record: not there, not readable, no JSON, or fields missing.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is no record, it is not there: expected a run of this name that is done") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no record ({error}): move it away or run it again") from error
     missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
