@@ -763,3 +763,35 @@ def test_a_folder_of_images(tmp_path):
 def test_image_files_with_other_labels(labels, message):
     with pytest.raises(ValueError, match=message):
         ImageFiles(["a.png", "b.png"], labels, classes=("cat", "dog"))
+
+
+def test_colon_splits_without_the_real_data(colon):
+    for scheme in ("stratified", "runs"):
+        tested = []
+        for fold in range(5):
+            train, test = (ColonCancer(colon, split, fold=fold, scheme=scheme) for split in ("train", "test"))
+            assert sorted(train.ids + test.ids) == list(range(1, 101))
+            assert [n % 2 for n in test.ids] == test.labels.tolist()
+            if scheme == "stratified":
+                assert test.class_counts().tolist() == [10, 10]
+            tested += test.ids
+        assert sorted(tested) == list(range(1, 101))
+        assert ColonCancer(colon, "test", scheme=scheme, seed=1).ids != ColonCancer(colon, "test", scheme=scheme).ids
+
+
+def test_colon_points_that_are_none(colon):
+    path = colon / "Classification" / "img4" / "img4_epithelial.mat"
+    savemat(path, {"detection": np.array([[1.0, np.nan]])})
+    with pytest.raises(DataError, match="expected finite numbers"):
+        ColonCancer(colon)
+
+
+def test_the_window_shows_the_largest_sign(german, tmp_path):
+    (german / "gt.txt").write_text("00000.ppm;0;0;6;6;2\n00000.ppm;100;40;120;60;2\n")
+    for seed in range(5):
+        windows = SignWindows(GTSDB(tmp_path), (30, 30), margin=2, seed=seed)
+        assert [box[2] - box[0] for box in windows.boxes(0)] == [20]
+
+
+def test_the_pan_is_that_of_the_image_size(german, tmp_path):
+    assert experiment.load_data("laptop", tmp_path).augment.shift == 8  # of 80 rows, as 100 of 960

@@ -609,3 +609,50 @@ def test_baselines_that_do_not_fit_are_refused():
             ESTIMATORS["des_raj"](UNIFORM, index, features, baseline=baseline)
     with pytest.raises(ValueError, match=r"n = 2\.5 locations"):
         ESTIMATORS["des_raj"].sample(UNIFORM, 2.5)
+
+
+UNIFORM = torch.full((1, 4), math.log(0.25))
+
+
+@pytest.mark.parametrize("other, n, message", [
+    (UNIFORM - 1, 1, r"sums to 0\.3679"),
+    (UNIFORM + 1, 1, r"sums to 2\.718"),
+    (torch.tensor([[0.5, 0.5, 0, 0]]).log(), 3, "only 2 of 4"),
+])
+@pytest.mark.parametrize("last", [False, True])
+def test_one_bad_image_of_a_batch_is_refused(other, n, message, last):
+    batch = torch.cat([UNIFORM, other] if last else [other, UNIFORM])
+    with pytest.raises(ValueError, match=message):
+        ESTIMATORS["des_raj"].sample(batch, n)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_a_hundredth_off_is_refused(dtype):
+    with pytest.raises(ValueError, match=r"sums to 1\.01"):
+        ESTIMATORS["des_raj"].sample((UNIFORM + 0.01).to(dtype), 1)
+
+
+def test_the_uniform_number_nearest_to_one_stays_on_the_map():
+    almost = torch.full((1, 1), 1 - 2.0**-53, dtype=torch.float64)
+    assert Systematic("raster").place(UNIFORM, almost, 10).max() == 3
+
+
+def test_noise_of_zero_bits_draws_no_location_of_zero_attention(monkeypatch):
+    """Once in 2^31 numbers the bits are all zero."""
+    monkeypatch.setattr(torch.Tensor, "random_", lambda bits, generator=None: bits.zero_())
+    flat = torch.tensor([[-math.inf, 0.1, 0.9]])
+    assert estimators._gumbel_top(flat, 3, None).tolist() == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize("name", ["with_replacement", "murthy"])
+def test_a_baseline_of_the_others_needs_others(name):
+    with pytest.raises(ValueError, match="it needs n >= 2, got n = 1"):
+        ESTIMATORS[name](UNIFORM, torch.tensor([[0]]), torch.ones(1, 1, 3), baseline="built_in")
+
+
+@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+def test_one_draw_has_no_standard_error_and_several_one_without_gradient(name):
+    features = torch.ones(1, 3, 2, requires_grad=True)
+    log_attention = UNIFORM.clone().requires_grad_()
+    assert ESTIMATORS[name].stderr(log_attention, torch.tensor([[0]]), features[:, :1]) is None
+    assert not ESTIMATORS[name].stderr(log_attention, torch.tensor([[0, 1, 2]]), features).requires_grad

@@ -7,18 +7,22 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from atslib import data, estimators
-from atslib.experiments import load_records, megapixel_mnist
+from atslib.estimators import PPS
+from atslib.experiments import load_records, megapixel_mnist, speed_limits
 from atslib.experiments import runs as runs_module
 from atslib.experiments.__main__ import main
-from atslib.experiments.records import read_record
+from atslib.experiments.records import _commit, machine, read_record, write_whole
 from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots, run_of
+from atslib.networks import redness
 from atslib.precision import has_bfloat16
+from atslib.processes import Processes
 from atslib.training import Settings, evaluate
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -459,3 +463,87 @@ def test_a_device_that_is_not_there_is_refused(device, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["megapixel_mnist", "--device", device])
     assert stopped.value.code == 2 and f"{device!r}: " in capsys.readouterr().err
+
+
+def test_changes_of_the_source_are_part_of_the_commit(monkeypatch):
+    answers = iter(["abc\n", " M models.py\n", "abc\n", ""])
+    monkeypatch.setattr("atslib.experiments.records.subprocess.run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
+    assert [_commit(Path("atslib/__init__.py")) for _ in range(2)] == ["abc+changes", "abc"]
+
+
+def test_machine_in_words():
+    record = dict(hardware=dict(device="cuda", name="A100", threads=1), settings=dict(training=dict(bfloat16=True)))
+    assert machine(record) == "A100, bfloat16"
+    record = dict(hardware=dict(device="cpu", name="EPYC", threads=2, cpu_capability="AVX2"), settings={})
+    assert machine(record) == "EPYC (AVX2), 2 threads, float32"
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = write_whole(tmp_path / "a.json", b"whole")
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:2])
+        raise OSError("no space")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, b"another")
+    assert path.read_bytes() == b"whole"
+
+
+def test_numbers_of_a_record(tiny, tmp_path, monkeypatch):
+    watched, real = [], runs_module.train
+    monkeypatch.setattr(runs_module, "train", lambda m, a, b, *r, **o: [watched.append(len(b)), real(m, a, b, *r, **o)][1])
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]) == 0
+    (path,) = (tmp_path / "runs").iterdir()
+    record = json.loads(path.read_text())
+    final, curve = record["final"], record["curve"]
+    assert watched == [4]  # n_watch of the 8
+    assert record["cost"]["train_ms_per_image"] == 1000 * curve["seconds"][-1] / 2 / 16
+    assert final["test_stderr"] == math.sqrt(final["test_error"] * (1 - final["test_error"]) / 8)
+    run = Run("megapixel_mnist", out=tmp_path)
+    model = run.build()
+    model.load_state_dict(load_file(run.weights))
+    for n in (5, 10):
+        again = evaluate(model, run.loaded.test, 8, n_patches=n, progress=False)
+        assert final["by_n_patches"][str(n)] == dict(test_error=again["error"], test_loss=again["loss"])
+    assert final["by_n_patches"]["5"]["test_loss"] != final["by_n_patches"]["10"]["test_loss"]
+    assert final["test_loss"] == final["by_n_patches"]["10"]["test_loss"]
+
+
+@pytest.mark.parametrize(
+    "options", [dict(estimator="pps", order="raster"), dict(method="cnn", cnn_scale=0.5), dict(changes=(("epochs", 1),))]
+)
+def test_a_record_tells_its_run(options, tmp_path):
+    run = Run("megapixel_mnist", out=tmp_path, **options)
+    settings = {key: value for key, value in dict(order=run.order, cnn_scale=run.cnn_scale).items() if value is not None}
+    record = {key: getattr(run, key) for key in ("experiment", "method", "estimator", "n_patches", "seed", "profile")}
+    assert run_of(record | dict(settings=settings | dict(changes=dict(run.changes))), tmp_path, None) == run
+
+
+def test_training_is_given_the_augmentation_of_the_data(tmp_path, monkeypatch):
+    def stop(*_, augment, **__):
+        assert repr(augment) == repr(run.loaded.augment) != "None"
+        raise InterruptedError
+
+    monkeypatch.setattr(runs_module, "train", stop)
+    run = Run("colon_cancer", out=tmp_path)
+    with pytest.raises(InterruptedError):
+        run.execute(Processes("cpu"), in_memory=False, report=lambda line: None)
+
+
+@pytest.mark.parametrize("method", ["ats", "uniform", "nested", "deep_mil"])
+def test_features_are_scaled_as_the_profile_says(method):
+    scales = [megapixel_mnist.build_model(2, "des_raj", profile, method).classifier.scale for profile in ("laptop", "paper")]
+    assert scales == [16, 1]
+
+
+def test_models_are_built_of_their_parts():
+    uniform = speed_limits.build_model(2, "pps", "laptop", "uniform")
+    assert (uniform.attention.stride, uniform.attention.padding, uniform.attention.receptive_field) == (8, 4, 16)
+    nested = megapixel_mnist.build_model(3, PPS("raster"), "laptop", "nested")
+    assert nested.estimator is nested.within.estimator and nested.within.n_patches == 2
+    assert megapixel_mnist.build_model(method="cnn", cnn_scale=0.25).scale == 0.25
+    prior = speed_limits.build_model(profile="windows").attention
+    assert (prior.saliency, prior.peak, prior.power, prior.epsilon) == (redness, True, 2, 0.01)

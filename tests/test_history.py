@@ -180,3 +180,11 @@ def test_committed_maps_come_out_again():
         maps = history(run, view(tests[tests.ids.index(image)][0][None]), kept)
         for epoch, images in kept.items():
             torch.testing.assert_close(coarse(maps[epoch][0]), images[image], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (4, 5)])
+def test_coarse_maps_keep_the_whole(size):
+    attention = torch.rand(1, *size, dtype=torch.float64)
+    found = coarse(attention.log(), 2).exp()
+    assert found.shape == (1, -(-size[0] // 2), -(-size[1] // 2))
+    torch.testing.assert_close(found.sum(), attention.sum())

@@ -1,5 +1,7 @@
 """The claim ledger is complete, and every link in it leads somewhere."""
 
+from dataclasses import replace
+
 import ledger
 import pytest
 
@@ -57,3 +59,28 @@ def test_page_has_a_row_and_an_anchor_for_each():
     page = ledger.page(ROWS)
     for row in ROWS:
         assert f'<tr id="{row.id}"' in page
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(kind="theorem"), "kind 'theorem', expected one of"),
+        (dict(statement=""), "no statement or no place"),
+        (dict(paper_ref=""), "no statement or no place"),
+        (dict(verdict="differs", note=""), "needs a note"),
+        (dict(verdict="stand-in", note=""), "needs a note"),
+        (dict(evidence="tests/test_estimators.py::unbiased"), "no test unbiased"),
+    ],
+)
+def test_a_row_that_lacks_something_is_named(change, message):
+    row = next(row for row in ledger.read() if row.id == "eq1")
+    assert any(message in problem for problem in ledger.problems([replace(row, **change)]))
+
+
+def test_rows_that_stand_twice_and_other_columns(tmp_path):
+    row = ledger.read()[0]
+    assert f"{row.id}: stands there 2 times" in ledger.problems([row, row])
+    assert "<td>a &lt; b" in ledger.page([replace(row, statement="a < b")])
+    (tmp_path / "ledger.csv").write_text("id,kind\neq1,equation\n")
+    with pytest.raises(ValueError, match="columns are"):
+        ledger.read(tmp_path / "ledger.csv")

@@ -518,3 +518,52 @@ def test_numbers_as_other_libraries_give_them():
     with pytest.raises(ValueError, match=r"n_patches=2\.5: expected a whole number, at least 1"):
         AttentionSampling(MegapixelMNISTAttention(), *parts, patch_size=20, n_patches=2.5)
     assert type(AttentionSampling(MegapixelMNISTAttention(), *parts, patch_size=20, n_patches=np.int64(3)).n_patches) is int
+
+
+def feats():
+    return nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
+
+
+def watched(features, what):
+    seen = []
+    features.register_forward_pre_hook(lambda module, inputs: seen.append(what(inputs[0])))
+    return features, seen
+
+
+def test_what_lies_outside_the_image_is_fill():
+    image = torch.zeros(1, 1, 16, 24, dtype=torch.uint8)
+    features, seen = watched(feats(), lambda patches: patches.amax((1, 2, 3)).unique().tolist())
+    parts = (features, Classifier(5, 3))
+    ats = AttentionSampling(MegapixelMNISTAttention(), *parts, 12, 6, 0.125, fill=255)  # all 6 patches cross the border
+    uniform, mil = UniformSampling(*parts, 12, 6, 0.125, fill=255), DeepMIL(MILAttention(5), *parts, 12, (2, 3), fill=255)
+    for look in (ats, ats.exact, uniform, mil):
+        look(image)
+    assert seen == [[1.0]] * 4
+
+
+def test_a_chunk_bounds_the_patches_of_a_whole_batch():
+    image = torch.rand(2, 1, 16, 24)
+    features, seen = watched(feats(), len)
+    parts = (features, Classifier(5, 3))
+    with torch.no_grad():
+        AttentionSampling(MegapixelMNISTAttention(), *parts, 8, 2, 0.125).exact(image, chunk=4)
+        DeepMIL(MILAttention(5), *parts, 8, (2, 3), chunk=4)(image)
+    assert seen == [4] * 6
+
+
+def test_no_patch_at_all_is_refused():
+    model = AttentionSampling(MegapixelMNISTAttention(), feats(), Classifier(5, 3), 8, 2, 0.125)
+    with pytest.raises(ValueError, match="n = 0 locations"):
+        model(torch.rand(1, 1, 16, 24), n_patches=0)
+
+
+def test_a_view_may_be_the_image():
+    model = AttentionSampling(MegapixelMNISTAttention(), feats(), Classifier(5, 3), 8, 2, scale=1)
+    image = torch.rand(1, 1, 16, 24)
+    assert torch.equal(model.view(image), image)
+
+
+def test_attend_refuses_a_view_of_another_aspect():
+    model = AttentionSampling(MegapixelMNISTAttention(), feats(), Classifier(5, 3), 8, 2, 0.125)
+    with pytest.raises(ValueError, match="the aspects differ"):
+        model.attend(torch.rand(1, 1, 16, 24), torch.rand(1, 1, 4, 12))

@@ -10,7 +10,7 @@ from atslib.enumeration import every_draw
 from atslib.estimators import ESTIMATORS, entropy
 from atslib.models import AttentionSampling, DeepMIL
 from atslib.nested import NestedSampling
-from atslib.networks import AttentionNetwork, Classifier, MILAttention, UnitNorm
+from atslib.networks import AttentionNetwork, Classifier, MegapixelMNISTAttention, MILAttention, UnitNorm
 from atslib.profiling import peak_memory
 from atslib.training import attention_loss
 
@@ -214,3 +214,35 @@ def test_refuses_a_region_larger_than_the_image_and_too_many_regions():
 def test_estimators_are_shared_objects_by_name():
     """What :func:`every_nested_draw` relies on."""
     assert small_nested("des_raj", "murthy").estimator is ESTIMATORS["des_raj"]
+
+
+def feats():
+    return nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
+
+
+def watched(features, what):
+    seen = []
+    features.register_forward_pre_hook(lambda module, inputs: seen.append(what(inputs[0])))
+    return features, seen
+
+
+def nested(region=12, patch=6, **options):
+    within = AttentionSampling(MegapixelMNISTAttention(), options.pop("features", feats()), nn.Identity(), patch, 2, scale=1 / 6)
+    return NestedSampling(MegapixelMNISTAttention(), within, Classifier(5, 3), region, 6, scale=1 / 8, **options)
+
+
+def test_what_lies_outside_the_image_is_fill():
+    out = nested(fill=255)(torch.zeros(1, 1, 16, 24, dtype=torch.uint8), return_patches=True)
+    assert out.patches.amax((2, 3, 4)).tolist() == [[255] * 6]
+
+
+def test_a_patch_wider_than_its_region_is_refused():
+    with pytest.raises(ValueError, match="patches of 6 × 13 in regions of 12 × 12"):
+        nested(patch=(6, 13))
+
+
+def test_a_chunk_bounds_the_patches_at_both_levels():
+    features, seen = watched(feats(), len)
+    with torch.no_grad():
+        nested(features=features).exact(torch.rand(1, 1, 16, 24), chunk=3)
+    assert max(seen) <= 3

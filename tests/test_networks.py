@@ -21,7 +21,9 @@ from atslib.networks import (
     SaliencyPrior,
     SpeedLimitsAttention,
     UniformAttention,
+    UnitNorm,
     local_contrast,
+    magnitude,
     redness,
     window_geometry,
 )
@@ -366,3 +368,40 @@ def test_an_attention_network_ends_in_logits():
     for last in (nn.Softmax2d(), nn.Sequential(nn.ReLU(), nn.LogSoftmax(1))):
         with pytest.raises(ValueError, match="expected logits, of which the model takes the softmax"):
             AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1), last)
+
+
+def test_what_networks_normalise_over():
+    """Parameter counts are the same for groups of any size, and for batches."""
+    groups = [part for part in ResNet16().modules() if isinstance(part, nn.GroupNorm)]
+    assert groups and all(part.num_channels == 4 * part.num_groups for part in groups)
+    for variant, kind in (("paper", nn.GroupNorm), ("released", nn.BatchNorm2d)):
+        norms = [part for part in ResNet8(variant=variant).modules() if isinstance(part, (nn.GroupNorm, nn.BatchNorm2d))]
+        assert norms and {type(part) for part in norms} == {kind}
+
+
+@pytest.mark.parametrize("variant, kind", [("paper", nn.ReLU), ("released", nn.Tanh)])
+def test_megapixel_mnist_attention_has_the_activation_of_its_variant(variant, kind):
+    assert [type(layer) for layer in MegapixelMNISTAttention(variant).layers[1::2]] == [kind, kind]
+
+
+def test_redness_of_what_is_nearly_black_is_dimmed():
+    assert redness(torch.tensor([0.001, 0, 0]).view(1, 3, 1, 1)).item() == pytest.approx(0.255)
+
+
+def test_magnitude_is_the_mean_absolute_value():
+    assert magnitude(torch.tensor([-1.0, 0.5]).view(1, 2, 1, 1)).item() == 0.75
+
+
+def test_unit_norm_is_computed_in_float32():
+    assert UnitNorm()(torch.ones(1, 3, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_a_peak_at_the_border_is_as_high_as_anywhere():
+    network = MegapixelMNISTAttention()
+    nn.init.zeros_(network.layers[-1].weight), nn.init.zeros_(network.layers[-1].bias)
+    view = torch.full((1, 1, 20, 20), 0.5)
+    torch.testing.assert_close(SaliencyPrior(network, peak=True)(view).exp(), torch.full((1, 20, 20), 0.5 + 1e-3))
+
+
+def test_uniform_logits_are_where_the_view_is():
+    assert UniformAttention()(torch.zeros(1, 1, 8, 8, device="meta")).is_meta

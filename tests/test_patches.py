@@ -57,9 +57,7 @@ def test_extract_patches_works_on_views_of_a_larger_tensor():
     base = torch.arange(2 * 3 * 8 * 10).view(2, 8, 10, 3)
     image = base.permute(0, 3, 1, 2)[..., ::2]  # neither contiguous nor channels first
     corners = torch.tensor([[[-1, -1], [5, 2]], [[0, 0], [7, 4]]])
-    assert torch.equal(
-        extract_patches(image, corners, (3, 2)), by_padding_and_slicing(image.contiguous(), corners, (3, 2), 0)
-    )
+    assert torch.equal(extract_patches(image, corners, (3, 2)), by_padding_and_slicing(image.contiguous(), corners, (3, 2), 0))
 
 
 def test_extract_patches_takes_no_copy_of_the_image():
@@ -291,3 +289,12 @@ def test_a_fill_that_does_not_fit_is_refused(dtype, fill):
 def test_corners_are_whole_numbers():
     with pytest.raises(ValueError, match=r"top_left of type torch\.float64: expected whole numbers"):
         extract_patches(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 2, dtype=torch.double), 4)
+
+
+def test_the_size_of_a_view_is_rounded_halves_up_and_at_least_a_pixel():
+    assert low_size((25, 35), 0.1) == (3, 4) and low_size((4, 30), 0.1) == (1, 3)
+
+
+def test_a_patch_wider_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="patch of 4 × 13 pixels from an image of 8 × 12"):
+        extract_patches(torch.zeros(1, 3, 8, 12), torch.zeros(1, 1, 2).long(), (4, 13))

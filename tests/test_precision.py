@@ -61,3 +61,9 @@ def test_a_setting_that_is_given_is_kept(monkeypatch):
     monkeypatch.setattr("atslib.training.has_bfloat16", lambda device: device == "cuda")
     assert Settings(bfloat16=True).in_bfloat16("cpu") and not Settings(bfloat16=False).in_bfloat16("cuda")
     assert Settings().in_bfloat16("cuda") and not Settings().in_bfloat16("cpu")
+
+
+def test_gpus_of_amd(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: pytest.fail("says nothing about bfloat16 there"))
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert has_bfloat16("cuda") is True

@@ -173,3 +173,10 @@ def test_a_cnn_holds_a_float_copy_of_what_it_sees():
     image = torch.zeros(1, 1, 1000, 1000, dtype=torch.uint8)
     step = training_step(DownsampledCNN(Sum(), Weight()), image, LABEL)
     assert peak_memory(step) == pytest.approx(image.nbytes + FOUR_MB, abs=1000)
+
+
+def test_ms_is_the_median_between_its_quartiles(monkeypatch):
+    seconds = iter([0.003, 0.001, 0.005, 0.002, 0.004])
+    monkeypatch.setattr("atslib.profiling._seconds", lambda method, device: next(seconds))
+    (row,) = compare({"a": lambda: None}, warmup=0, repetitions=5, memory=False)
+    assert (row["ms_low"], row["ms"], row["ms_high"]) == (2, 3, 4) and row["ms_all"] == [3, 1, 5, 2, 4]

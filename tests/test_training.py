@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 import atslib.training
-from atslib.checkpoints import read_position
+from atslib.checkpoints import load_checkpoint, read_position, save_checkpoint
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
-from atslib.loading import InMemory, epoch_batches
-from atslib.models import AttentionSampling, Output
-from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures
+from atslib.loading import InMemory, LabelledImages, epoch_batches, seed_for
+from atslib.models import AttentionSampling, DeepMIL, Output
+from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.processes import Processes
-from atslib.training import Settings, attention_loss, evaluate, train
+from atslib.training import Settings, _how, _StopSignals, attention_loss, evaluate, train
 
 
 def model(seed=0):
@@ -684,3 +685,210 @@ def test_evaluate_counts_errors():
 def test_bad_settings(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Settings(**options)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path, network = tmp_path / "run.pt", nn.Linear(2, 2)
+    adam = torch.optim.Adam(network.parameters())
+    save_checkpoint(path, network, adam, {}, dict(step=1))
+    before = path.read_bytes()
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(path, network, adam, {}, dict(step=2))
+    assert path.read_bytes() == before
+
+
+def test_a_refused_checkpoint_changes_nothing(tmp_path):
+    path, network, other = tmp_path / "run.pt", nn.Linear(2, 2), nn.Linear(2, 2)
+    save_checkpoint(path, network, torch.optim.Adam(network.parameters()), dict(a=1, old=2), {})
+    before = other.weight.detach().clone()
+    with pytest.raises(ValueError, match="old was 2, is None"):
+        load_checkpoint(path, other, torch.optim.Adam(other.parameters()), dict(a=1))
+    assert torch.equal(other.weight, before)
+
+
+def test_purposes_and_positions_have_seeds_of_their_own():
+    purposes, positions = ("order", "draws", "augmentation", "workers"), ((0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3))
+    seeds = [seed_for(purpose, *position) for purpose in purposes for position in positions]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(24) % 3])
+def test_the_order_is_the_seeds_and_the_epochs(labels):
+    orders = [epoch_batches(24, 8, seed, epoch, labels) for seed, epoch in ((0, 1), (0, 2), (1, 1))]
+    assert orders[0] == epoch_batches(24, 8, 0, 1, labels) and orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_a_class_without_images_has_no_weight():
+    class Three(LabelledImages):
+        classes, labels = ("a", "b", "c"), torch.tensor([0, 0, 0, 2])
+
+    torch.testing.assert_close(Three().class_weights(), torch.tensor([2 / 3, 0, 2]))
+
+
+def test_steps_have_their_learning_rate_and_clipped_gradients(monkeypatch):
+    norms, rates = [], []
+
+    class Noting(torch.optim.Adam):
+        def step(self, closure=None):
+            gradients = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+            norms.append(torch.cat(gradients).norm().item()), rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Adam", Noting)
+    settings = replace(SETTINGS, epochs=2, clip_norm=1e-3)
+    train(model(), data(), None, settings, progress=False)
+    assert norms == pytest.approx([1e-3] * 6, rel=1e-3)
+    assert rates == [settings.learning_rate_at(epoch + step / 3) for epoch in (0, 1) for step in range(3)]
+
+
+def test_weights_of_the_loss_are_those_of_the_settings():
+    trained = model()
+    before = weights(trained).clone()
+    nothing = replace(SETTINGS, epochs=1, class_weights=(0.0,) * 10, entropy_weight=0.0)
+    curve = train(trained, data(), None, nothing, progress=False)
+    assert torch.equal(weights(trained), before) and curve[0]["train_loss"] == 0
+
+
+class Noting(nn.Module):
+    """Notes a random number a call, the mode and the autocast; always answers 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.noted = nn.Parameter(torch.zeros(10)), []
+
+    def forward(self, image, *, generator):
+        self.noted.append((torch.rand((), generator=generator).item(), self.training, torch.is_autocast_enabled("cpu")))
+        logits = (self.bias + F.one_hot(torch.tensor(4), 10)).expand(len(image), 10)
+        log_attention = torch.full((len(image), 2, 3), 1 / 6).log()
+        return Output(logits=logits, log_attention=log_attention, index=None, pooled=None)
+
+
+def test_every_step_and_every_image_has_random_numbers_of_its_own():
+    numbers = []
+
+    def note(image, generator):
+        numbers.append(torch.rand((), generator=generator).item())
+        return image
+
+    for seed in (0, 1):
+        noting = Noting()
+        train(noting, data(), None, replace(SETTINGS, epochs=2, seed=seed), augment=note, progress=False)
+        numbers += [number for number, *_ in noting.noted]
+    assert len(set(numbers)) == len(numbers) == 2 * 2 * (24 + 3)  # seeds, epochs, images and steps
+
+
+def test_train_mode_and_precision():
+    noting = Noting().eval()
+    train(noting, data(), data("test", 8), replace(SETTINGS, epochs=1, bfloat16=True), progress=False)
+    assert [how for _, *how in noting.noted] == [[True, True]] * 3 + [[False, True]]
+
+
+def test_a_curve_says_what_happened():
+    settings = replace(SETTINGS, epochs=1, learning_rate=0.0, entropy_weight=0.5)
+    (entry,) = train(Noting(), data(), data(), settings, progress=False)
+    labels = torch.tensor([data()[number][1] for number in range(24)])
+    logits = F.one_hot(torch.full((24,), 4), 10).float()
+    for part in ("train", "test"):
+        assert entry[f"{part}_error"] == pytest.approx((labels != 4).double().mean().item())
+        assert entry[f"{part}_loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert entry["entropy"] == pytest.approx(math.log(6))
+
+
+def test_evaluate_draws_with_its_seed_and_tells_true_from_answered_classes():
+    drawn = []
+    for seed in (0, 0, 1):
+        noting = Noting()
+        result = evaluate(noting, data(), 24, seed=seed, progress=False)
+        drawn += [number for number, *_ in noting.noted]
+    assert drawn[0] == drawn[1] != drawn[2]
+    labels = torch.tensor([data()[number][1] for number in range(24)])
+    assert torch.equal(result["confusion"][:, 4], torch.bincount(labels, minlength=10)) and result["confusion"].sum() == 24
+
+
+def test_evaluate_passes_options_on():
+    asked = []
+
+    class Asked(Noting):
+        def forward(self, image, *, generator, n_patches=None):
+            asked.append(n_patches)
+            return super().forward(image, generator=generator)
+
+    evaluate(Asked(), data(), 24, n_patches=7, progress=False)
+    assert asked == [7]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes where an image is read, a second each, and nowhere else."""
+    now = [0.0]
+    monkeypatch.setattr(atslib.training.time, "monotonic", lambda: now[0])
+
+    class Slow(torch.utils.data.Dataset):
+        def __init__(self, images):
+            self.images = images
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, number):
+            now[0] += 1
+            return self.images[number]
+
+    return Slow
+
+
+def test_seconds_are_those_of_training_across_stops(clock, tmp_path):
+    train_set, test_set = clock(data()), clock(data("test", 8))
+    curve = train(Noting(), train_set, test_set, replace(SETTINGS, epochs=2), progress=False)
+    assert [entry["seconds"] for entry in curve] == [24, 48]
+    options = dict(checkpoint=tmp_path / "run.pt", max_seconds=0, progress=False)
+    while len(curve := train(Noting(), train_set, test_set, replace(SETTINGS, epochs=2), **options)) < 2:
+        pass
+    assert [entry["seconds"] for entry in curve] == [24, 48]
+
+
+def test_checkpoints_are_written_every_so_often(clock, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(atslib.training, "save_checkpoint", lambda *state: saved.append(state[-1]["step"]))
+    options = dict(checkpoint=tmp_path / "run.pt", save_every=10, progress=False)
+    train(Noting(), clock(data(n=48)), None, replace(SETTINGS, epochs=1), **options)
+    assert saved == [2, 4, 6, 0]  # 8 images a step; at the end of the epoch too
+
+
+def test_a_second_ctrl_c_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with _StopSignals(listen=True) as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_checkpoint_ctrl_c_is_left_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def note(image, generator):
+        seen.append(signal.getsignal(signal.SIGINT))
+        return image
+
+    train(Noting(), data(), None, replace(SETTINGS, epochs=1), augment=note, progress=False)
+    assert set(seen) == {before}
+
+
+def test_how_a_model_computes_does_not_depend_on_chunks_or_addresses():
+    chunked, whole = (DeepMIL(MILAttention(5), nn.Identity(), Classifier(5, 3), 8, (2, 3), chunk=c) for c in (4, None))
+    assert _how(chunked) == _how(whole)
+
+    class Bright:
+        def __call__(self, view):
+            return view
+
+    priors = [SaliencyPrior(MegapixelMNISTAttention(), saliency=Bright()) for _ in range(2)]
+    assert _how(priors[0]) == _how(priors[1])
