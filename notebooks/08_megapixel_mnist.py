@@ -115,9 +115,14 @@ for run in to_do:
         left_seconds -= time.monotonic() - begun
 
 # %% [markdown]
-# Everything below reads the records of such runs, `results/runs/*.json`, and the weights beside them. The words of the table: *laptop* is the paper's size, *small* has images of 600 × 600 pixels and 8 scribbles; ATS-10 is
-# attention sampling with ten patches; λ is the weight of the attention's entropy in the loss; with the *prior*, attention starts where there is something to see (chapter 7's, but the zeros around the view count in its mean: `count_include_pad=True`); features of length one are multiplied by the *scale* before the classifier; *released
-# code* and *PyTorch port* are the published gradients, the other names those of [chapter 5](05_lower_variance.ipynb)'s estimators. Systematic draws where nothing is said.
+# Everything below reads the records of such runs, `results/runs/*.json`, and the weights beside them. The words of the table:
+#
+# - *laptop* is the paper's size; *small* has images of 600 × 600 pixels and 8 scribbles;
+# - *ATS-10* is attention sampling with ten patches, drawn by the systematic estimator where nothing is said;
+# - *λ* is the weight of the attention's entropy in the loss;
+# - with the *prior*, attention starts where there is something to see. It is that of [chapter 7](07_entropy_and_exploration.ipynb), except that here the zeros around the view count in its mean (`count_include_pad=True`);
+# - the *scale* is what features of length one are multiplied by before the classifier;
+# - *released code* and *PyTorch port* are the published gradients; the other estimators are those of [chapter 5](05_lower_variance.ipynb).
 
 # %%
 records = load_records("../results/runs")
@@ -125,6 +130,7 @@ records = records[records.experiment == "megapixel_mnist"].copy()
 records["weight"] = records["settings.training.entropy_weight"]
 records["prior"] = records["settings.saliency_prior"].astype(bool)
 records["scale"] = records["settings.feature_scale"]
+records["precision"] = np.where(records["settings.training.bfloat16"], "bfloat16", "float32")  # as the machine had it
 records["left"] = [
     next((epoch for epoch, e in zip(epochs, errors, strict=True) if e is not None and e < LEFT), None)
     for epochs, errors in zip(records["curve.epoch"], records["curve.test_error"], strict=True)
@@ -136,7 +142,7 @@ small = records[(records.profile == "small") & (records.method == "ats") & (reco
 plain = small[(small.weight == 0.01) & (small["settings.training.epochs"] == 15)]
 by_small_n = records[
     (records.profile == "small") & (records.method == "ats") & (records.estimator == "systematic") & records.prior & (records.scale == 16)
-    & (records.weight == 0.01)
+    & (records.weight == 0.01) & (records["settings.training.epochs"] == 15)
 ].sort_values(["n_patches", "seed"])
 
 # Runs that were begun and given up have no record, but the attention network's weights until then.
@@ -146,6 +152,18 @@ unfinished = sorted(
     if path.name.removesuffix(".attention.safetensors") not in names.values()
 )
 COMMAND = "python -m atslib.experiments megapixel_mnist"
+
+
+def unlike(one, other):
+    """A word on two runs that were computed in different precisions; nothing where it is the same."""
+    return "" if one.precision == other.precision else f"one in {one.precision}, the other in {other.precision}"
+
+
+def precisions(group):
+    """In which precision the runs of a row were computed."""
+    counts = group.precision.value_counts()
+    return counts.index[0] if len(counts) == 1 else ", ".join(f"{n} in {word}" for word, n in counts.items())
+
 
 
 def ran(rows):
@@ -291,7 +309,7 @@ display(
 
 # %% [markdown]
 # "The paper's size" is 5,000 training and 1,000 test images of 1500 × 1500 pixels with 50 scribbles. Our `laptop` profile keeps that and departs from the paper, to fit a CPU, in: a
-# [saliency prior](07_entropy_and_exploration.ipynb) on the attention; unit-norm features multiplied by 16 before the classifier; 18 epochs of batches of 32 instead of 500 epochs, with a learning rate that begins at 0.002
+# [saliency prior](07_entropy_and_exploration.ipynb) on the attention; bfloat16 where the machine has instructions for it (the tables say which runs had); unit-norm features multiplied by 16 before the classifier; 18 epochs of batches of 32 instead of 500 epochs, with a learning rate that begins at 0.002
 # and falls as a cosine; and systematic draws along a curve ([chapter 5](05_lower_variance.ipynb)), which have less variance. The weight λ of the entropy is the paper's 0.01, and gradients are clipped as in the released code. The runs with λ = 0.001, 15 and 25 epochs, were made after the one with seed 1 and 0.01 had stayed at chance for ten epochs and
 # was given up: a setting chosen after a failure, not a blind one. Later sections take the departures away one by one, on images of 600 × 600 pixels with 8 scribbles, called *small*.
 #
@@ -301,8 +319,8 @@ display(
 # The paper's Figure 2 shows training loss (a) and test error (b) over wall-clock time for $N = 5 … 100$, means of five runs of 500 epochs, beside a CNN on the full image. In it ATS is an order of magnitude faster than the
 # CNN and better, and fewer patches end higher. Below, what we have of it: every finished run at the paper's size, and the small run that this page has just made. What the figure lacks is named below it.
 
-# %% mystnb={"image": {"alt": "Four panels: training loss above, test error below, against minutes of training on the left and epochs on the right, one line for each run at the paper's size, and a dashed line for the live small problem on the right. The lines of the runs that learn stay at the level of guessing for the first epochs and then fall steeply."}}
-figure, axes = plt.subplots(2, 2, figsize=(7, 5.4), sharex="col", sharey="row")
+# %% mystnb={"image": {"alt": "Four panels: training loss above, test error below, against minutes of training on the left, for the runs of one machine, and epochs on the right, one line for each run at the paper's size, and a grey line for the live small problem on the right. The lines of the runs that learn stay at the level of guessing for the first epochs and then fall steeply."}}
+figure, axes = plt.subplots(2, 2, figsize=(7, 7.6), sharex="col", sharey="row")
 SEED_MARKS = ["o", "s", "^", "D", "v"]
 COLOURS = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.SKY, plots.RED]
 
@@ -316,9 +334,10 @@ usual_machine = full_size.machine.mode()[0]  # most runs were made there
 kinds = {}
 for _, row in full_size.iterrows():
     kinds.setdefault(kind_of(row), []).append(row)
-for colour, (kind, rows) in zip(COLOURS, kinds.items(), strict=False):
+STROKES = itertools.cycle((dash, colour) for dash in ("-", "--", ":") for colour in COLOURS)  # more kinds than colours: dashed
+for (dash, colour), (kind, rows) in zip(STROKES, kinds.items(), strict=False):
     for row in rows:
-        options = dict(color=colour, marker=SEED_MARKS[row.seed % 5], markersize=3.5, linewidth=1.4)
+        options = dict(color=colour, linestyle=dash, marker=SEED_MARKS[row.seed % 5], markersize=3.5, linewidth=1.4)
         options["label"] = f"{kind}, seed {row.seed}"
         minutes = np.array(row["curve.seconds"]) / 60
         for ax_row, field in enumerate(["curve.train_loss", "curve.test_error"]):
@@ -326,7 +345,7 @@ for colour, (kind, rows) in zip(COLOURS, kinds.items(), strict=False):
                 axes[ax_row, 0].plot(minutes, row[field], **options)
             axes[ax_row, 1].plot(row["curve.epoch"], row[field], **options)
 for ax_row, field in enumerate(["train_loss", "test_error"]):
-    axes[ax_row, 1].plot([e["epoch"] for e in live_curve], [e[field] for e in live_curve], color=plots.GREY, linestyle="--",
+    axes[ax_row, 1].plot([e["epoch"] for e in live_curve], [e[field] for e in live_curve], color=plots.GREY, linestyle="-.",
                          label="live: 150 × 150, no scribbles")  # fmt: skip
     for ax in axes[ax_row]:
         ax.axhline([math.log(10), CHANCE][ax_row], color=plots.GREY, linewidth=0.8, linestyle=":")
@@ -347,14 +366,14 @@ lines = []
 for kind, rows in kinds.items():
     for row in rows:
         lines.append(
-            [kind, row.seed, f"{row.left:.0f}" if row.left == row.left and row.left else "never",
+            [kind, row.precision, row.seed, f"{row.left:.0f}" if row.left == row.left and row.left else "never",
              f"{row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}", f"{row['final.train_loss']:.2f}",
              f"{row['curve.seconds'][-1] / 60:.0f}" + ("" if row.machine == usual_machine else "*")]
         )  # fmt: skip
     if len(rows) > 1:
-        lines.append([f"**{kind}: mean**", f"{len(rows)} runs", "", f"**{with_error([r['final.test_error'] for r in rows])}**",
+        lines.append([f"**{kind}: mean**", "", f"{len(rows)} runs", "", f"**{with_error([r['final.test_error'] for r in rows])}**",
                       with_error([r["final.train_loss"] for r in rows], 2), ""])  # fmt: skip
-display(plots.table(["run", "seed", "left chance in epoch", "test error", "training loss", "minutes"], lines))
+display(plots.table(["run", "precision", "seed", "left chance in epoch", "test error", "training loss", "minutes"], lines))
 elsewhere = sorted(set(full_size.machine) - {usual_machine})
 display(
     Markdown(
@@ -410,7 +429,7 @@ Markdown(verdict)
 # ## More patches, less error, more time
 #
 # "Sampling fewer patches results in both higher training loss and test error" (§4.2.1), and five patches are said to give about 20 % error (§4.2.2). $N$ is not part of the weights, so each trained network can be looked at with any $N$; lines below. A
-# square is a network that was trained with that $N$, if there is one besides 10. The time of a training step is measured here and now, for all $N$ in one run: the fastest of seven steps.
+# square is a network that was trained with that $N$, if there is one besides 10; one that had not left chance is named in the corner. The time of a training step is measured here and now, for all $N$ in one run: the fastest of seven steps.
 
 # %%
 image, label = MegapixelMNIST("train", n_images=1)[0]
@@ -424,20 +443,23 @@ def ats(n):
 steps = {n: training_step(ats(n), one_image, one_label) for n in (5, 10, 25, 50)}
 cost_of_n = {row["method"]: row | dict(ms=min(row["ms_all"])) for row in compare(steps, warmup=1, repetitions=7)}  # the fastest
 
-# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N. Right: milliseconds of a training step against N, a straight line that rises."}}
+# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N, and a note in place of one that stayed at chance. Right: milliseconds of a training step against N, a straight line that rises."}}
 looks = (5, 10, 25, 50)
 finished = ten[ten["final.by_n_patches.5.test_error"].notna() & ten.left.notna()]
 by_n = np.array([[row[f"final.by_n_patches.{n}.test_error"] for n in looks] for _, row in finished.iterrows()])
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4.2))
-colour_of = dict(zip(kinds, COLOURS * 2, strict=False))
+colour_of = dict(zip(kinds, itertools.cycle(COLOURS), strict=False))
 named = set()
 for (_, row), errors in zip(finished.iterrows(), by_n, strict=True):
     kind = kind_of(row)
     left.plot(looks, errors, marker=SEED_MARKS[row.seed % 5], color=colour_of[kind], label=None if kind in named else kind)
     named.add(kind)
-for _, row in full_size[full_size.n_patches != 10].iterrows():
+others = full_size[full_size.n_patches != 10]
+for _, row in others[others.left.notna()].iterrows():
     left.plot(row.n_patches, row["final.test_error"], "s", mfc="none", color=plots.BLACK, ms=9, label=f"trained with {kind_of(row)}")
 left.set(xscale="log", xticks=looks, xticklabels=looks, xlabel="patches N", ylabel="test error", ylim=(0, None))
+for k, (_, row) in enumerate(others[others.left.isna()].iterrows()):
+    left.text(0.97, 0.96 - 0.16 * k, f"trained with N = {row.n_patches:.0f}:\n{row['final.test_error']:.2f}, at chance", transform=left.transAxes, ha="right", va="top", fontsize=9)
 left.minorticks_off()
 figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=9)
 right.plot(looks, [cost_of_n[n]["ms"] for n in looks], "o-", color=plots.BLACK)
@@ -458,7 +480,7 @@ if len(by_n):
             "The networks differ in λ, schedule and digits, so that ± says how they scatter, not how exactly one setting is known. "
 "\n\n"
             f"**Five patches:** an error of {span(by_n[:, 0])}, where the paper says about 20 %: "
-            + ("lower than the paper's." if by_n[:, 0].max() < 0.18 else "near the paper's." if by_n[:, 0].max() < 0.22 else "higher than the paper's.")
+            + f"{'lower than' if by_n[:, 0].mean() < 0.18 else 'near' if by_n[:, 0].mean() < 0.22 else 'higher than'} the paper's on average."
             + " But these were *trained* with N = 10, and otherwise than in the paper (prior, scale); "
             + (f"trained with five patches, {len(five)} network{'s' * (len(five) > 1)} ended at {span(five['final.test_error'])}" + (", and had not left chance." if five.left.isna().all() else ".")
                if len(five := full_size[full_size.n_patches == 5]) else "none was trained with five patches.")
@@ -475,14 +497,18 @@ for _, row in full_size[full_size.n_patches != 10].iterrows():
     text = f"**Trained with N = {n}** ({row['settings.training.epochs']:.0f} epochs, λ = {row.weight:g}, seed {row.seed}): test error {row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}, training loss {row['final.train_loss']:.2f}"
     if len(like):
         text += f", against {with_error(like['final.test_error'])} and {with_error(like['final.train_loss'], 2)} of the {len(like)} networks trained as long with N = 10"
-        at_n = [r[f"final.by_n_patches.{n}.test_error"] for _, r in like.iterrows()]
-        text += f" ({with_error(at_n)} when these look at {n} patches)"
-        same_seed = like[like.seed == row.seed]
-        if len(same_seed):
-            text += f"; the one with the same seed has {same_seed.iloc[0]['final.test_error']:.3f} and {same_seed.iloc[0]['final.train_loss']:.2f}, and {same_seed.iloc[0][f'final.by_n_patches.{n}.test_error']:.3f} when it looks at {n}"
-            p = sign_test(row["final.wrong"], same_seed.iloc[0]["final.wrong"])
-            word = "lower" if row["final.test_error"] < same_seed.iloc[0]["final.test_error"] else "higher"
-            text += f". Against N = 10 with the same seed it is {word}, " + (f"beyond the chance of 1,000 test images (sign test, p {'below 0.001' if p < 0.001 else f'= {p:.3f}'})" if p < 0.05 else f"not beyond the chance of 1,000 test images (sign test, p = {p:.2f})")
+        look = f"final.by_n_patches.{n}.test_error"  # which records have for some N
+        at_n = like[look].dropna() if look in like else ()
+        text += f" ({with_error(at_n)} when these look at {n} patches)" if len(at_n) else ""
+        for _, other in like[like.seed == row.seed].head(1).iterrows():
+            text += f"; the one with the same seed has {other['final.test_error']:.3f} and {other['final.train_loss']:.2f}"
+            text += f", and {other[look]:.3f} when it looks at {n}" if other.name in getattr(at_n, "index", ()) else ""
+            word = "lower" if row["final.test_error"] < other["final.test_error"] else "higher"
+            text += f". Against N = 10 with the same seed it is {word}"
+            if isinstance(other["final.wrong"], list):
+                p = sign_test(row["final.wrong"], other["final.wrong"])
+                text += f", {'' if p < 0.05 else 'not '}beyond the chance of 1,000 test images (sign test, p {'below 0.001' if p < 0.001 else f'= {p:.2g}'})"
+            text += f"; {unlike(row, other)}" * bool(unlike(row, other))
     if row.left != row.left or row.left is None:
         text += (". It had **not left chance** when its epochs were over, so it says how long the plateau lasts with so few patches, not "
                  "what error they end at")  # fmt: skip
@@ -493,39 +519,44 @@ display(Markdown("\n\n".join(sentences) or "At the paper's size no network has b
 # The training *loss* for each $N$ needs a network trained with each. On the small images, same number of epochs:
 
 # %% tags=["hide-input"]
-rows, by_small = [], {}
+rows = []
 for n, group in by_small_n.groupby("n_patches"):
-    by_small[n] = group["final.train_loss"].mean(), group["final.test_error"].mean()
-    rows.append([f"{n:.0f}", len(group), with_error(group["final.train_loss"], 2), with_error(group["final.test_error"])])
-display(plots.table(["trained and tested with N", "runs", "training loss", "test error"], rows))
-common = set.intersection(*(set(group.seed) for _, group in by_small_n.groupby("n_patches"))) if len(by_small) else set()
-paired = by_small_n[by_small_n.seed.isin(common)].groupby("n_patches")[["final.train_loss", "final.test_error"]].mean()
+    rows.append([f"{n:.0f}", len(group), precisions(group), with_error(group["final.train_loss"], 2), with_error(group["final.test_error"])])
+display(plots.table(["trained and tested with N", "runs", "precision", "training loss", "test error"], rows))
 
 
 def step(a, b):
-    """In how many seeds loss and error fall from a to b patches, and by how much."""
-    of = {n: by_small_n[(by_small_n.n_patches == n) & by_small_n.seed.isin(common)].set_index("seed") for n in (a, b)}
+    """What a to b patches do to loss and error, with the seeds that both have."""
+    of = {n: by_small_n[by_small_n.n_patches == n].set_index("seed") for n in (a, b)}
+    seeds = sorted(set(of[a].index) & set(of[b].index))
+    if not seeds:
+        return f"N = {a:.0f} and {b:.0f} have no seed in common."
+    of = {n: runs.loc[seeds] for n, runs in of.items()}
     loss, error = (of[b][f"final.{key}"] - of[a][f"final.{key}"] for key in ("train_loss", "test_error"))
-    text = f"Training loss falls from {a:.0f} to {b:.0f} patches in {(loss < 0).sum()} of {len(common)} seeds, test error in {(error < 0).sum()}"
-    if len(common) == 1:
-        return text + ": one seed shows no rule."
-    return text + "; seed by seed the difference is " + " and ".join(
+    unequal = [seed for seed in seeds if unlike(of[a].loc[seed], of[b].loc[seed])]
+    text = (
+        f"**From {a:.0f} to {b:.0f} patches**, seeds {', '.join(map(str, seeds))}: the training loss goes from {of[a]['final.train_loss'].mean():.2f} to {of[b]['final.train_loss'].mean():.2f}, "
+        f"the test error from {of[a]['final.test_error'].mean():.3f} to {of[b]['final.test_error'].mean():.3f}; the loss falls in {(loss < 0).sum()} of {len(seeds)} seeds, the error in {(error < 0).sum()}"
+    )
+    if unequal:
+        text += f" (with seed {', '.join(map(str, unequal))} one network was trained in bfloat16, the other in float32)"
+    if len(seeds) < 3:
+        return text + ". So few seeds show no rule."
+    text += ". Seed by seed the difference is " + " and ".join(
         f"{x.mean():+.{d}f} (95 % interval {interval(x)[0]:+.{d}f} … {interval(x)[1]:+.{d}f})" for x, d in ((loss, 2), (error, 3))
-    ) + (
-        f", so {len(common)} seeds do not exclude that there is none on average" if interval(error)[0] <= 0 <= interval(error)[1] else ""
-    ) + (
-        f". Between networks of one seed the error differs beyond the chance of the test images in {sum(sign_test(*(of[n].loc[seed, 'final.wrong'] for n in (a, b))) < 0.05 for seed in common)} "
-        f"of {len(common)} (sign test, p below 0.05)."
-    )  # fmt: skip
+    )
+    if interval(error)[0] <= 0 <= interval(error)[1]:
+        text += f", so {len(seeds)} seeds do not exclude that the error does not change on average"
+    by_images = sum(sign_test(*(of[n].loc[seed, "final.wrong"] for n in (a, b))) < 0.05 for seed in seeds)
+    return text + f". Between networks of one seed the error differs beyond the chance of the test images in {by_images} of {len(seeds)} (sign test, p below 0.05)."
 
 
+trained_n = sorted(set(by_small_n.n_patches))
 display(
     Markdown(
-        f"With the seeds that all of them have ({', '.join(map(str, sorted(common)))}), from N = {' to '.join(f'{n:.0f}' for n in paired.index)} the training loss goes from {' to '.join(f'{x:.2f}' for x in paired['final.train_loss'])}, "
-        f"the test error from {' to '.join(f'{x:.3f}' for x in paired['final.test_error'])}. "
-        + " ".join(step(a, b) for a, b in itertools.pairwise(paired.index)) + " "
-        + "Standard error of a test error of one run: at most 0.022 (500 test images). The runs come from different machines; what $N$ costs is measured above."
-        if len(by_small) > 1 and common
+        "\n\n".join(step(a, b) for a, b in itertools.pairwise(trained_n))
+        + " Standard error of a test error of one run: at most 0.022 (500 test images). The runs come from different machines; what $N$ costs is measured above."
+        if len(trained_n) > 1
         else "Only one N has been trained yet; the table at the top has the commands."
     )
 )
@@ -647,7 +678,7 @@ widgets.slides(list(zip(stills, descriptions, strict=True)), {"epoch": [str(epoc
 #
 # "The attention network first learns to distinguish empty space from noise and digits and subsequently even noise from digits" (§4.2.2). Each curve is the share of the attention on digits, on noise or on the ground, a mean over eight test images. The dotted lines are what uniform attention would give.
 
-# %% mystnb={"image": {"alt": "One small panel for each run with stored attention: shares of the attention on digits, on noise and on empty ground, by epoch. In the runs that learn, the share of the ground and of the noise falls to zero and that of digits rises to nearly one within two or three epochs. In those that do not learn, the ground's share stays or rises to that of uniform attention."}}
+# %% mystnb={"image": {"alt": "One small panel for each run with stored attention: shares of the attention on digits, on noise and on empty ground, by epoch. In the runs that learn, the share of the ground and of the noise falls to zero and that of digits rises to nearly one, most often within two or three epochs of the first move. In those that do not learn, the ground's share stays or rises to that of uniform attention."}}
 panels = full_names + [name for name in snapshots if "ats-systematic-n5-seed0-small" in name]
 panels = [name for name in panels if len(evolution[name][0]) > 1]
 rows_needed = -(-len(panels) // 3) or 1
@@ -668,7 +699,7 @@ for ax, name in zip(axes.ravel(), panels, strict=False):
 for ax in axes.ravel()[max(0, len(panels) - 3) : len(panels)]:  # the lowest of each column
     ax.set_xlabel("epoch")
 for ax in axes[:, 0]:
-    ax.set_ylabel("attention")
+    ax.set_ylabel("share of attention")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
@@ -859,16 +890,16 @@ display(plots.table(["setting", "runs", "of them left chance", "test error at th
 display(Markdown(f"Uniform attention has the entropy {math.log(72 * 72):.2f} on the small images and {math.log(180 * 180):.2f} at the paper's size."))
 
 # %% mystnb={"image": {"alt": "Test error by epoch on the small images for the four combinations of prior and scale. Only with both the prior and scale 16 does the error fall within the fifteen epochs; the other recorded runs stay at 0.9."}}
-figure, ax = plt.subplots(figsize=(7, 3.4))
+figure, ax = plt.subplots(figsize=(7, 4.4))
 STYLES = {(True, 16): (plots.BLUE, "-"), (True, 1): (plots.ORANGE, "--"), (False, 16): (plots.GREEN, "-."), (False, 1): (plots.BLACK, ":")}
 for _, row in plain[plain.estimator == "systematic"].sort_values(["prior", "scale", "seed"]).iterrows():
     colour, dash = STYLES[row.prior, int(row.scale)]
     label = f"{'prior' if row.prior else 'no prior'}, scale {row.scale:g}"
-    ax.plot(row["curve.epoch"], row["curve.test_error"], color=colour, linestyle=dash, marker=SEED_MARKS[row.seed], markersize=3.5,
+    ax.plot(row["curve.epoch"], row["curve.test_error"], color=colour, linestyle=dash, marker=SEED_MARKS[row.seed % 5], markersize=3.5,
             label=f"{label}, seed {row.seed}")  # fmt: skip
 ax.axhline(CHANCE, color=plots.GREY, linewidth=0.8, linestyle=":")
 ax.set(xlabel="epoch", ylabel="test error (500 images)", ylim=(0, 1))
-ax.legend(fontsize=9, ncols=2)
+figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -901,7 +932,7 @@ if away:
     if len(weak):
         text += f" With λ = {', '.join(f'{w:g}' for w in sorted(set(weak.weight)))}, {weak.left.notna().sum()} of {len(weak)} finished runs left chance."
     strong = ten[ten.weight >= 0.01]
-    text += f" With λ = 0.01, {strong.left.notna().sum()} of {len(strong)} finished runs did." + (f" {len([n for n in given_up if n in away])} without a record did not." if any(n in away for n in given_up) else "")
+    text += f" With λ = 0.01, {strong.left.notna().sum()} of {len(strong)} finished runs did." + "".join(f" One more, given up after {epochs} epochs, had not." for n, epochs in given_up.items() if n in away)
 Markdown(text)
 
 # %% [markdown]
@@ -910,7 +941,7 @@ Markdown(text)
 # ## The estimators, and the published mistake
 #
 # The released code draws without replacement and computes the right value (Des Raj's) with a [wrong gradient for the attention](04_without_replacement.ipynb); the most used PyTorch port gets one more gradient wrong. Does it hurt? Or even help? Small images, $N = 5$, prior and scale 16 for
-# all, only the estimator differs.
+# all; the estimator differs, and where the table says so the precision.
 
 # %% mystnb={"image": {"alt": "Training loss and test error by epoch on the small images, one line for each estimator that has a record."}}
 same = plain[plain.prior & (plain.scale == 16)]
@@ -947,23 +978,26 @@ for name in COMPARED:
         continue
     less = differences(name, "systematic") if name != "systematic" else ()
     rows.append(
-        [plots.ESTIMATOR_NAMES[name], "wrong" if ESTIMATORS[name].biased else "unbiased", len(group),
+        [plots.ESTIMATOR_NAMES[name], "wrong" if ESTIMATORS[name].biased else "unbiased", len(group), precisions(group),
          ", ".join("never" if e != e or e is None else f"{e:.0f}" for e in group.left), with_error(group["final.test_error"]),
          with_error(group["final.train_loss"], 2), f"{np.mean([e[-1] for e in group['curve.entropy']]):.2f}",
          ", ".join(f"{value:+.2f}" for value in less)]
     )  # fmt: skip
-display(plots.table(["estimator", "gradient", "runs", "left chance in epoch", "test error", "training loss", "entropy", "error less systematic's, by seed"], rows))
+display(plots.table(["estimator", "gradient", "runs", "precision", "left chance in epoch", "test error", "training loss", "entropy", "error less systematic's, by seed"], rows))
 display(Markdown("Runs with the same seed begin with the same weights and see the same images. Error of a single run: one standard error of the 500 test images is at most 0.022; how much another seed changes, the rows with several runs tell."))
 
 
 def versus(a, b):
     """What the runs of two estimators say, seed by seed."""
     difference, names_ = differences(a, b), f"{plots.ESTIMATOR_NAMES[a]} less {plots.ESTIMATOR_NAMES[b]}"
-    if len(difference) == 1:
-        return f"- {names_}: {difference.iloc[0]:+.3f}, one seed: no verdict."
+    runs = [same[same.estimator == name].set_index("seed") for name in (a, b)]
+    unequal = [f"seed {seed}: {words}" for seed in difference.index if (words := unlike(*(some.loc[seed] for some in runs)))]
+    note = f" ({'; '.join(unequal)})" if unequal else ""
+    if len(difference) < 3:
+        return f"- {names_}: {', '.join(f'{value:+.3f}' for value in difference)} by seed{note}; too few seeds for a verdict."
     low, high = interval(difference)
     outcome = "beyond chance" if low > 0 or high < 0 else f"no difference is shown; one of up to {max(-low, high):.2f} could hide"
-    return f"- {names_}: {', '.join(f'{value:+.3f}' for value in difference)} by seed, mean {difference.mean():+.3f}, 95 % interval {low:+.2f} to {high:+.2f}: {outcome}."
+    return f"- {names_}: {', '.join(f'{value:+.3f}' for value in difference)} by seed{note}, mean {difference.mean():+.3f}, 95 % interval {low:+.2f} to {high:+.2f}: {outcome}."
 
 
 pairs = (("legacy_idiap", "des_raj"), ("legacy_port", "des_raj"), ("murthy", "des_raj"), ("eq14", "des_raj"), ("with_replacement", "systematic"), ("systematic", "des_raj"))
@@ -980,14 +1014,14 @@ if set(ways.values()) == {"better", "worse"}:
         + ". Test images know nothing of what another seed would do."
     )
 answer = "The runs that would say so have no record yet; the table at the top has the commands."
-if len(differences("legacy_idiap", "des_raj")) > 1:
+if len(differences("legacy_idiap", "des_raj")) > 2:
     low, high = interval(differences("legacy_idiap", "des_raj"))
     answer = (
         f"In the error of these runs neither is shown, and they are too few to exclude either: with the released code's gradient the error might be {-low:.2f} lower or {high:.2f} higher than with the right one on the same kind of draw. " if low < 0 < high
         else f"It {'hurts' if low > 0 else 'helps'} in these runs. "
     )
     draw = differences("systematic", "des_raj")
-    if len(draw) > 1:
+    if len(draw) > 2:
         low, high = interval(draw)
         answer += (
             f"How one draws counts for more: with systematic draws the error is lower than with Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds, by {-draw.mean():.2f} on average." if high < 0
@@ -1048,7 +1082,10 @@ display(
         f"**{uniform_result['error']:.2f} ± {uniform_result['stderr']:.2f}** with uniform draws. "
         + ("For N = 5 and 10 the paper's sentence has to hold, but for a margin that an ideal reader might win. For its larger N the bound leaves the question open." if uniform_result["error"] + 2 * uniform_result["stderr"] > 0.9 - 5 * q
            else "That is better than the bound allows: something is wrong.")
-        + (f" Trained with uniform draws: {with_error(trained_uniform['final.test_error'])} ({len(trained_uniform)} runs)." if len(trained_uniform) else "")
+        + "".join(
+            f" Trained with uniform draws, {profile_}, N = {n:.0f}: {with_error(group['final.test_error'])} ({len(group)} run{'s' * (len(group) > 1)})."
+            for (profile_, n), group in trained_uniform.groupby(["profile", "n_patches"])
+        )
     )
 )  # fmt: skip
 
@@ -1056,7 +1093,7 @@ display(
 # (cell-claim-mnist-deepmil-memory)=
 # ## Deep MIL's memory
 #
-# The paper leaves Deep MIL out here "because the required memory for a batch size of 1 exceeds the available GPU memory". It names neither the grid nor the GPU; §4.1.2 asks for patches at least every half patch: 60 × 60 of them on this image. The peak of a training step grows in proportion to the patches, so we measure
+# The paper leaves Deep MIL out here "because the required memory for a batch size of 1 exceeds the available GPU memory". It names neither the grid nor the GPU; by §4.1.2 the stride is at least half a patch, so that at most 60 × 60 patches lie on this image. The peak of a training step grows in proportion to the patches, so we measure
 # some smaller grids and extend the line.
 
 # %%
@@ -1075,11 +1112,11 @@ display(plots.table(["patches", *(str(k) for k in peaks), "60 × 60 (by the line
               [["peak memory of a step (MB)", *(f"{mb:.0f}" for mb in peaks.values()), *(f"{1000 * gb:,.0f}" for gb in gigabytes.values())]]))  # fmt: skip
 display(
     Markdown(
-        f"The line fits within {off:.1%}. A patch every half patch needs **{gigabytes[3600]:.1f} GB**, all 32,400 locations that attention sampling may draw from **{gigabytes[180 * 180]:.0f} GB**; "
+        f"The line fits within {math.ceil(1000 * off) / 10:.1f} %. The densest grid that §4.1.2 allows needs **{gigabytes[3600]:.1f} GB**, all 32,400 locations that attention sampling may draw from **{gigabytes[180 * 180]:.0f} GB**; "
         f"ATS-10 needs {cost_of_n[10]['peak_mb']:.0f} MB. Our step is about as large as the paper's where both are known: {ours[0]:.0f} against {paper_mil[0]} MB (table 1), {ours[1]:,.0f} against {paper_mil[1]:,} MB (table 2). "
         + ("So the sentence holds for a grid of all locations on most GPUs of its time (2019: up to 32 GB, few had more), "
            if gigabytes[180 * 180] > 32 else "Even all locations would have fitted into the largest GPUs of its time, ")
-        + ("but at the spacing of §4.1.2 Deep MIL would have fitted into one of 8 GB." if gigabytes[3600] < 8 else "and at the spacing of §4.1.2 it exceeds 8 GB too.")
+        + ("which that section rules out; the densest that it allows would have fitted into one of 8 GB." if gigabytes[3600] < 8 else "and the densest grid that the section allows exceeds 8 GB too.")
     )
 )  # fmt: skip
 
@@ -1116,8 +1153,8 @@ print(f"recorded at 1500 × 1500:      ATS-10 {recorded['ATS, view fixed']:.0f} 
 laptop = megapixel_mnist.PROFILES["laptop"]
 cnn_runs = records[records.method == "cnn"]
 text = (
-    f"A step of the full-size CNN costs **{ratio:.0f} times** one of ATS-10 here and now if scaled by the pixels, **{ratio_recorded:.0f} times** in the record at full size, where both were measured one after the other, and {cnn_mb / step_cost['ATS-10']['peak_mb']:.0f} times the memory. "
-    f"In the time in which ATS-10 sees the {laptop.n_train:,} training images once, the CNN sees {laptop.n_train / ratio_recorded:.0f} of them. "
+    f"A step of the full-size CNN costs **{ratio:.0f} times** one of ATS-10 here and now if scaled by the pixels, **{ratio_recorded:.0f} times** in the record at full size, where both were measured one after the other (the machine may have been another, and busier or less busy), and {cnn_mb / step_cost['ATS-10']['peak_mb']:.0f} times the memory. "
+    f"In the time in which ATS-10 sees the {laptop.n_train:,} training images once, the CNN sees {laptop.n_train / max(ratio, ratio_recorded):.0f} to {laptop.n_train / min(ratio, ratio_recorded):.0f} of them. "
 )
 if len(cnn_runs):
     text += "**Its error:** " + "; ".join(
@@ -1175,6 +1212,6 @@ Markdown(text)
 #
 # :::{solution} ex-08-seed
 # :class: dropdown
-# `Run("megapixel_mnist", n_patches=5, seed=1, changes=tuple({**LIVE, "n_noise": 2}.items()))` and `train` as above. In a trial of ours with two scribbles, at twice the learning rate, six epochs were not enough: scribbles take a share of the five looks. Give it
+# `Run("megapixel_mnist", n_patches=5, seed=1, changes=tuple({**LIVE, "n_noise": 2}.items()))` and `train` as above. Scribbles take a share of the five looks, so it learns later, if at all. If six epochs are not enough, give it
 # more epochs, or a smaller `entropy_weight`.
 # :::

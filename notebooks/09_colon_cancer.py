@@ -14,7 +14,7 @@
 # - on what kind of images the same network does not start to learn, and a way to start it.
 #
 # **Time and hardware:** one or two minutes on one CPU core; nothing is downloaded. The runs behind the tables were made before, on
-# one core each, in the minutes that the first table gives; `profile="laptop"` repeats them.
+# one core each, in the minutes that the first table gives for each machine; `profile="laptop"` repeats them.
 #
 # The images may not be redistributed, so this page shows none. [What is in the set and where to get it](data_colon_cancer.ipynb) is a page of
 # its own.
@@ -176,27 +176,40 @@ def there(name):
 def command(options, seeds):
     words = [f"--{key.replace('_', '-')} {options[key][0]:g}" for key in ("n_patches", "cnn_scale") if key in options]
     words += [f"--set {field}={value}" for field, value in options.get("changes", [()])[0]]
-    given = f"python -m atslib.experiments colon_cancer --profile {trained} --resume --method {options['method'][0]}"
+    words += ["--chunk 0"] * (options["method"] == ["deep_mil"])
+    given = f"python -m atslib.experiments colon_cancer --profile {trained} --data DIR --resume --method {options['method'][0]}"
     return " ".join([given, "--seed " + ",".join(map(str, seeds)), *words])
 
 
 usual = next(iter(of.values()))["machine"].mode()[0]  # times compare within one machine only
 
 
-def minutes_of(group):
-    """Mean training time of the runs on the usual machine, nan if there is none; and how many there are."""
-    times = [seconds[-1] / 60 for seconds, machine in zip(group["curve.seconds"], group["machine"], strict=True) if machine == usual]
+def minutes_of(group, on=usual):
+    """Mean training time of the runs on one machine, nan if there is none; and how many there are."""
+    times = [seconds[-1] / 60 for seconds, machine in zip(group["curve.seconds"], group["machine"], strict=True) if machine == on]
     return (np.mean(times) if times else math.nan), len(times)
 
 
+def minutes_by_machine(group):
+    """The same for each machine on which there is a run: a, b, c … as named below the table."""
+    parts = []
+    for letter, machine in letters.items():
+        minutes, count = minutes_of(group, machine)
+        if count:
+            parts.append(f"{minutes:.0f} on {letter}" + f" ({count} run{'s' * (count > 1)})" * (count < len(group)))
+    return "; ".join(parts)
+
+
+by_frequency = [usual, *sorted({machine for group in (*of.values(), *together.values()) for machine in group["machine"]} - {usual})]
+letters = dict(zip("abcdefgh", by_frequency, strict=False))
 rows = []
 for name in (*list(PLAN)[:5], *([TERM] if TERM in of else []), *list(PLAN)[5:]):
     group = there(name)
-    minutes, there_too = minutes_of(group) if len(group) else (math.nan, 0)
-    minutes = f"{minutes:.1f}" + (f" ({there_too} runs)" if there_too < len(group) else "") if there_too else "–"
+    minutes = minutes_by_machine(group) if len(group) else "–"
     seen = f"{group['seen'].iloc[0]:,}" if len(group) else "–"
     rows.append([name, f"{len(group)} of {N_FOLDS}" if name in PLAN else f"{len(group)}", seen, minutes])
-display(plots.table(["", "runs", "images seen by each", f"minutes each, on {usual}"], rows))
+display(plots.table(["", "runs", "images seen by each", "minutes each, on machine"], rows))
+display(Markdown("; ".join(f"{letter}: {machine}" for letter, machine in letters.items()) + ". Times compare within one machine only."))
 missing = {name: [seed for seed in range(N_FOLDS) if not len(there(name)) or seed not in there(name).index] for name in PLAN}
 if any(missing.values()):
     print("What is missing is made by")
@@ -284,12 +297,14 @@ if TERM in of:
         f"fold {seed}, without and with: test error {a['final.test_error']:.2f} and {b['final.test_error']:.2f}, training loss {a['final.train_loss']:.2f} and {b['final.train_loss']:.2f}"
         for seed, a, b in both
     )
+    mixed = [str(seed) for seed, a, b in both if a["settings.training.bfloat16"] != b["settings.training.bfloat16"]]
     display(
         Markdown(
             f"**† Deep MIL with the entropy term** of [eq. 21](07_entropy_and_exploration.ipynb), λ = {of[TERM]['settings.training.entropy_weight'].iloc[0]:g}, as attention sampling has it. Our first runs were trained so. "
             "The paper states the term for ATS only, and Deep MIL, which sees all patches anyway, has nothing to explore. "
             + (f"Run both ways: {ran}." if both else "No fold was run both ways yet.")
-            + (" Whether a run begins to learn within this budget did not depend on the term there." if both and all(begun(a["final.train_loss"]) == begun(b["final.train_loss"]) for _, a, b in both) else "")
+            + (f" On fold {' and '.join(mixed)} the two also differ in precision: one in float32, the other in bfloat16." if mixed else "")
+            + (" On each of these folds either both began to learn within this budget, or neither did." if both and all(begun(a["final.train_loss"]) == begun(b["final.train_loss"]) for _, a, b in both) else "")
         )
     )
 
@@ -319,19 +334,19 @@ ours_below = [
 unlikely = {label: share for label, row in PAPER.items() if (share := chi2.cdf(4 * (row[3] / expected[label]) ** 2, 4)) < 0.01}
 other_seeds = records[(records["seed"] >= N_FOLDS) & (records["label"] == "ATS-10") & (records["changes"] == {})]
 again = [
-    f"fold {row['seed'] % N_FOLDS} {of['ATS-10'].loc[row['seed'] % N_FOLDS, 'final.test_error']:.2f} and {row['final.test_error']:.2f}"
+    f"(fold {row['seed'] % N_FOLDS}) {of['ATS-10'].loc[row['seed'] % N_FOLDS, 'final.test_error']:.2f} and {row['final.test_error']:.2f}"
     for _, row in other_seeds.iterrows()
     if "ATS-10" in of and row["seed"] % N_FOLDS in of["ATS-10"].index
 ]
 Markdown(
     f"With ATS-10's error of {p:.3f}, one fold of 20 images has a standard error of **{binomial(p, 20):.3f}**, and all {N_IMAGES} images together "
     f"**{binomial(p, N_IMAGES):.3f}**. One image is worth {1 / 20:.2f} of a fold's error. "
-    + (f"Trained again with another seed, ATS-10 has on {'; on '.join(again)}. " if again else "")
+    + (f"ATS-10, trained twice on a fold with two seeds, has the errors {'; '.join(again)}. " if again else "")
     + "\n\n"
     f"In the paper, {below} of the {len(PAPER)} standard errors are below what chance gives to five runs tested on 20 images each "
     f"({min(expected.values()):.3f} to {max(expected.values()):.3f}). That alone says little: of ours, made in just this way, {sum(ours_below)} of {len(ours_below)} are below it, too, since five runs tell a standard error only roughly. "
     + (
-        f"But as small as the paper's for {' and '.join(unlikely)} they would come out in less than {max(unlikely.values()):.1%} of such experiments, so there the runs probably shared test images, or something else than chance held them together. "
+        f"But as small as the paper's for {' and '.join(unlikely)} they would come out in at most {math.ceil(1000 * max(unlikely.values())) / 10:.1f} % of such experiments, so there the runs probably shared test images, or something else than chance held them together. "
         if unlikely
         else ""
     )
@@ -479,12 +494,12 @@ if known and few:
     counts = [f"{folds(tested[b])} of {b}" if b in tested else f"no run of {b}" for b in few]
     verdict += f" To compare with, there is so far: {', '.join(counts)}."
 # A run that has not begun to learn says what its budget is worth, not what its method ends at.
-for b in rivals:
-    if b in known and len(stuck(b)):
-        verdict += (
-            f" But {len(stuck(b))} of the {len(of[b])} runs of {b} ended with the training loss of a constant answer ({', '.join(f'{loss:.2f}' for loss in stuck(b)['final.train_loss'])}): in {of[b]['seen'].iloc[0]:,} images "
-            f"{'it' if len(stuck(b)) == 1 else 'they'} had not begun to learn. **So this compares what a budget buys, not what the methods end at**, and the comparison above leaves these runs out."
-        )
+if idle_rivals := [b for b in rivals if b in known and len(stuck(b))]:
+    which = "; ".join(
+        f"{len(stuck(b))} of the {len(of[b])} runs of {b} (training loss {', '.join(f'{loss:.2f}' for loss in stuck(b)['final.train_loss'])}, after {of[b]['seen'].iloc[0]:,} images)"
+        for b in idle_rivals
+    )
+    verdict += f" But {which} had not begun to learn. **So this compares what a budget buys, not what the methods end at**, and the comparisons above leave these runs out."
 Markdown("\n".join([*(told("ATS-10", b) for b in rivals), "", f"**Outcome.** {verdict}"]))
 
 # %% [markdown]
@@ -757,17 +772,17 @@ Markdown(
         else "On this machine the contrast did not come out as it did on ours; try another seed. "
     )
     + (
-        f"The real images, although of 500 pixels, are epithelium to {real:.0%}. In this they are like the smallest of the drawn ones, and the "
+        f"The real images, although of 500 pixels, are by the experts' marks, which leave many nuclei out, epithelium to at least {real:.0%}. In this they are like the smallest of the drawn ones, and the "
         "runs of attention sampling above do learn them. "
         if real is not None
         else "How much of the real images is epithelium is said once the attention of the runs above is measured. "
     )
-    + "Drawn images of 500 pixels would be the hardest of all; a run on them with the profile `laptop`, of which no record was kept, did not leave chance."
+    + "On drawn images of 500 pixels epithelium would be rarer still; no record of a run on them is kept."
 )
 
 # %% [markdown]
 # This is a limit of attention sampling that Table 1 cannot show: where the object is rare, the loss hardly depends on it until attention has found it, and attention
-# has no reason to move until the loss does ([chapter 7](07_entropy_and_exploration.ipynb)). Training on crops first, or a prior, breaks the circle.
+# has no reason to move until the loss does ([chapter 7](07_entropy_and_exploration.ipynb)). Training on crops first broke the circle here, with the one seed of this page; a [prior](07_entropy_and_exploration.ipynb) is another way.
 #
 # ## Where it looks
 #
@@ -1145,7 +1160,7 @@ gaps = [abs(a[2] - b[2]) for a, b in itertools.combinations(PAPER.values(), 2)]
 Markdown(
     f"- ATS-10's error is {pm(of['ATS-10']['final.test_error'])} over {len(of['ATS-10'])} folds; {'; '.join(short(b) for b in c)}.\n"
     f"- Errors around {p:.2f} must differ by about {least_difference:.2f} to be told apart on {N_IMAGES} images, somewhat less where methods miss the same ones; of the "
-    f"{len(gaps)} differences between methods in the paper's Table 1, {sum(gap < least_difference for gap in gaps)} are smaller.\n"
+    f"{len(gaps)} differences between methods in the paper's Table 1, {'all' if all(gap < least_difference for gap in gaps) else sum(gap < least_difference for gap in gaps)} are smaller.\n"
     f"- Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
     f"{PAPER['Deep MIL'][4] / paper_base[4]:.0f} and {PAPER['Deep MIL'][5] / paper_base[5]:.0f}.\n"
     + (
@@ -1199,6 +1214,6 @@ Markdown(
 #
 # :::{solution} ex-09-rare
 # :class: dropdown
-# With our seed it stays at chance for as long, at more than twice the price. Fifty draws estimate the average over all patches better than ten, but while attention is
-# uniform, that average is the same, and a gland is a small share of it.
+# Look at the test error, and at the time. Fifty draws estimate the average over all patches better than ten, but while attention is
+# uniform, that average is the same, and a gland is a small share of it: the price rises, and there is little reason to start earlier.
 # :::

@@ -11,8 +11,8 @@
 # - whether the exact value matters around 0.01, where the paper says that it does not;
 # - why a value of $\lambda$ cannot be carried from one task to another.
 #
-# **Time and hardware:** 15 minutes to read, half a minute to run on one CPU core; nothing is downloaded. The recorded runs took minutes each
-# on one core; a table below has the times.
+# **Time and hardware:** 15 minutes to read, half a minute to run on one idle CPU core, some minutes on a busy one; nothing is downloaded. The
+# recorded runs took minutes each on one core; a table below has the times.
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke; laptop or paper also train what has no record yet, where the images are
@@ -81,11 +81,13 @@ def watch(weight: float, seed: int = 0, n_patches: int = 5, epochs: int = 10) ->
 small = {weight: watch(weight) for weight in STYLES}
 again = watch(0.01, seed=1)  # other initial weights, other order of images: how much chance does
 
-# %% mystnb={"image": {"alt": "Grid of small maps. First column the test image with two striped and four dark squares. Rows lambda 0, 0.01, 0.1 and 1, columns epochs 0, 4, 6 and 10. All begin uniform. With lambda 0 attention ends bright at the striped squares and dark elsewhere, with larger lambda the contrast is weaker, and with 1 the map stays nearly even."}}
+# %% mystnb={"image": {"alt": "A test image with two striped and four dark squares, and the same at 24 × 24, where stripes cannot be seen."}}
 figure, axes = plt.subplots(1, 2, figsize=(5, 2.5))
 plots.show_image(axes[0], tests.images[0], "a test image, 96 × 96")
 plots.show_image(axes[1], views[0], "what attention sees, 24 × 24")
 plt.show()
+
+# %% mystnb={"image": {"alt": "Grid of small maps. Rows lambda 0, 0.01, 0.1 and 1, columns epochs 0, 4, 6 and 10. All begin uniform. With lambda 0 attention ends bright at the striped squares and dark elsewhere, with larger lambda the contrast is weaker, and with 1 the map stays nearly even."}}
 PAPER_WEIGHTS = [0.0, 0.01, 0.1, 1.0]
 times = [0, 4, 6, 10]
 plots.show_maps(
@@ -95,7 +97,7 @@ plots.show_maps(
 );
 
 # %% [markdown]
-# One test image; one row for each $\lambda$, time from left to right. The colour is the attention of a location compared with the uniform one: yellow 16 times as much or
+# The same test image; one row for each $\lambda$, time from left to right. The colour is the attention of a location compared with the uniform one: yellow 16 times as much or
 # more, grey as much, blue a sixteenth or less.
 
 # %% mystnb={"image": {"alt": "Left: entropy of the attention against epoch for six weights; all start at log 576, lambda 0 falls lowest, lambda 1 stays at the top. Right: the share of attention on the striped squares, highest for lambda 0 and close to that of uniform attention for lambda 1."}}
@@ -169,13 +171,26 @@ display(
 # %% [markdown]
 # The mechanism is that of [chapter 7](07_entropy_and_exploration.ipynb): $\lambda$ is a temperature *in units of the loss*. Once the task is solved, and this one is, the loss
 # has little left to say, and even a small $\lambda$ spreads attention again (the curves that turn up, listed above), until the loss begins to suffer. What a given $\lambda$ does therefore depends on how much
-# there is to gain by looking in the right place. Here two squares hold everything; in a positive tissue image, epithelium may fill half of it.
+# there is to gain by looking in the right place. Here two squares hold everything. On tissue there is more to be found:
 #
+# (cell-epithelium)=
+
+# %% tags=["hide-input"]
+near = {}  # image -> share of its locations near an epithelial nucleus, over the test images of all folds
+for path in sorted(Path("../results/nuclei").glob("colon_cancer-ats-*.json")):
+    near |= {image["id"]: image["area"] for image in json.loads(path.read_text(encoding="utf-8"))["final"]}
+Markdown(
+    f"In a positive image, {np.mean(list(near.values())):.0%} of the locations are near a nucleus marked as epithelial, on average over {len(near)} images; in the fullest {max(near.values()):.0%}."
+    if near
+    else "How much of a positive image is near an epithelial nucleus is not measured yet: `python -m atslib.experiments.nuclei --data DIR`."
+)
+
+# %% [markdown]
 # What this toy cannot show: whether a broader attention explores better. Nothing in it is hard to find.
 #
 # ## The images of the paper
 #
-# Now the real ones. Each run trains on the 80 images of fold 0 and draws ten patches; only $\lambda$ differs.
+# Now the real ones. Each run trains on the 80 images of fold 0, one of the five splits of [chapter 9](09_colon_cancer.ipynb), and draws ten patches; only $\lambda$ differs.
 
 # %% tags=["hide-input"]
 shown = "paper" if profile == "paper" else "laptop"
@@ -193,6 +208,7 @@ if profile != "smoke":
 
 records = load_records("../results/runs")
 records = records[(records["experiment"] == "colon_cancer") & (records["method"] == "ats") & (records["profile"] == shown)]
+records = records[(records["estimator"] == "systematic") & (records["settings.order"] == "hilbert")]
 real = records[~records["file"].str.contains("generated")]
 for column in real.columns[real.columns.str.startswith("settings.changes.")]:
     if column != "settings.changes.entropy_weight":
@@ -235,12 +251,20 @@ display(
 if of:
     row = next(iter(of.values()))
     steps = math.ceil(row["dataset.n_train"] / row["settings.training.batch_size"])
+    low = [f"{weight:g}" for weight, run in of.items() if run["settings.training.bfloat16"]]
     display(
         Markdown(
             f"**Differences from the paper.** {row['settings.updates']:,.0f} updates where the paper has 30,000; {row['settings.training.batch_size']} images an update, a number that the paper "
             f"does not give, so that an epoch is {steps} updates and *its* 60 epochs need not be ours; ten patches, where §E does not say how many; a learning rate that "
             + ("falls to zero as a cosine" if row["settings.training.schedule"] == "cosine" else "stays as it is")
-            + f"; unit-norm features times {row['settings.feature_scale']:g} before the classifier, which changes what a given λ weighs against (exercise below). One run for each λ; "
+            + f"; unit-norm features times {row['settings.feature_scale']:g} before the classifier, which changes what a given λ weighs against (exercise below); "
+            + (
+                ("all" if len(low) == len(of) else f"those with λ = {', '.join(low)}")
+                + " trained in bfloat16, by their records; of precision the paper does not speak. "
+                if low
+                else "all trained in float32. "
+            )
+            + f"One run for each λ; "
             f"of λ = 0.01 there are {len(others)} more, with other seeds and other folds, as a measure of chance."
         )
     )
@@ -279,7 +303,7 @@ else:
 #
 # In numbers, for all training images, from the records:
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Entropy of the attention against epoch for each recorded weight, with thin lines for further runs of weight 0.01 and a line at log 10,000. A second panel shows the first 60 epochs."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Entropy of the attention against epoch for each recorded weight, with thin lines for further runs of weight 0.01 and a line at log 10,000. Left the first 60 epochs, in which all lines begin at the grey one and fall in the second half, lambda 1 not at all; right the whole training, at whose end the lines lie in the order of lambda, small ones lowest."}}
 LOG_K = math.log(100 * 100)
 figure, (early, late) = plt.subplots(1, 2, figsize=(7, 3.5), sharey=True)
 for ax in (early, late):
@@ -304,11 +328,18 @@ def entropy_at(row, epoch):
 # lowest; in the first 60 epochs not all do. A difference has to be compared with how far apart the thin lines are;
 # but most of these are over other training images, and the verdicts below take the same images for all.
 #
-# Is it *selective for the right thing*? The nuclei of these images are marked. Left, the share of attention near an epithelial nucleus, right the probability that a location near
-# one has more attention than one that is not, on the positive test images; nothing of this was used in training.
+# Is it *selective for the right thing*? The nuclei of these images are marked. A location is *near* one if its centre is at most half a patch from it. Left, the share of attention near an
+# epithelial nucleus. Right the AUC, the area under the ROC curve: the probability that a location near one has more attention than one that is not. Both are means over the positive test images; nothing of this was
+# used in training.
 
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: share of attention near epithelial nuclei against epoch for each weight. Right: the AUC of attention for being near an epithelial nucleus. Thin lines are further runs of weight 0.01."}}
+def series(values, digits=2):
+    """Numbers or words with commas between them and "and" before the last."""
+    words = [value if isinstance(value, str) else f"{value:.{digits}f}" for value in values]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def on_nuclei(name):
     path = Path("../results/nuclei") / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -350,7 +381,7 @@ if nuclei:
     ]
     display(
         Markdown(
-            f"Grey: uniform attention. The share near nuclei {'falls with λ' if list(near.values()) == sorted(near.values(), reverse=True) else 'does not fall with every step of λ'}. At the end the AUC is {min(rank.values()):.2f} … "
+            f"Grey: uniform attention on the test images of fold 0. Near: within {series([f'{radius:g}' for radius in sorted({found['radius'] for found in nuclei.values()})])} pixels. The share near nuclei {'falls with λ' if list(near.values()) == sorted(near.values(), reverse=True) else 'does not fall with every step of λ'}. At the end the AUC is {min(rank.values()):.2f} … "
             f"{max(rank.values()):.2f} over all λ{f', and {rank[1.0]:.2f} with λ = 1, where attention is uniform for every other purpose' if 1.0 in rank else ''}. "
             + (
                 f"The rank correlation of the maps of any two λ above is {min(ranks):.2f} or more at the end ({len(ended[0])} test images; all runs have the same seed and fold). "
@@ -414,8 +445,8 @@ if len(others):
     display(
         Markdown(
             f"λ = 0.01 with the {len(others)} other seeds (fold = seed modulo 5): test error {mean:.2f} ± {stderr:.2f}. Entropies in the table are over the "
-            f"training images, and these runs mostly have others; the verdicts below take the test images of fold 0 for all. With 20 test images, one more mistake is an error of 0.05: differences of "
-            "that size between the rows say nothing."
+            f"training images, and these runs mostly have others; the verdicts below take the test images of fold 0 for all, and for entropies only the runs that were trained on fold 0. With 20 test images, one more mistake is an error of 0.05: differences of "
+            f"that size between the rows say nothing."
         )
     )
 
@@ -425,30 +456,36 @@ verdicts = []
 
 
 def on_tests(row):
-    """Entropy at epoch 60 and at the end on the test images of fold 0, which are the same for all runs; None if not recorded."""
+    """Entropy at epoch 60 and at the end on the test images of fold 0; None if not recorded."""
     run = distances["runs"].get(Path(row["file"]).stem)
     return run and (float(np.interp(60, distances["epochs"], run["entropy"])), run["entropy"][-1])
 
 
+def compared(value, values):
+    all_of_them = "that one" if len(values) == 1 else "both" if len(values) == 2 else "each of them"
+    if value < min(values):
+        return f"lower than in {all_of_them}"
+    return f"higher than in {all_of_them}" if value > max(values) else "between theirs"
+
+
+# Runs of other folds saw most of the test images of fold 0 in training. Entropies are compared with those of fold 0 only.
 sharp = {weight: found for weight, row in of.items() if (found := on_tests(row))}
-sharp_alike = [found for row in alike if (found := on_tests(row))]
+sharp_alike = [found for row in alike if row["seed"] % 5 == 0 and (found := on_tests(row))]
+sharp_unlike = [found for row in alike if row["seed"] % 5 != 0 and (found := on_tests(row))]
+NUMBERS = "no one two three four five six seven eight nine ten".split()
+few = f"the {NUMBERS[len(sharp_alike)]} runs" if len(sharp_alike) > 1 else "the one run"
 if 0.0 in sharp and sharp_alike:
     early, late = zip(*sharp_alike, strict=True)
     zero_early, zero_late = sharp[0.0]
-
-    def compared(value, values):
-        if value < min(values):
-            return "lower than in every one of them"
-        return "higher than in every one of them" if value > max(values) else "within their range"
-
+    lowest = zero_early < min(early), zero_late < min(late)
     verdicts.append(
-        f"**No entropy term: very selective early?** On the {len(distances['images'])} test images of fold 0, the same for all runs, the entropy at epoch 60 is {zero_early:.2f} nats (as of {math.exp(zero_early):,.0f} of 10,000 locations). In {len(sharp_alike)} "
-        f"runs with λ = 0.01 it is {min(early):.2f} … {max(early):.2f}: it is {compared(zero_early, early)}. At the end, {zero_late:.2f} against {min(late):.2f} … {max(late):.2f}: {compared(zero_late, late)}. "
+        f"**No entropy term: very selective early?** On the {len(distances['images'])} test images of fold 0 the entropy at epoch 60 is {zero_early:.2f} nats (as of {math.exp(zero_early):,.0f} of 10,000 locations). In {few} "
+        f"with λ = 0.01 of the same fold it is {series(early)}: it is {compared(zero_early, early)}. At the end, {zero_late:.2f} against {series(late)}: {compared(zero_late, late)}. "
         + (
-            f"At epoch 60 attention is sharper without the term, as the paper says{'' if zero_late < min(late) else ', and at the end no sharper than some of them'}"
-            if zero_early < min(early)
+            f"At epoch 60 attention is sharper without the term, as the paper says{'' if lowest[1] else ', and at the end no sharper than some of them'}"
+            if lowest[0]
             else "Within 60 of our epochs attention is not sharper without the term"
-            + ("; the difference comes later" if zero_late < min(late) else ", and at the end it is no sharper either")
+            + ("; the difference comes later" if lowest[1] else ", and at the end it is no sharper either")
         )
         + (
             f'. "Very selective" it is not: {math.exp(zero_early - LOG_K):.0%} of the locations.'
@@ -456,7 +493,13 @@ if 0.0 in sharp and sharp_alike:
             else f", on {math.exp(zero_early - LOG_K):.1%} of the locations."
         )
         + " This is one run"
-        + (f"; of {len(early) + 1} that differ in nothing but chance, each is the lowest one time in {len(early) + 1}." if zero_early < min(early) else ".")
+        + (f"; of {NUMBERS[len(early) + 1]} that share training images and differ in nothing but chance, each is the lowest one time in {NUMBERS[len(early) + 1]}." if lowest[0] else ".")
+        + (
+            f" (Of the {len(sharp_unlike)} runs with λ = 0.01 of other folds, which saw most of these images in training and so are no yardstick, {sum(e < zero_early for e, _ in sharp_unlike) or 'none'} "
+            f"{'are' if sum(e < zero_early for e, _ in sharp_unlike) > 1 else 'is'} sharper at epoch 60 and {sum(e < zero_late for _, e in sharp_unlike) or 'none'} at the end.)"
+            if sharp_unlike
+            else ""
+        )
     )
 else:
     verdicts.append(f"**No entropy term: very selective early?** Cannot be judged yet; `{EXPERIMENT} --set entropy_weight=0`, and then `python -m atslib.experiments.history --data DIR`.")
@@ -470,46 +513,93 @@ if 1.0 in of:
 else:
     verdicts.append(f"**Large λ: towards uniform?** Cannot be judged yet; `{EXPERIMENT} --set entropy_weight=1`.")
 around = [weight for weight in (0.005, 0.05) if weight in of]
-chance = [
-    tv[pair]
-    for a in alike
-    for b in alike
-    if (pair := frozenset((Path(a["file"]).stem, Path(b["file"]).stem))) in tv and len(pair) == 2
+
+
+def distance(a, b):
+    """Total variation of two runs at the end; None if it is the same run or not recorded."""
+    return tv.get(frozenset((Path(a["file"]).stem, Path(b["file"]).stem)))
+
+
+def from_others(row):
+    """Distances of a run from the runs of λ = 0.01 with other seeds."""
+    return [found for other in alike if other["seed"] != row["seed"] and (found := distance(row, other)) is not None]
+
+
+chance = [found for a, b in itertools.combinations(alike, 2) if (found := distance(a, b)) is not None]
+pairs_of_fold = [
+    found for a, b in itertools.combinations(alike, 2) if a["seed"] % 5 == b["seed"] % 5 == 0 and (found := distance(a, b)) is not None
 ]
-moved = {
-    weight: tv[pair] for weight in of if weight != 0.01 and 0.01 in of and (pair := frozenset((stem[weight], stem[0.01]))) in tv
-}
+moved = {weight: found for weight, row in of.items() if weight != 0.01 and 0.01 in of and (found := distance(row, of[0.01])) is not None}
+fair = {weight: float(np.mean(found)) for weight, row in of.items() if (found := from_others(row))}
+fair_alike = [float(np.mean(found)) for row in alike if (found := from_others(row))]  # each run of λ = 0.01 from its others
+farther = [weight for weight in fair if weight != 0.01 and fair[weight] > max(fair_alike)]
 if chance and moved:
+    display(
+        plots.table(
+            ["total variation at the end, 20 test images of fold 0", *(f"λ = {weight:g}" for weight in of)],
+            [
+                ["from λ = 0.01, same seed", *(f"{moved[w]:.2f}" if w in moved else "–" for w in of)],
+                [f"from λ = 0.01, other seeds: mean of {len(alike) - 1}", *(f"{fair[w]:.2f}" if w in fair else "–" for w in of)],
+            ],
+        )
+    )
     verdicts.append(
         "**Distances.** At the end, the attention on the test images of fold 0 is this far from that of λ = 0.01 with the same seed (total variation, mean over the images): "
         + ", ".join(f"λ = {weight:g}: {value:.2f}" for weight, value in moved.items())
-        + f". Runs of λ = 0.01 with different seeds are {min(chance):.2f} … {max(chance):.2f} apart (mean {np.mean(chance):.2f}, {len(alike)} runs; those of other folds have seen some of these images in training). "
+        + f". Runs of λ = 0.01 with different seeds are {min(chance):.2f} … {max(chance):.2f} apart (mean {np.mean(chance):.2f}, {len(chance)} pairs of {len(alike)} runs; those of other folds have seen some of these images in training"
+        + (f"; {'the one pair' if len(pairs_of_fold) == 1 else 'pairs'} of fold 0 {series(pairs_of_fold)}" if pairs_of_fold else "")
+        + "). "
         + (
-            "No farther than such a pair: " + ", ".join(f"λ = {w:g}" for w in moved if moved[w] <= max(chance)) + "."
+            "No farther than some such pair: " + ", ".join(f"λ = {w:g}" for w in moved if moved[w] <= max(chance)) + "."
             if any(value <= max(chance) for value in moved.values())
             else "All are farther than any such pair."
         )
+        + " It is an easy test: with the same seed the runs share their initial weights, the order of the images and the fold, which most of those pairs do not."
     )
-if around and all(weight in moved for weight in around) and chance:
+    if fair_alike and fair:
+        verdicts.append(
+            "**The same with other seeds on both sides**, the fairer comparison. From the runs of λ = 0.01 with other seeds, the run of seed 0 is at the end on average this far: "
+            + ", ".join(f"λ = {weight:g}: {value:.3f}" for weight, value in fair.items())
+            + f". The {len(fair_alike)} runs with λ = 0.01 are {min(fair_alike):.3f} … {max(fair_alike):.3f} from their others. "
+            + (
+                f"Farther than any of these {'is' if len(farther) == 1 else 'are'} λ = {series([f'{w:g}' for w in farther])}, by {series([fair[w] - max(fair_alike) for w in farther], 3)}, one run each."
+                if farther
+                else "No λ is farther than these."
+            )
+        )
+tested = bool(around and chance and fair_alike) and all(weight in moved and weight in fair and weight in sharp for weight in around) and bool(sharp_alike)
+if tested:
     worst = max(moved[weight] for weight in around)
     also = [weight for weight in (0.0, 0.1, 1.0) if weight in moved and moved[weight] <= max(chance)]  # by the same rule
-    spread = [end for _, end in sharp_alike]
-    where = " and ".join(f"{'within' if min(spread) <= sharp[w][1] <= max(spread) else 'outside'} their range with {w:g}" for w in around)
+    ends_alike = [end for _, end in sharp_alike]
+    where = series([f"{compared(sharp[w][1], ends_alike)} with {w:g}" for w in around])
+    near_ones, far_ones = ([f"{w:g}" for w in around if (w in farther) == out] for out in (False, True))
+    apart_words = (
+        f"with other seeds on both sides, {series(near_ones)} {'lies' if len(near_ones) == 1 else 'lie'} no farther from the runs with 0.01 than these lie from each other" if near_ones else ""
+    ) + (
+        (", " if near_ones else "with other seeds on both sides, ") + f"{series(far_ones)} {'lies' if len(far_ones) == 1 else 'lie'} a little farther, by up to {max(fair[w] for w in around if w in farther) - max(fair_alike):.3f}"
+        if far_ones
+        else ""
+    )
     rising = [sharp[weight][1] for weight in sorted(sharp)]
     rising = rising == sorted(rising)
     verdicts.append(
-        f"**Around 0.01 the exact value does not matter?** The paper does not say for what. *Where attention goes:* taking {' and '.join(f'{w:g}' for w in around)} in place of 0.01 moves at most "
+        f"**Around 0.01 the exact value does not matter?** The paper says it of the final attention distribution, and not how that was compared. *Where attention goes:* with the same seed, taking {' and '.join(f'{w:g}' for w in around)} in place of 0.01 moves at most "
         f"{worst:.2f} of it, "
-        + ("no more than between runs with other seeds" if worst <= max(chance) else "more than between any runs with other seeds")
-        + (
-            f"; a weak test, since by it neither {' nor '.join(f'{w:g}' for w in also)} would differ from 0.01 (and most of those runs have other training images, too). "
-            if worst <= max(chance) and also
-            else ". "
-        )
-        + "*How sharp it is:* on the same images the entropy at the end is "
+        + ("no more than between some runs with other seeds" if worst <= max(chance) else "more than between any runs with other seeds")
+        + (f", a weak test, since by it neither {' nor '.join(f'{w:g}' for w in also)} would differ from 0.01" if worst <= max(chance) and also else "")
+        + f"; {apart_words}. "
+        + "*How sharp it is:* on the same images and the same fold the entropy at the end is "
         + " and ".join(f"{sharp[w][1]:.2f} with λ = {w:g}" for w in around)
-        + f", {min(spread):.2f} … {max(spread):.2f} in the {len(spread)} runs with 0.01: {where}, one run each. "
-        + f"With the same seed it {'rises' if rising else 'does not rise'} with every step of λ."
+        + f", {series(ends_alike)} in {few} with 0.01: it is {where}, one run each. "
+        + f"With the same seed it {'rises' if rising else 'does not rise'} with every step of λ. "
+        + (
+            f"So {' or '.join(f'{w:g}' for w in around)} in place of 0.01 shows in how sharp attention is, and hardly in where it goes."
+            if all("between" not in compared(sharp[w][1], ends_alike) for w in around)
+            else "So no difference is shown that runs of one fold with 0.01 do not show among themselves."
+            if all("between" in compared(sharp[w][1], ends_alike) for w in around) and not far_ones
+            else ""
+        )
         + ("" if len(around) == 2 else " Only one of the paper's two values was run.")
     )
 else:
@@ -528,11 +618,11 @@ display(Markdown("\n\n".join(verdicts)))
 # %% tags=["hide-input"]
 a, b, c, d = (run["entropy"][-1] for run in (small[0.005], small[0.05], small[0.01], again))
 tissue = "On tissue this cannot be said yet."
-if around and all(weight in moved for weight in around) and chance:
+if tested:
     tissue = (
-        f"On tissue, where attention goes changes {'no more' if worst <= max(chance) else 'more'} than with other seeds"
-        + (f", by a weak test ({' and '.join(f'{w:g}' for w in also)} pass it, too)" if worst <= max(chance) and also else "")
-        + f". How sharp it is {'follows λ in the runs of one seed' if rising else 'does not follow λ in every step'}; compared with other seeds and folds it is {where}, one run each."
+        f"On tissue, where attention goes changes {'no more' if worst <= max(chance) else 'more'} than with another seed, if runs of one seed are compared"
+        + (f" ({series([f'{w:g}' for w in also])} would pass that, too)" if worst <= max(chance) and also else "")
+        + f"; {apart_words}. How sharp it is {'follows λ in the runs of one seed' if rising else 'does not follow λ in every step'}; compared with {few} with 0.01 of the same fold, the entropy is {where}, one run each."
     )
 Markdown(
     "- The larger λ, the closer attention is to uniform, in the toy and on tissue. In the toy, where two squares hold everything, a large λ also costs error and loss; on tissue "

@@ -13,8 +13,8 @@
 # - how our ratios compare with the paper's, and how much of them rests on how a baseline is programmed;
 # - what error a budget of milliseconds buys, and what the measurements say about a gigapixel.
 #
-# **Time and hardware:** half a minute on one CPU core. The large images come from a record; the small ones are measured again on
-# this page.
+# **Time and hardware:** 20 minutes to read, about a minute to run on one idle CPU core, some minutes on a busy one; nothing is downloaded. The
+# large images come from a record; the small ones are measured again on this page.
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke: a few small points are measured, the rest is read; laptop, paper: the whole sweep is measured
@@ -202,7 +202,7 @@ Markdown(
 # %% [markdown]
 # (cell-memory-by-size)=
 
-# %% mystnb={"image": {"alt": "Memory beyond the image against megapixels from 0.25 to 144, both logarithmic. Attention sampling with a fixed view and uniform sampling are flat near 15 megabytes. At constant scale the line bends upwards and reaches hundreds of megabytes. CNNs and Deep MIL are straight lines of slope one that end at tens to hundreds of gigabytes; Deep MIL in chunks is flat."}}
+# %% mystnb={"image": {"alt": "Memory beyond the image against megapixels from 0.25 to 144, both logarithmic. Attention sampling with a fixed view and uniform sampling are flat near 15 megabytes. At constant scale the line bends upwards and reaches hundreds of megabytes. CNNs and Deep MIL are straight lines of slope one that end at tens to hundreds of gigabytes; Deep MIL in chunks is nearly flat, near 130 megabytes."}}
 figure, ax = plt.subplots(figsize=(7, 4.9))
 for method, (name, style) in METHODS.items():
     if method == "ATS, view at hand":
@@ -221,16 +221,23 @@ plt.show()
 
 # %% [markdown]
 # Each line is a method; a slope of 1 is growth in proportion to the pixels, 0 none. Only the methods that draw a fixed number of
-# patches from a view of fixed size are flat, and Deep MIL if its patches are taken in chunks.
+# patches from a view of fixed size are flat. Deep MIL is nearly so if its patches are taken in chunks.
 
 # %% tags=["hide-input"]
+GIGA_MPX = 1000  # a gigapixel
 rows = []
 for method, (name, _) in METHODS.items():
     x, y = xy("memory", method)
     if method == "ATS, view at hand" or not len(x):
         continue
     rows.append([name, small(y[0], "MB"), small(y[-1], "MB") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:]))])
-plots.table(["memory beyond the image", f"at {x[0]:g} Mpx", "largest measured", "slope, all sizes", "slope, last two"], rows)
+display(plots.table(["memory beyond the image", f"at {x[0]:g} Mpx", "largest measured", "slope, all sizes", "slope, last two"], rows))
+x, y = xy("memory", "Deep MIL, chunks of 100")
+chunk_growth = (y[-1] - y[-2]) / (x[-1] - x[-2])  # MB a megapixel
+Markdown(
+    f"Deep MIL in chunks goes from {y[0]:.1f} MB at {x[0]:g} to {y[-1]:.1f} MB at {x[-1]:g} megapixels. The activations of one chunk, which are most of it, do not depend on the image; what is kept of every patch, its feature above all, grows in "
+    f"proportion: between the last two sizes by {chunk_growth:.2f} MB a megapixel, so that at {GIGA_MPX:,} megapixels it would be {chunk_growth * GIGA_MPX:.0f} MB more. Bounded it is not."
+)
 
 # %% [markdown]
 # The standard error of a slope says how far the points lie from a straight line, not how well they are measured: memory has no
@@ -320,6 +327,32 @@ for method, (name, _) in METHODS.items():
     rows.append([name, f"{y[0]:.0f} ms", small(y[-1], "ms") + f" at {x[-1]:g} Mpx", with_error(*slope(x, y)), with_error(*slope(x[-2:], y[-2:])), why])
 display(plots.table(["time", "at 0.25 Mpx", "largest measured", "slope, all sizes", "slope, last two", "not run"], rows))
 
+measured = {METHODS[m][0]: dict(zip(*xy("time", m))) for m in METHODS if len(xy("time", m)[0])}
+common = sorted(set.intersection(*(set(of_method) for of_method in measured.values())))
+factor = {size: max(of_method[size] for of_method in measured.values()) / min(of_method[size] for of_method in measured.values()) for size in common}
+slowest, fastest = (pick(measured, key=lambda name: measured[name][common[-1]]) for pick in (max, min))
+display(
+    Markdown(
+        f"**To be seen:** the lines fan out. At {common[0]:g} megapixels the slowest method takes {factor[common[0]]:.0f} times as long as the fastest, at {common[-1]:g} megapixels, the largest size at which all were run, "
+        f"{factor[common[-1]]:.0f} times ({slowest} against {fastest})."
+    )
+)
+
+
+def now_and_then():
+    """Times of this page over those of the record, of the points that are in both."""
+    then = {key(p): p for p in record["time"]["points"] if "skipped" not in p}
+    return sorted(milliseconds(p) / milliseconds(then[key(p)]) for p in live["time"]["points"] if key(p) in then)
+
+
+if (ratios := now_and_then()) and not 1 / 1.5 < np.median(ratios) < 1.5:
+    display(
+        Markdown(
+            f"The crosses, here and in the figure against N, are times of this page, which ran on another machine than the record or on one with other things to do: they are {np.median(ratios):.1f} times the record's (the median of "
+            f"{len(ratios)} points; {ratios[0]:.1f} to {ratios[-1]:.1f} times). Lines are compared with lines, crosses with crosses."
+        )
+    )
+
 timed = [p for p in record["time"]["points"] if "skipped" not in p and "cpu_ms" in p]
 share = sum(p["cpu_ms"] for p in timed) / sum(p["ms"] for p in timed) if timed else 1.0
 widest = max((p for p in record["time"]["points"] if "skipped" not in p), key=lambda p: p["ms_high"] / p["ms_low"])
@@ -346,15 +379,30 @@ text = (
     f"{'holds' if abs(s_hand[0]) < 0.05 else 'does not hold'} where the view is at hand (slope {with_error(*s_hand, 3)}). Making a view of 180² from {large:g} megapixels "
     f"took {making[large]:.0f} ms, {making[large] / at['ATS, view fixed'][large]:.0%} of that step. "
 )
-# Chapter 14 timed the making of its views alone, each image a new one.
-views = [row for path in sorted(Path("../results/sizes").glob("*.json")) for row in read(f"sizes/{path.name}")["sizes"]]
-rates = {row["size"] ** 2 / 1e6: row["view_ms"] / (row["size"] ** 2 / 1e6) for row in views}  # megapixels -> ms for each
-making_rate = rates[max(rates)] if rates else making[large] / large
+# Chapter 14 timed the making of its views alone, each image a new one. Its rate holds here if it was found on such a machine as this record.
+
+
+def like_the_record(machine):
+    """Whether a machine is the record's, by all that both say of it."""
+    mine = record["time"]["hardware"]
+    return all(machine[what] == mine[what] for what in ("device", "name", "threads", "cpu_capability") if what in machine and what in mine)
+
+
+found = [read(f"sizes/{path.name}") for path in sorted(Path("../results/sizes").glob("*.json"))]
+here = [numbers for numbers in found if like_the_record(numbers["hardware"])]
+rates = {}  # megapixels -> ms for each
+for numbers in here or found[:1]:
+    for row in numbers["sizes"]:
+        rates.setdefault(row["size"] ** 2 / 1e6, []).append(row["view_ms"] / (row["size"] ** 2 / 1e6))
+rates = {x: float(np.mean(values)) for x, values in sorted(rates.items())}
+making_rate = rates[max(rates)] if here else making[large] / large
 if rates:
+    machine = (here or found)[0]["hardware"]
     text += (
-        f"[Chapter 14](14_gigapixel.ipynb) timed this part alone, for its own views: {min(rates.values()):.2f} to {max(rates.values()):.2f} ms a megapixel, from {min(rates):,.0f} to {max(rates):,.0f} megapixels"
+        f"[Chapter 14](14_gigapixel.ipynb) timed this part alone, for its own views, on {'a machine of the same name' if here else 'another machine'} ({machine['name']}, {machine['threads']} thread(s)): {min(rates.values()):.2f} to {max(rates.values()):.2f} ms a megapixel, from {min(rates):,.0f} to {max(rates):,.0f} megapixels"
         + (", so in proportion to the pixels. " if max(rates.values()) < 1.5 * min(rates.values()) else ". ")
     )
+if here:
     quick = [x for x in making if 1 < x and making[x] / x < 0.5 * making_rate]
     if quick:
         text += (
@@ -508,7 +556,22 @@ for name, paper in PAPER.items():
     if larger:
         above.append(f"{TITLES[name].split('(')[1][:-1]}: {', '.join(larger)}")
     chunk_time += [f"{ours[m]['ms'] / ours['Deep MIL']['ms']:.2f}" for m in ours if "chunks" in m and "Deep MIL" in ours]
+NEAR = 1.5
+
+
+def near_the_papers(quantity, column):
+    """Of how many ratios the dot is near its diamond, and how many there are."""
+    ratios = [
+        (cost[name][m][quantity] / cost[name][BASE[name]][quantity]) / (paper[m][column] / paper[BASE[name]][column])
+        for name, paper in PAPER.items()
+        for m in paper
+        if m != BASE[name] and {m, BASE[name]} <= set(cost[name])
+    ]
+    return f"{sum(1 / NEAR <= ratio <= NEAR for ratio in ratios)} of {len(ratios)}"
+
+
 Markdown(
+    f"**To be seen:** within a factor of {NEAR:g} of their diamonds lie {near_the_papers('peak_mb', 3)} dots in memory and {near_the_papers('ms', 2)} in time.\n\n"
     f"Here: {machine.get('name', 'unknown')}, {machine.get('threads', '?')} thread(s), PyTorch; the paper: a GPU, TensorFlow 1. "
     "Ratios of time depend on both. "
     + (f"Larger here than in the paper are those of {'; '.join(above)}. Why was not measured. " if above else "")
@@ -573,18 +636,31 @@ plain = runs[[c for c in changes if c not in usual]].isna().all(axis=1)
 colon = runs[
     (runs["experiment"] == "colon_cancer") & (runs["profile"] == "laptop") & (runs["seed"] < 5) & plain
     & runs["dataset.name"].str.startswith("CRCHisto")
+    & (~runs["method"].isin(["ats", "uniform"]) | ((runs["estimator"] == "systematic") & (runs["settings.order"] == "hilbert")))
 ].copy()  # fmt: skip
 scales = colon["settings.cnn_scale"] if "settings.cnn_scale" in colon else [math.nan] * len(colon)
 colon["name"] = [
     method_name(m, n, s).replace("CNN 0.5", "CNN 1/2") for m, n, s in zip(colon["method"], colon["n_patches"], scales)
 ]
 colon["seen"] = [epochs[-1] * count for epochs, count in zip(colon["curve.epoch"], colon["dataset.n_train"])]
-error_of, seen_of, idle_of = {}, {}, {}  # idle: runs that ended with the training loss of a constant answer
-for (name, seen), group in colon.groupby(["name", "seen"]):  # of several budgets, that with most runs, or the larger one
-    if name in PAPER["colon_cancer"] and len(group) >= len(error_of.get(name, ())):
-        error_of[name] = dict(zip(group["seed"], group["final.test_error"]))
-        seen_of[name] = int(seen)
-        idle_of[name] = int((group["final.train_loss"] > 0.95 * math.log(2)).sum())
+error_of, seen_of, budget_of, idle_of, low_of, left_out = {}, {}, {}, {}, {}, {}
+# idle: runs that ended with the training loss of a constant answer; low: runs in bfloat16
+budgets = ["name", "seen", "settings.training.batch_size", "settings.updates"]
+for (name, seen, batch, updates), group in colon.groupby(budgets, dropna=False):  # of several budgets, that with most runs, or the larger one
+    if name not in PAPER["colon_cancer"]:
+        continue
+    errors = dict(zip(group["seed"], group["final.test_error"]))
+    if len(errors) < len(group):
+        raise ValueError(f"{name}: several runs of one seed and one budget, {', '.join(sorted(group['file']))}")
+    budget = f"{name}, {updates:,.0f} updates of {batch:.0f}: {len(group)}"
+    if len(group) < len(error_of.get(name, ())):
+        left_out.setdefault(name, []).append(budget)
+        continue
+    if name in error_of:
+        left_out.setdefault(name, []).append(budget_of[name])
+    error_of[name], seen_of[name], budget_of[name] = errors, int(seen), budget
+    idle_of[name] = int((group["final.train_loss"] > 0.95 * math.log(2)).sum())
+    low_of[name] = int(group["settings.training.bfloat16"].astype(bool).sum())
 ATS = error_of.get("ATS-10", {})
 
 rows, accuracy = [], {}
@@ -632,17 +708,44 @@ for n in known:
         + f" ({tail})."
         + (f" **{idle(n)}**: this is what {seen_of[n]:,} images buy, not what the method ends at." if idle(n) else "")
     )
-if len(known) < len(CLASSICAL):
+COMMAND = "python -m atslib.experiments colon_cancer --profile laptop --data DIR --resume"
+MAKES = {  # what the command needs to make the runs of a row
+    **{f"{short}-{n}": f"--method {method} --n-patches {n}" for short, method in (("ATS", "ats"), ("U", "uniform")) for n in (10, 50)},
+    "CNN 1/2": "--method cnn --cnn-scale 0.5 --set batch_size=4 --set updates=500",
+    "CNN 1": "--method cnn --cnn-scale 1 --set batch_size=4 --set updates=500",
+    "Deep MIL": "--method deep_mil --set batch_size=4 --set updates=400 --chunk 0",
+}
+missing = {name: [str(seed) for seed in range(5) if seed not in error_of.get(name, ())] for name in PAPER["colon_cancer"]}
+if any(missing.values()):
     sentences.append(
-        f"**Not run yet:** {', '.join(n for n in CLASSICAL if n not in known)}; "
-        "`python -m atslib.experiments colon_cancer --profile laptop --method cnn,deep_mil --seed 0,1,2,3,4 --set batch_size=4 --resume` makes them."
+        "**Not run yet:** "
+        + "; ".join(
+            f"{name}, fold{'s' * (len(seeds) > 1)} {', '.join(seeds)}: `{COMMAND} {MAKES[name]} --seed {','.join(seeds)}`"
+            for name, seeds in missing.items()
+            if seeds
+        )
+        + "."
     )
+if left_out:
+    sentences.append(f"Runs with another budget, not in the table: {'; '.join(budget for budgets in left_out.values() for budget in budgets)}.")
 sampled = colon[colon["name"] == "ATS-10"]
 few = [n for n in error_of if "ATS-10" in seen_of and seen_of[n] < seen_of["ATS-10"]]
+
+
+def precision():
+    """In which precision the runs of the table trained, as words, by their records."""
+    low, full = [n for n in error_of if low_of[n] == len(error_of[n])], [n for n in error_of if not low_of[n]]
+    mixed = [f"{low_of[n]} of the {len(error_of[n])} runs of {n}" for n in error_of if 0 < low_of[n] < len(error_of[n])]
+    if not low and not mixed:
+        return "; all trained in float32"
+    return f"; {', '.join([*low, *mixed])} trained in bfloat16" + (f", {', '.join(full)} in float32" if full else "") + ", which is one more difference" * bool(full or mixed)
+
+
 sentences.append(
     "Training here was short"
     + (f": ATS-10 made {sampled['settings.updates'].iloc[0]:,.0f} updates where the paper made {colon_cancer.PROFILES['paper'].updates:,}" if len(sampled) else "")
     + (f", and {', '.join(few)} saw fewer images still (the column \"images seen\"), so that the errors are not those of equal training" if few else "")
+    + precision()
     + ". Five folds of 20 images bound what can be seen: a "
     f"mean of 100 test images at an error of 0.1 has a standard error of {math.sqrt(0.1 * 0.9 / 100):.2f}. \"The same accuracy\" cannot be shown on so few, by us or "
     "by the paper; what can be said is whether a difference was found. [Chapter 9](09_colon_cancer.ipynb) has a second test and intervals."
@@ -664,7 +767,7 @@ Markdown("\n\n".join(sentences))
 settings = {"settings.changes.entropy_weight", "settings.changes.epochs"}
 large_runs = runs[
     (runs["experiment"] == "megapixel_mnist") & (runs["profile"] == "laptop") & (runs["estimator"] == "systematic")
-    & (runs["method"] == "ats") & runs[[c for c in changes if c not in settings]].isna().all(axis=1)
+    & (runs["method"] == "ats") & (runs["settings.order"] != "raster") & runs[[c for c in changes if c not in settings]].isna().all(axis=1)
 ]  # fmt: skip
 digits = {True: "all of MNIST", False: "digits that ship"}
 families = {}  # (N of the training, digits, λ, epochs) -> the test errors of its networks by N
@@ -706,7 +809,7 @@ model.load_state_dict(load_file(weights))
 live_images = Subset(MegapixelMNIST("test"), range({"smoke": 100}.get(profile, 1000)))
 live_errors = {n: evaluate(model, live_images, seed=5, progress=False, n_patches=n) for n in (1, 2)}
 
-# %% mystnb={"image": {"alt": "Left: test error on Megapixel MNIST against milliseconds of a forward pass for 1 to 50 patches, one line for each setting of the training; the error falls steeply until about ten patches and then flattens. Right: test error on colon cancer against the time of a step relative to ATS-10 for the methods that ran, with error bars."}}
+# %% mystnb={"image": {"alt": "Left: test error on Megapixel MNIST against milliseconds of a forward pass for 1 to 50 patches, one line for each setting of the training; the error falls steeply until about ten patches and then flattens, but for one nearly level line far above the others, of a network trained with five patches that had not left chance. Right: test error on colon cancer against the time of a step relative to ATS-10 for the methods that ran, with error bars."}}
 ms_at = dict(zip(*forward("ATS, view fixed")))
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 5.4))
 marks = itertools.cycle(zip((plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.RED, plots.SKY), "os^Dv<"))
@@ -717,9 +820,9 @@ for kind in [chosen, *sorted(kind for kind in families if kind != chosen)]:
     left.errorbar(
         [ms_at[n] for n in counts], means, bars, color=colour, marker=marker, capsize=2, lw=2 if kind == chosen else 1, label=f"{setting(kind)} ({many})"
     )
-    if kind == chosen:
-        for n, e in zip(counts, means):
-            left.annotate(f"{n}", (ms_at[n], e), textcoords="offset points", xytext=(-3, -14), ha="right", fontsize=9)
+curves = [dict(zip(counts, means)) for counts, _, means, _ in map(curve_of, families) if means.min() < 0.7]  # without those at chance
+for n in curve_of(chosen)[0]:
+    left.annotate(f"{n}", (ms_at[n], max(c.get(n, 0) for c in curves)), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=9)
 error, bar = ([live_errors[n][k] for n in live_errors] for k in ("error", "stderr"))
 left.errorbar([ms_at[n] for n in live_errors], error, bar, color="black", marker="+", ms=9, ls="none", capsize=2, label=f"now, {len(live_images)} images, digits that ship")
 left.set(xscale="log", xlabel="forward pass, ms", ylabel="test error", ylim=(0, None), title="Megapixel MNIST")
@@ -746,6 +849,7 @@ right.set_xlim(low / 1.3, high * 1.3)
 ticks = [t for t in (0.1, 1, 10, 100, 1000) if low / 1.3 <= t <= high * 1.3]
 right.set(xticks=ticks, xticklabels=ticks)
 right.minorticks_off()
+right.set_ylim(0, 1.35 * right.get_ylim()[1])  # room for the legend
 right.legend(loc="upper left", fontsize=9)
 plt.show()
 
@@ -778,6 +882,11 @@ patterns = [
     f"The table is of the {networks} of the setting that was trained with ten patches most often and, of such, longest; "
     + (f"{len(families) - 1} other{'s' * (len(families) > 2)} {'are' if len(families) > 2 else 'is'} in the figure." if len(families) > 1 else "there is no other."),
 ]
+chance_level = [kind for kind in families if min(curve_of(kind)[2]) > 0.7]  # guessing has 0.9
+patterns += [
+    f"The line at {curve_of(kind)[2].min():.2f} … {curve_of(kind)[2].max():.2f} is that of {setting(kind)} ({len(families[kind])} run{'s' * (len(families[kind]) > 1)}): training ended before it had left chance, so it says nothing of what N buys."
+    for kind in chance_level
+]
 trained_with = sorted({kind[0] for kind in families} - {10})
 patterns.append(
     f"Whether a network trained for its budget does better: {'those' if len(trained_with) > 1 else 'one'} trained with {' and '.join(map(str, trained_with))} patches {'are' if len(trained_with) > 1 else 'is'} in the figure, and "
@@ -789,7 +898,7 @@ Markdown(" ".join(patterns))
 
 # %% [markdown]
 # Left, the operating curves of trained networks; the bars are one standard error, of the test images and, where there are several networks, of these, and the numbers
-# at the points are N. A single patch cannot do better than an error of 0.4 on average, even if it always shows a digit: three digits of five are of the class
+# above the points are N. A single patch cannot do better than an error of 0.4 on average, even if it always shows a digit: three digits of five are of the class
 # in question. Nor can two, for when they disagree nothing decides. From three on, the error can be lower; three and four were not measured.
 
 # %% tags=["hide-input"]
@@ -963,7 +1072,8 @@ Markdown(
         if on or early
         else f", in time with slopes of {between(exponents['time'])}."
     )
-    + " Deep MIL's memory can be bounded by taking its patches in chunks, and then most of the paper's factor in memory is gone; the factor in time is not.\n"
+    + " Deep MIL's memory hardly grows if its patches are taken in chunks "
+    f"({chunk_growth:.2f} MB a megapixel at the end), and then most of the paper's factor in memory is gone; the factor in time is not.\n"
     "- N trades error for time after training, in steps of one patch, above a fixed price for view and attention. "
     + (f"The error falls by more than two standard errors {' and '.join(clear)} patches" if clear else "No step of N that was measured lowers the error by more than two standard errors")
     + (f", not {' or '.join(unclear)}" if clear and unclear else "")

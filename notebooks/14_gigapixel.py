@@ -248,7 +248,7 @@ if len(records):
 else:
     display(Markdown("**No run has a record yet:** `python -m atslib.experiments megapixel_mnist --profile large --method nested --n-patches 5`."))
 
-# %% mystnb={"image": {"alt": "Left: training loss and right: test error of the nested model by epoch. Dotted lines mark the level of guessing."}}
+# %% mystnb={"image": {"alt": "Left: training loss and right: test error of the nested model by epoch. Both stay at the dotted lines, the level of guessing, for about five epochs, then fall steeply and flatten towards the end."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
 MARKS = ["o", "s", "^", "D", "v"]
 for _, row in records.iterrows():
@@ -264,14 +264,33 @@ if len(records):
 plt.show()
 
 # %% [markdown]
-# What to see: how long the curves stay at the dotted lines, guessing ($\ln 10 \approx 2.30$ nats, and 0.9), and how far they fall. The test error is that of the first 250 test images; the table has all.
-#
+# The dotted lines are guessing, $\ln 10 \approx 2.30$ nats and 0.9.
+
+# %% tags=["hide-input"]
+readings = []
+for _, row in records.iterrows():
+    errors, losses, epochs = row["curve.test_error"], row["curve.train_loss"], row["curve.epoch"]
+    watched = int(row["settings.n_watch"])
+    doubt = 2 * math.sqrt(0.9 * 0.1 / watched)  # two standard errors of guessing
+    left_at = next((epoch for epoch, error in zip(epochs, errors, strict=True) if error < 0.9 - doubt), None)
+    readings.append(
+        f"What to see: with seed {row.seed} the loss goes from {losses[0]:.2f} nats to {losses[-1]:.2f} and the error from {errors[0]:.2f} to {errors[-1]:.2f}. "
+        + (
+            f"Epoch {left_at} is the first with an error lower than guessing by more than two standard errors."
+            if left_at is not None
+            else "The error never is lower than guessing by more than two standard errors."
+        )
+        + f" The test error here is that of the first {watched} test images; the table has all {row['dataset.n_test']:.0f}."
+    )
+Markdown("\n\n".join(readings))
+
+# %% [markdown]
 # ## Where it looks
 #
-# A test image, the regions drawn (orange squares; a region may be drawn twice), the attention for regions on a square-root scale, and below, each region at full resolution with frames around the two patches drawn in it.
+# A test image, the regions drawn (orange squares with numbers; a region may be drawn twice, and then its square has two), the attention for regions on a square-root scale, and below, under the same numbers, each region at full resolution with frames around the two patches drawn in it.
 # Circles mark the digits; the model is never told where they are. The image is shown by the brightest pixel of each block, or nothing would be seen of it.
 
-# %% mystnb={"image": {"alt": "Top left: a mostly black image of 4000 by 4000 pixels with fifteen small pieces, five of them circled digits, and up to five orange squares, the regions drawn. Top right: the map of the attention for regions. Bottom: the five regions enlarged, with two frames each around the patches drawn."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Top left: a mostly black image of 4000 by 4000 pixels with fifteen small pieces, five of them circled digits, and up to five numbered orange squares, the regions drawn. Top right: the map of the attention for regions. Bottom: the five regions enlarged, under the same numbers, with two frames each around the patches drawn."}} tags=["hide-input"]
 there = NESTED[0].name in names and NESTED[0].weights.exists()
 trained = larger.trained(NESTED[0]).eval() if there else None
 if trained is not None:
@@ -292,13 +311,21 @@ if trained is not None:
         ax.plot((column + 14) / 20, (row + 14) / 20, "o", mfc="none", mec=plots.SKY, ms=11)
     for top, at in tops.tolist():
         ax.add_patch(Rectangle((at / 20, top / 20), 12, 12, fill=False, color=plots.ORANGE, linewidth=1.5))
+    number_of = {}  # corner of a region -> its numbers; regions that nearly coincide share one label
+    for k, corner in enumerate(tops.tolist(), start=1):
+        place = next((c for c in number_of if max(abs(c[0] - corner[0]), abs(c[1] - corner[1])) < 160), tuple(corner))
+        number_of.setdefault(place, []).append(str(k))
+    for (top, at), numbers in number_of.items():
+        beside = at / 20 < 175  # the label to the right of its square, or to the left where there is no room
+        x, side = (at / 20 + 13, "left") if beside else (at / 20 - 1, "right")
+        ax.text(x, top / 20 + 6, ", ".join(numbers), color=plots.ORANGE, fontsize=9, ha=side, va="center")
     ax.set(xlim=(-0.5, 199.5), ylim=(199.5, -0.5))  # of regions over the border, the part inside
     ax = figure.add_subplot(grid[0, 5:])
     plots.show_attention(ax, seen.log_attention[0], "attention for regions")
     inner_geometry = trained.within.geometry(seen.patches[0], trained.within.view(seen.patches[0]), seen.within.log_attention)
     for k in range(len(tops)):
         ax = figure.add_subplot(grid[1, 2 * k : 2 * k + 2])
-        plots.show_image(ax, seen.patches[0, k, 0])
+        plots.show_image(ax, seen.patches[0, k, 0], f"{k + 1}")
         plots.outline_patches(ax, inner_geometry, seen.within.index[k])
     plt.show()
     error = records.set_index("name").loc[NESTED[0].name, "final.by_n_patches.5.test_error"]
@@ -355,7 +382,7 @@ if trained is not None:
     display(plots.table(["patches in a region, n", *map(str, curve)], [["variance × cost, n = 1 is 1", *(f"{value / curve[1]:.2f}" for value in curve.values())]]))
     display(
         Markdown(
-            f"Between regions {b:.3f}, within regions {w:.3f}; a region costs {1000 * c_r:.2f} ms, a patch {1000 * c_p:.2f} ms, forward only, on this machine, now. "
+            f"Between regions {b:.3f}, within regions {w:.3f}; a region costs {1000 * c_r:.2f} ms, a patch {1000 * c_p:.2f} ms, forward only, on this machine and with what else it was doing, now. "
             f"So $n^\\star = {best:.2g}$; of 1 to 8, {low_n} is best for this network with draws with replacement"
             + (", which is how many it was trained with. " if low_n == 2 else f". With two, as it was trained, the variance for the same time is {curve[2] / curve[low_n] - 1:.0%} higher. ")
             + ("Where attention in a region lies on one spot, as here, a second patch says little that is new: better another region. " if w < b and low_n == 1 else "")
@@ -409,6 +436,7 @@ if carried:
         alike = [row for row in found["sizes"] if row["n"] == giga["n"]]
         before = alike[alike.index(giga) - 1]
         p_last = sign_test(before["wrong"], giga["wrong"])
+        n_pairs = math.comb(len(alike), 2)
         masses = [row["mass"] for row in alike]
         text += (
             f"From 16 megapixels to a gigapixel the error goes from {trained_at['error']:.2f} to {giga['error']:.2f} (the same digits in {giga['n']} images): "
@@ -419,7 +447,8 @@ if carried:
                f"**Most of it carries**: before, the error was {gain:.2f} lower than by guessing, and of that at most {high:.2f} is lost, by this interval." if high < gain / 2 else
                "**What was learned carries, in part.**" if 0.9 - 2 * giga["stderr"] > giga["error"] else
                "**What was learned does not carry to the gigapixel.**")
-            + (f" From {before['size'] ** 2 / 1e6:,.0f} megapixels to the gigapixel the error rises, from {before['error']:.2f} (p = {p_last:.2g}, one of {math.comb(len(alike), 2)} pairs of sizes)."
+            + (f" At the gigapixel the error is higher than at {before['size'] ** 2 / 1e6:,.0f} megapixels, where it is {before['error']:.2f}: p = {p_last:.2g}. That is one of {n_pairs} pairs of sizes, picked after a look at all; "
+               f"with an allowance for this (Bonferroni) p = {min(1, n_pairs * p_last):.2g}" + (", which chance alone may well do." if n_pairs * p_last > 0.05 else ".")
                if p_last < 0.05 and before["error"] < giga["error"] else "")
             + (" The attention on digits falls at every step." if all(m > k for m, k in itertools.pairwise(masses)) else "")
         )  # fmt: skip
@@ -495,6 +524,13 @@ rows = [
     ["label, answer", f"{giga_label}, {int(answer.logits.argmax())}" + (f": this one is among the wrong ones, {giga['error']:.0%} in the table above" if giga and answer.logits.argmax() != giga_label else "")],
 ]  # fmt: skip
 display(plots.table(["a gigapixel, measured here", ""], rows))
+if giga:
+    times = made_view / (giga["view_ms"] / 1000), looked / (giga["look_ms"] / 1000)
+    if max(times) > 1.5 or min(times) < 1 / 1.5:
+        display(Markdown(
+            f"The record above was made on another machine, or on the same one when it had less or more else to do: here making the view took {times[0]:.1f} times the record's {giga['view_ms'] / 1000:.1f} s, and an answer {times[1]:.1f} times its "
+            f"{giga['look_ms']:.0f} ms. Compare times within one of the two only."
+        ))
 verdict = (
     f"**The memory is there:** a training step on a gigapixel takes {memory:,.0f} MB beyond the image and its view, measured on a CPU; a GPU of {gpu_gb} GB has room for that"
     + (", even with the image beside it" if memory + huge.nbytes / MB + view.nbytes / MB < 1000 * gpu_gb else "") + ". "
@@ -516,8 +552,19 @@ Markdown(verdict)
 # - One view grows too large, or shows too little; a second level lets the first be sixteen times smaller.
 # - The nested model is the old one with itself as its feature network. Value, gradient and the estimated entropy are unbiased, checked by enumeration.
 # - More patches in the same regions only lower the variance within regions; the best number is $\tfrac{\sigma_w}{\sigma_b}\sqrt{c_r/c_p}$, whatever the budget.
-# - What the nested network learned on 16 megapixels, and how far it carries, stands in the tables, computed from records.
-#
+
+# %% tags=["hide-input"]
+if giga and trained_at:
+    learned = records.set_index("name").loc[next(iter(carried))]
+    summary = (
+        f"- On {learned['dataset.n_test']:.0f} images of 16 megapixels the nested network has an error of {learned['final.test_error']:.2f} ± {learned['final.test_stderr']:.2f}, where guessing has 0.90. On {giga['n']} images of a gigapixel it has "
+        f"{giga['error']:.2f} ± {giga['stderr']:.2f}, without having been trained on any; its attention on regions that show a digit is {giga['mass']:.2f} there instead of {trained_at['mass']:.2f}."
+    )
+else:
+    summary = "- What a nested network learns on 16 megapixels, and how far it carries, has no record yet."
+Markdown(summary)
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise}

@@ -137,10 +137,10 @@ for number, share in list(tissue["unmarked_share_of_negatives"].items())[:5]:
     print(f"  image {number}: {share:.0%}")  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Looked at one by one: **images 37 and 39 each show a large gland** at a border, its nuclei detected but not marked, beside images of
-# the same slide (36 and 38) where such glands are marked. By the rule of the paper they are negative. With 100 images, two doubtful
-# labels are two per cent of error, more than separates attention sampling, Deep MIL and the CNN in the paper's Table 1. The
-# others listed are lymphoid tissue, and rightly negative.
+# Looked at one by one, to the eye, not a pathologist's: **images 37 and 39 each seem to show a large gland** at a border, its nuclei detected
+# but not marked, beside images that look as if they came from the same slide (36 and 38), where such glands are marked. By the rule of the
+# paper they are negative. With 100 images, two doubtful labels are two per cent of error, more than separates attention sampling, Deep MIL and
+# the CNN in the paper's Table 1. The others listed look like lymphoid tissue, and so rightly negative.
 #
 # ## What the released code did
 #
@@ -151,7 +151,7 @@ for number, share in list(tissue["unmarked_share_of_negatives"].items())[:5]:
 #
 # - 100 images, 51 positive, 22,444 marked nuclei; for research only, so this page shows drawn tissue in its place.
 # - Most neighbouring images seem to be crops of one slide: split by runs, or the test is partly on tissue seen in training.
-# - At least two of the 49 negative images show glands.
+# - To the eye, at least two of the 49 negative labels are in doubt.
 #
 # ## Exercises
 #

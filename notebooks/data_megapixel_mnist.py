@@ -47,7 +47,7 @@ for row, column in layout.digit_corners:
     axes.add_patch(plt.Rectangle((column - 16, row - 16), 60, 60, fill=False, color=plots.ORANGE))
 plt.show()
 
-# %% mystnb={"image": {"alt": "Two rows of small squares. Above, the five digits of the image. Below, five pieces of noise of two straight strokes each, and five of random pixels."}}
+# %% mystnb={"image": {"alt": "A row of fifteen small squares: the five digits of the image, five pieces of noise of two straight strokes each, and five of random pixels."}}
 random_noise = MegapixelMNIST("train", noise="random")
 figure, axes = plt.subplots(1, 15, figsize=(7, 0.9))
 pieces = [(image, corner) for corner in (*layout.digit_corners, *layout.noise_corners[:5])]
@@ -114,7 +114,7 @@ share = np.mean([overwritten(released, number) for number in range(n_counted)])
 print(f"released: {share:.1%} of the images have a digit that is partly overwritten")  # NBVAL_CHECK_OUTPUT
 print(f"paper: {np.mean([overwritten(images, number) for number in range(n_counted)]):.1%}")  # NBVAL_CHECK_OUTPUT
 
-# %% mystnb={"image": {"alt": "Six digits, each with one or two bright strokes over it or a part of it cut away by a black square with strokes."}}
+# %% mystnb={"image": {"alt": "Six digits, each with one or two bright strokes over it, or a part or the whole of it cut away by a black square with strokes."}}
 shown = []
 for number in range(n_counted):
     where = released.layout(number)
@@ -134,7 +134,7 @@ plt.show()
 # **Its small view is no view of the image.** Every glyph is shrunk to 3 × 3 pixels by itself and laid on an empty square of
 # 180 × 180, its corner cut down to a whole pixel. Below, the same part of the same image, both ways, brightened.
 
-# %% mystnb={"image": {"alt": "Two panels with a dozen grey spots of about three pixels each, at nearly the same places. In the right one, the released code's, they are dimmer, all three by three pixels, and some are shifted by a pixel."}}
+# %% mystnb={"image": {"alt": "Two panels with a dozen grey spots of about three pixels each, at nearly the same places. In the right one, the released code's, they are dimmer, three by three pixels wherever they do not touch one another, and some are shifted by a pixel."}}
 number = 0
 exact = downsample(released[number][0][None], (180, 180))[0]
 pasted = released.low(number)
@@ -147,7 +147,7 @@ print(f"brightest pixel {exact.max():.2f} and {pasted.max():.2f}, mean {exact.me
 # %% [markdown]
 # Shrunk by itself, a glyph is blurred with the darkness beyond its border, and it is drawn in 3 × 3 pixels of the view where its share is
 # 3.36 × 3.36, so the view is dimmer. A view of its own making cannot be had for a real image, and its corners lie up to a pixel of the view, eight of the image, from
-# where the glyph is. The experiments of this book use the exact mean of the image, :func:`atslib.patches.downsample`.
+# where the glyph is. The experiments of this book use the exact mean of the image, `atslib.patches.downsample`.
 #
 # ## All of MNIST, and files
 #
@@ -166,7 +166,7 @@ print({split: len(mnist_digits(split)[1]) for split in ("train", "test")}, "of 6
 # - Five digits among fifty pieces of noise; the label is the class that occurs three times. Nothing overlaps, nothing is stored.
 # - The released code's images differ: in about three of ten, a digit is partly overwritten, which may make some of them harder (by how
 #   much was not measured), and its small view is drawn, not computed from the image.
-# - Both are reproduced by `variant="released"`; every run's record says which was used.
+# - Both are reproduced by `variant="released"`; every run of this book uses `variant="paper"`.
 #
 # ## Exercises
 #
