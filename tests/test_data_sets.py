@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 from atslib.data import GTSDB, ColonCancer, SignWindows, SwedishTrafficSigns, colon_cancer, speed_limits
 from atslib.data.catalogue import SETS
 from atslib.data.colon_cancer import KINDS, RUNS
-from atslib.data.files import DataError, ImageFiles, data_root, image_size, read_image
+from atslib.data.files import DataError, ImageFiles, data_root, files_digest, image_size, read_image
 from atslib.data.mnist import full_mnist
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
 from atslib.experiments import speed_limits as experiment
+from atslib.experiments.records import array_digest
 from atslib.networks import SaliencyPrior
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
@@ -795,3 +796,25 @@ def test_the_window_shows_the_largest_sign(german, tmp_path):
 
 def test_the_pan_is_that_of_the_image_size(german, tmp_path):
     assert experiment.load_data("laptop", tmp_path).augment.shift == 8  # of 80 rows, as 100 of 960
+
+
+def test_digests_tell_contents_apart(tmp_path):
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same.png").write_bytes(content)
+    one, again, other = (files_digest([tmp_path / name / "same.png"]) for name in "abc")
+    assert one == again != other
+    assert array_digest(np.arange(3)) != array_digest(np.array([0, 1, 3]))
+
+
+def test_what_is_wrong_with_the_colon_set_is_named(colon, monkeypatch):
+    monkeypatch.setattr(colon_cancer, "SIZE", 16)
+    nuclei = dict(epithelial=50, fibroblast=0, inflammatory=0, others=0)
+    monkeypatch.setattr(colon_cancer, "NUCLEI", nuclei), monkeypatch.setattr(colon_cancer, "DETECTED", 50)
+    assert colon_cancer.problems(colon) == []
+    monkeypatch.setattr(colon_cancer, "NUCLEI", nuclei | dict(others=1))
+    assert "is it the release of 2016_04_28?" in colon_cancer.problems(colon)[0]
+    savemat(colon / "Classification" / "img1" / "img1_epithelial.mat", {"detection": np.array([[3.0, 17.0]])})
+    assert "img1_epithelial.mat: a nucleus outside the image, between 3 and 17" in colon_cancer.problems(colon)[0]
+    assert SETS["colon_cancer"].state(colon.parents[1]) == "complete"
+    assert SETS["colon_cancer"].state(colon.parents[1], thorough=True).startswith("incomplete: ")

@@ -656,3 +656,26 @@ def test_one_draw_has_no_standard_error_and_several_one_without_gradient(name):
     log_attention = UNIFORM.clone().requires_grad_()
     assert ESTIMATORS[name].stderr(log_attention, torch.tensor([[0]]), features[:, :1]) is None
     assert not ESTIMATORS[name].stderr(log_attention, torch.tensor([[0, 1, 2]]), features).requires_grad
+
+
+def test_points_on_a_border_belong_to_what_follows_and_the_tail_is_not_rounded_away():
+    curve = Systematic("raster")
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    assert curve.place(torch.tensor([[0, 0.5, 0.5]]).log(), zero, 2).tolist() == [[1, 2]]
+    attention = torch.full((1, 10_001), 1e-8, dtype=torch.float64)  # each below float32's resolution at one
+    attention[0, 0] = 1 - 1e-4
+    place = curve.place(attention.log().float(), torch.full((1, 1), 1 - 5e-5, dtype=torch.float64), 1).item()
+    assert abs(place - 5000) < 10
+
+
+def test_the_baseline_of_des_raj_is_the_mean_of_what_was_seen():
+    features = torch.tensor([[[1.0], [5.0], [0.0]]])
+    found = ESTIMATORS["des_raj"]._built_in_control(UNIFORM, torch.tensor([[0, 1, 2]]), features)
+    # b = 0, 1, 3; w = 1, 3/4, 1/2: (w b + a (the sum of later b)) / 3
+    torch.testing.assert_close(found[0, :, 0] * 3, torch.tensor([1.0, 0.75 + 0.75, 1.5]))
+
+
+def test_estimates_are_as_precise_as_the_more_precise_input():
+    index, features = torch.tensor([[0, 1]]), torch.full((1, 2, 1), 1 / 3, dtype=torch.float64)
+    z = ESTIMATORS["with_replacement"](UNIFORM, index, features)
+    assert z.dtype == torch.float64 and z.item() == 1 / 3

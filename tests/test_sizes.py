@@ -95,3 +95,13 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     for wrong in ("0", "large", "300,-1"):
         assert main([*arguments, wrong]) == 2
         assert f"--sizes {wrong}: expected whole numbers of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("patch", [(40, 60), (60, 40)])
+def test_digits_in_patches_that_are_no_squares(patch):
+    geometry = PatchGeometry((200, 200), (24, 24), (24, 24), patch, padding=3, receptive_field=7)
+    image = torch.zeros(1, 1, 200, 200)
+    image[..., 90:118, 70:98] = 1
+    patches = extract_patches(image, geometry.top_left(torch.arange(24 * 24)[None]), patch)[0]
+    expected = patches.sum((1, 2, 3)) == 28 * 28
+    assert torch.equal(shows_a_digit(geometry, torch.tensor([[90, 70]])).flatten(), expected) and expected.any()
