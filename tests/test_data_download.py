@@ -438,3 +438,26 @@ def test_an_interrupted_script_says_how_to_go_on(tmp_path, capsys):
 
     assert command.run(SETS["mnist"], stop, ["--data", str(tmp_path)]) == 130
     assert "run the same command again to go on" in capsys.readouterr().err
+
+
+def test_what_was_there_outlives_a_set_that_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "a").write_text("before")
+    replace = os.replace
+
+    def second_fails(source, place):
+        if Path(source).name.endswith(".part"):
+            raise OSError(5, "input/output error")
+        replace(source, place)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(DataError), downloading.beside(target) as part:
+        (part / "a").write_text("after")
+    assert (target / "a").read_text() == "before" and files_in(tmp_path) == ["set/a"]
+
+    monkeypatch.setattr(os, "replace", replace)
+    target.rename(tmp_path / ".set.old")  # killed between the two renames
+    with pytest.raises(KeyError), downloading.beside(target):
+        raise KeyError
+    assert (target / "a").read_text() == "before"

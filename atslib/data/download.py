@@ -251,7 +251,13 @@ def beside(target: str | os.PathLike) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.part")
     old = target.with_name(f".{target.name}.old")
     made = [parent for parent in target.parents if not parent.exists()]  # the innermost first
+
+    def put_back() -> None:  # what was there before, if nothing has taken its place
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+
     try:
+        put_back()
         for left_over in (part, old):
             if left_over.exists():  # of a run that was killed
                 shutil.rmtree(left_over)
@@ -266,6 +272,7 @@ def beside(target: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise _disk_error(target, error) from error
     finally:
+        put_back()
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         with contextlib.suppress(OSError):  # a parent that holds something stays
