@@ -306,8 +306,8 @@ def train(
                         raise
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
                 if not known or device.type == "cpu":
-                    _check_labels(labels if known else _labels_of(train_set, labels), out.logits.shape[1], class_weights)
-                    _check_labels(labels[:0] if known else _labels_of(test_set, labels[:0]), out.logits.shape[1])
+                    for told in (labels,) if known else (_labels_of(train_set, labels), _labels_of(test_set, labels)):
+                        _check_labels(told, out.logits.shape[1], class_weights)
                     known = True
                 loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
                 counted = float(group.rank < len(batch))

@@ -510,6 +510,7 @@ def test_numbers_of_a_record(tiny, tmp_path, monkeypatch):
         assert final["by_n_patches"][str(n)] == dict(test_error=again["error"], test_loss=again["loss"])
     assert final["by_n_patches"]["5"]["test_loss"] != final["by_n_patches"]["10"]["test_loss"]
     assert final["test_loss"] == final["by_n_patches"]["10"]["test_loss"]
+    assert final["wrong"] == (again["predicted"] != again["labels"]).nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize(

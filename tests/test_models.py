@@ -26,11 +26,15 @@ from atslib.networks import (
 from atslib.patches import PatchGeometry
 
 
+def small_features(width=5):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
+
+
 def small_model(estimator="des_raj", n_patches=3):
     """A model of six locations whose every draw can be enumerated."""
     return AttentionSampling(
         attention=AttentionNetwork(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1)),
-        features=nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm()),
+        features=small_features(),
         classifier=Classifier(5, 3, scale=4),
         patch_size=8,
         n_patches=n_patches,
@@ -108,10 +112,6 @@ def test_patches_are_those_around_the_drawn_locations():
         # a view pixel is 25/3 image pixels; the patch's middle goes to the middle of the pixel it was drawn for
         top, left = (math.floor((cell + 0.5) * 25 / 3 - 25 + 0.5) + 50 for cell in (row, column))
         assert torch.equal(out.patches[batch, patch, 0], padded[batch, 0, top : top + 50, left : left + 50])
-
-
-def small_features(width=5):
-    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
 
 
 def small_uniform():
@@ -520,10 +520,6 @@ def test_numbers_as_other_libraries_give_them():
     assert type(AttentionSampling(MegapixelMNISTAttention(), *parts, patch_size=20, n_patches=np.int64(3)).n_patches) is int
 
 
-def feats():
-    return nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm())
-
-
 def watched(features, what):
     seen = []
     features.register_forward_pre_hook(lambda module, inputs: seen.append(what(inputs[0])))
@@ -532,7 +528,7 @@ def watched(features, what):
 
 def test_what_lies_outside_the_image_is_fill():
     image = torch.zeros(1, 1, 16, 24, dtype=torch.uint8)
-    features, seen = watched(feats(), lambda patches: patches.amax((1, 2, 3)).unique().tolist())
+    features, seen = watched(small_features(), lambda patches: patches.amax((1, 2, 3)).unique().tolist())
     parts = (features, Classifier(5, 3))
     ats = AttentionSampling(MegapixelMNISTAttention(), *parts, 12, 6, 0.125, fill=255)  # all 6 patches cross the border
     uniform, mil = UniformSampling(*parts, 12, 6, 0.125, fill=255), DeepMIL(MILAttention(5), *parts, 12, (2, 3), fill=255)
@@ -543,7 +539,7 @@ def test_what_lies_outside_the_image_is_fill():
 
 def test_a_chunk_bounds_the_patches_of_a_whole_batch():
     image = torch.rand(2, 1, 16, 24)
-    features, seen = watched(feats(), len)
+    features, seen = watched(small_features(), len)
     parts = (features, Classifier(5, 3))
     with torch.no_grad():
         AttentionSampling(MegapixelMNISTAttention(), *parts, 8, 2, 0.125).exact(image, chunk=4)
@@ -552,18 +548,18 @@ def test_a_chunk_bounds_the_patches_of_a_whole_batch():
 
 
 def test_no_patch_at_all_is_refused():
-    model = AttentionSampling(MegapixelMNISTAttention(), feats(), Classifier(5, 3), 8, 2, 0.125)
+    model = AttentionSampling(MegapixelMNISTAttention(), small_features(), Classifier(5, 3), 8, 2, 0.125)
     with pytest.raises(ValueError, match="n = 0 locations"):
         model(torch.rand(1, 1, 16, 24), n_patches=0)
 
 
 def test_a_view_may_be_the_image():
-    model = AttentionSampling(MegapixelMNISTAttention(), feats(), Classifier(5, 3), 8, 2, scale=1)
+    model = AttentionSampling(MegapixelMNISTAttention(), small_features(), Classifier(5, 3), 8, 2, scale=1)
     image = torch.rand(1, 1, 16, 24)
     assert torch.equal(model.view(image), image)
 
 
 def test_attend_refuses_a_view_of_another_aspect():
-    model = AttentionSampling(MegapixelMNISTAttention(), feats(), Classifier(5, 3), 8, 2, 0.125)
+    model = AttentionSampling(MegapixelMNISTAttention(), small_features(), Classifier(5, 3), 8, 2, 0.125)
     with pytest.raises(ValueError, match="the aspects differ"):
         model.attend(torch.rand(1, 1, 16, 24), torch.rand(1, 1, 4, 12))

@@ -1,6 +1,7 @@
 """Trained networks on larger images: which locations show a digit, and what is written."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,7 @@ def test_measure_counts_errors_and_attention(method, view):
     assert row["size"] == 300 and row["n"] == 4
     assert row["wrong"] == [number for number in range(4) if tests.labels[number] != answer]
     assert row["error"] == len(row["wrong"]) / 4
+    assert row["stderr"] == math.sqrt(row["error"] * (1 - row["error"]) / 4)
     assert 0 < row["uniform"] < 1 and row["view_ms"] > 0 and row["look_ms"] > 0
     masses = []
     for number in range(4):
@@ -86,6 +88,9 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     record = json.loads(path.read_text())
     assert record["run"] == name and [row["size"] for row in record["sizes"]] == [250, 300]
     assert capsys.readouterr().out.count("view_ms") == 2  # 300 was measured once
+
+    assert main([name, "--images", "3", "--out", str(tmp_path), "--sizes", "300"]) == 0
+    assert [row["n"] for row in json.loads(path.read_text())["sizes"] if row["size"] == 300] == [3]
 
     assert main(["nothing", "--out", str(tmp_path)]) == 2
     assert "nothing.json is no record" in capsys.readouterr().err
