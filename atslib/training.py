@@ -343,7 +343,7 @@ def train(
                     return curve
             bar.close()
             loss_sum, wrong, spread, seen, _ = sums
-            entry = dict(epoch=epoch, seconds=round(time.monotonic() - began + _before(curve), 1))
+            entry = dict(epoch=epoch, seconds=round(time.monotonic() - began + _before(curve), 3))
             entry.update(train_loss=loss_sum / seen, train_error=wrong / seen)
             if spread:
                 entry.update(entropy=spread / seen)

@@ -223,7 +223,9 @@ def test_the_committed_weights_still_fit():
 def test_broken_records_are_named_and_left_alone(tmp_path):
     (good,) = (RESULTS / "runs").glob("megapixel_mnist-ats-systematic-n10-seed0-laptop.json")
     shutil.copy(good, tmp_path / "good.json")
+    nowhere = json.dumps(json.loads(good.read_text()) | dict(hardware={}))
     broken = {"cut.json": good.read_text()[:500], "empty.json": "", "list.json": "[1]", "other.json": '{"seed": 1}'}
+    broken |= {"nowhere.json": nowhere, "null.json": nowhere.replace('"hardware": {}', '"hardware": null')}
     for name, text in broken.items():
         (tmp_path / name).write_text(text)
     with pytest.warns(UserWarning) as warned:
@@ -274,6 +276,8 @@ def test_settings_can_be_changed_and_stand_in_name_and_record(tiny, tmp_path, ca
         ("seed=5", "setting 'seed': the seed is an argument of its own, --seed"),
         ("training=0.1", "setting 'training'"),
         ("epochs=many", "epochs='many': expected a value such as 2"),
+        ("epochs=True", "epochs=True: expected a value such as 2"),
+        ("saliency_prior=0.5", "saliency_prior=0.5: expected a value such as True"),
         ("epochs", "setting 'epochs': expected NAME=VALUE"),
         ("epochs=1,", "setting 'epochs=1,': expected NAME=VALUE"),
     ],

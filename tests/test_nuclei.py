@@ -182,6 +182,10 @@ def test_the_command_measures_what_has_attention(small, root, tmp_path, capsys):
         assert mean == pytest.approx(np.nanmean([row[key] for row in numbers["final"]]))
     assert json.loads((folder / f"{mil.name}.json").read_text())["epochs"] == {}
 
+    ats.weights.unlink()  # the last snapshot stands in for them
+    for row, before in zip(measure(ats, tests)[0]["final"], numbers["final"], strict=True):
+        assert row == pytest.approx(before, rel=1e-3, nan_ok=True)
+
 
 def test_the_command_leaves_alone_what_is_there_or_strange(small, root, tmp_path, capsys):
     run = trained(root, tmp_path)

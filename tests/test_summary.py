@@ -40,6 +40,13 @@ def test_permutation_test_is_scipys(paired):
     assert permutation_test(A, A, paired) == 1
 
 
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("factor", [1e-14, math.pi * 1e9])
+def test_permutation_test_does_not_know_units(paired, factor):
+    a, b = ([factor * value for value in values] for values in (A, B))
+    assert permutation_test(a, b, paired) == permutation_test(A, B, paired)
+
+
 @pytest.mark.parametrize(
     "a, b, paired, message",
     [([], [1], False, "0 and 1 numbers"), ([1, 2], [1], True, "as many of both"), ([0] * 30, [1] * 30, True, "exchanges")],

@@ -1,5 +1,6 @@
 """Training: it learns, it resumes to the same numbers, it refuses what does not fit."""
 
+import itertools
 import math
 import os
 import signal
@@ -851,6 +852,15 @@ def test_seconds_are_those_of_training_across_stops(clock, tmp_path):
     while len(curve := train(Noting(), train_set, test_set, replace(SETTINGS, epochs=2), **options)) < 2:
         pass
     assert [entry["seconds"] for entry in curve] == [24, 48]
+
+
+def test_short_epochs_add_up(monkeypatch):
+    now = itertools.count()
+    monkeypatch.setattr(atslib.training.time, "monotonic", lambda: next(now) / 500)
+    short = train(model(), data(n=8), None, replace(SETTINGS, epochs=5), progress=False)
+    monkeypatch.setattr(atslib.training.time, "monotonic", lambda: float(next(now)))
+    long = train(model(), data(n=8), None, replace(SETTINGS, epochs=5), progress=False)
+    assert [entry["seconds"] * 500 for entry in short] == pytest.approx([entry["seconds"] for entry in long])
 
 
 def test_checkpoints_are_written_every_so_often(clock, tmp_path, monkeypatch):

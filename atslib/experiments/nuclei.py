@@ -7,7 +7,6 @@ positive images of their test fold, and writes ``results/nuclei/NAME.json``: num
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -15,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from atslib.data import ColonCancer, DataError
-from atslib.experiments.records import read_record
+from atslib.experiments.records import read_record, write_record, write_whole
 from atslib.experiments.runs import Run, attention_snapshots, run_of
 
 RADIUS = 13  # pixels, half a patch: a nucleus that near to a patch's centre is in the patch
@@ -161,7 +160,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder = args.out / "nuclei"
-    folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((args.out / "runs").glob("colon_cancer-*.json")):
         record = read_record(path)
         if record["method"] not in ("ats", "deep_mil") or "generated" in path.stem or (folder / path.name).exists():
@@ -171,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{path}: named otherwise than {run.name}, the run it tells of; skipped", file=sys.stderr)
             continue
         numbers, maps = measure(run, run.loaded.test, args.maps if record["seed"] == 0 else 0)
-        (folder / path.name).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
         if maps:
-            save_file(maps, folder / f"{run.name}.safetensors")
+            write_whole(folder / f"{run.name}.safetensors", save(maps))
+        write_record(folder / path.name, numbers)  # last: a run that has it is skipped
         means = {key: np.nanmean([row[key] for row in numbers["final"]]) for key in ("mass", "area", "auc", "auc_nuclei")}
         print(run.name, "  ".join(f"{key} {value:.3f}" for key, value in means.items()))
     return 0

@@ -97,6 +97,8 @@ def read_record(path: str | os.PathLike) -> dict:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no record ({error}): move it away or run it again") from error
     missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
+    if not missing:  # what `machine` reads
+        missing = [f"hardware.{field}" for field in ("device", "name", "threads") if field not in (record["hardware"] or ())]
     if missing:
         raise ValueError(f"{path} is no record (it has no {', '.join(missing)}): move it away or run it again")
     return record

@@ -391,6 +391,8 @@ def _like(present, value, field: str):
         value = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         raise ValueError(f"{field}={value!r}: expected a value such as {present!r}") from None
+    if isinstance(present, bool) != isinstance(value, bool) and present is not None:
+        raise ValueError(f"{field}={value!r}: expected a value such as {present!r}")
     if type(present) is int and isinstance(value, float):
         if not value.is_integer():
             raise ValueError(f"{field}={value}: expected a whole number such as {present}")

@@ -64,8 +64,9 @@ def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = Fals
         sums = together[chosen].sum(1)
         differences = sums / len(a) - (together.sum() - sums) / len(b)
         observed = a.mean() - b.mean()
-    # Rounding must not decide whether a difference is as large as itself.
-    return float((np.abs(differences) >= abs(observed) - 1e-12).mean())
+    # Rounding must not decide whether a difference is as large as itself; it grows with the numbers, not with their difference.
+    slack = 1e-12 * max(np.abs(a).max(), np.abs(b).max())
+    return float((np.abs(differences) >= abs(observed) - slack).mean())
 
 
 def sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int]) -> float:
