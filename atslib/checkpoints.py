@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -36,8 +37,13 @@ def read_position(path: str | os.PathLike) -> dict:
     return torch.load(path, map_location="cpu", weights_only=True)["position"]
 
 
-def load_checkpoint(path: str | os.PathLike, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict) -> dict:
+def load_checkpoint(
+    path: str | os.PathLike, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict, free: Collection[str] = ()
+) -> dict:
     """Put model, optimiser and the global random numbers into the state they were saved in; returns the position.
+
+    Args:
+        settings: what must be as it was, but for those named in ``free``.
 
     Raises:
         ValueError: no checkpoint of ours, or one of other settings; the differences are listed and nothing is changed.
@@ -50,7 +56,7 @@ def load_checkpoint(path: str | os.PathLike, model: nn.Module, optimiser: torch.
     differ = [
         f"{key} was {theirs.get(key)!r}, is {settings.get(key)!r}"
         for key in [*settings, *(key for key in theirs if key not in settings)]
-        if theirs.get(key) != settings.get(key)
+        if theirs.get(key) != settings.get(key) and key not in free
     ]
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     saved = {key: tuple(value.shape) for key, value in state["model"].items()}

@@ -187,7 +187,8 @@ def train(
             ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
             the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted. It goes
             on in the precision in which it was begun. It is also written before each test, so that what a test raises costs no
-            epoch.
+            epoch. A run that is done goes on where the settings now ask for more epochs, to the numbers of a run that was to
+            have so many from the beginning; with the schedule ``"cosine"``, where these are other epochs, that is refused.
         max_seconds: stop after the first step that ends later than this.
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
@@ -200,10 +201,11 @@ def train(
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings; the differences are listed. ``balanced`` and a set without ``labels``. A
-            training set without images, or a loader in place of a set. Labels that are no class of the model (on a GPU only those
-            of the first batch, if the set is no :class:`atslib.loading.LabelledImages`), class weights that are not one a class.
-            Several processes and a model with batch normalisation.
+        ValueError: a checkpoint of other settings; the differences are listed. A checkpoint in a later epoch than is asked for.
+            ``balanced`` and a set without ``labels``. A training set without images, or a loader in place of a set. Labels that
+            are no class of the model (on a GPU only those of the first batch, if the set is no
+            :class:`atslib.loading.LabelledImages`), class weights that are not one a class. Several processes and a model with
+            batch normalisation.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
@@ -235,7 +237,12 @@ def train(
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
-        position = load_checkpoint(checkpoint, model, optimiser, what)
+        # What an epoch does depends on how many will follow only where the learning rate does.
+        free = () if settings.schedule == "cosine" else ("epochs",)
+        position = load_checkpoint(checkpoint, model, optimiser, what, free)
+        begun = len(position["curve"]) + (position["step"] > 0)
+        if begun > settings.epochs:
+            raise ValueError(f"{checkpoint} is in epoch {begun} already, settings ask for {settings.epochs} epochs")
         curve, step, sums, seconds = (position[key] for key in ("curve", "step", "sums", "seconds"))
         bfloat16 = position["bfloat16"]  # in one precision to the end, whatever this machine would choose
 

@@ -615,7 +615,30 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         train(
             model(), data(), None, replace(SETTINGS, epochs=1, batch_size=4, learning_rate=0.1), checkpoint=path, progress=False
         )
+    with pytest.raises(ValueError, match=r"other settings \(epochs was 1, is 2\)"):  # other epochs, with the schedule "cosine"
+        train(model(), data(), None, replace(SETTINGS, epochs=2), checkpoint=path, progress=False)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("schedule", [dict(schedule="constant"), dict(schedule="step", milestones=(1, 3))])
+def test_a_run_that_is_done_can_be_given_more_epochs(tmp_path, schedule):
+    path = tmp_path / "run.pt"
+
+    def run(epochs, **options):
+        trained = model()
+        settings = replace(SETTINGS, epochs=epochs, **schedule)
+        return train(trained, data(), data("test", 8), settings, augment=Noisy(), progress=False, **options), weights(trained)
+
+    for epochs in (1, 2):
+        run(epochs, checkpoint=path)
+    while len(run(4, checkpoint=path, max_seconds=0)[0]) < 4:
+        pass
+    (curve, found), (expected_curve, expected) = run(4, checkpoint=path), run(4)
+    assert without_times(curve) == without_times(expected_curve) and torch.equal(found, expected)
+    with pytest.raises(ValueError, match=r"run\.pt is in epoch 4 already, settings ask for 3 epochs"):
+        run(3, checkpoint=path)
+    with pytest.raises(ValueError, match=r"other settings \(epochs was 4, is 5; schedule was "):
+        train(model(), data(), None, replace(SETTINGS, epochs=5), augment=Noisy(), checkpoint=path, progress=False)
 
 
 def test_a_checkpoint_of_other_data_or_another_model_is_refused(tmp_path):
