@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention
-from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size, pair
+from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
 
 
 @dataclass
@@ -88,6 +88,13 @@ class AttentionSampling(nn.Module):
         estimator: a name in :data:`atslib.estimators.ESTIMATORS`, or an estimator.
         fill: value of patch pixels outside the image, in the image's own range.
 
+    Attributes:
+        share_equal: whether the features of equal patches are computed once. Values and gradients are the same up to rounding,
+            and a draw costs as much as it shows different patches: sharp attention draws the same locations again and again, and
+            empty ground is the same everywhere. None, as a model begins, for patches on the CPU; on a GPU the host has to wait
+            for the number of patches. Where it would change the result nothing is shared: batch normalisation or dropout in
+            training mode, images with a gradient. Set it to False for a feature network that is random by other means.
+
     Raises:
         ValueError: a size or a number of patches that is none, a scale outside (0, 1], an attention network without geometry, an
             unknown estimator.
@@ -95,6 +102,8 @@ class AttentionSampling(nn.Module):
     Images may be ``uint8`` (0 … 255), which the networks see as [0, 1] and which is never converted as a whole, or floating
     point, which they see as it is.
     """
+
+    share_equal: bool | None = None
 
     def __init__(
         self,
@@ -259,7 +268,24 @@ class AttentionSampling(nn.Module):
             yield attention.gather(1, index), seen
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
-        return _features(self.features, patches)
+        if not self._may_share(patches):
+            return _features(self.features, patches)
+        every = patches.flatten(0, 1)
+        first, which = distinct_patches(every)
+        if len(first) == len(every):
+            return _features(self.features, patches)
+        distinct = every[first].contiguous(memory_format=torch.channels_last)
+        return _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
+
+    def _may_share(self, patches: Shaped[Tensor, "B N C h w"]) -> bool:
+        """Whether equal patches are looked for, and have equal features and gradients."""
+        if torch.compiler.is_compiling() or not (patches.device.type == "cpu" if self.share_equal is None else self.share_equal):
+            return False
+        # The gradient by the pixels would go to one of the equal patches only.
+        return not patches.requires_grad and not any(
+            isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)) and module.training
+            for module in self.features.modules()
+        )
 
     def _classify(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
         return self.classifier(_for(self.classifier, pooled))

@@ -2,7 +2,7 @@
 
 :func:`downsample` makes the view :math:`V(x, s)` from which attention is computed (eq. 18), :class:`PatchGeometry` says
 where in the image a location of the attention map lies, and :func:`extract_patches` reads the patches
-:math:`P(x, i)` there (eq. 19).
+:math:`P(x, i)` there (eq. 19). :func:`distinct_patches` tells which of them show the same.
 """
 
 from __future__ import annotations
@@ -75,6 +75,31 @@ def extract_patches(
     ]  # (B, N, h, w, C)
     patches = patches.masked_fill_(~inside[..., None], fill)  # in place: indexing has made a copy
     return patches.to(home).permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
+
+
+def distinct_patches(patches: Shaped[Tensor, "M C h w"]) -> tuple[Int[Tensor, " U"], Int[Tensor, " M"]]:
+    """Which patches differ: so that what is asked of each has to be worked out once for those that are equal.
+
+    Sharp attention draws the same location again and again, and empty ground looks the same everywhere.
+
+    Args:
+        patches: any dtype; compared bit by bit.
+
+    Returns:
+        ``first``, the positions of the distinct patches, each where it appears first; and ``which`` of these each patch is equal
+        to: ``patches[first][which]`` are the patches.
+
+    >>> patches = torch.tensor([3, 1, 3, 2]).view(4, 1, 1, 1)
+    >>> distinct_patches(patches)
+    (tensor([0, 1, 3]), tensor([0, 1, 0, 2]))
+    """
+    rows = patches.permute(0, 2, 3, 1).flatten(1)  # no copy where the channels lie last
+    bits = rows.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])
+    which = bits.unique(dim=0, return_inverse=True)[1]
+    everyone = torch.arange(len(patches), device=patches.device)
+    first = torch.full_like(everyone, len(patches)).scatter_reduce(0, which, everyone, "amin")
+    first, order = first[first < len(patches)].sort()
+    return first, order.argsort()[which]
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,74 @@ def test_methods_are_called_alike(name):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Equal patches
+
+
+@pytest.fixture
+def sparse():
+    """Two images, each of six patches that do not overlap: two different ones, the other ten blank."""
+    image = torch.zeros(2, 1, 16, 24, dtype=torch.float64)
+    image[0, 0, 3, 5], image[1, 0, 12, 20] = 0.5, 1
+    return image
+
+
+def outcome(model, call, image):
+    """Logits and their gradients by all parameters, and how many patches the features were asked for."""
+    seen = []
+    hook = model.features.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    logits = call(image).logits
+    gradients = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+    hook.remove()
+    return [logits, *gradients], seen
+
+
+@pytest.mark.parametrize("how", ["forward", "exact", "exact in chunks"])
+def test_equal_patches_are_computed_once(sparse, how):
+    torch.manual_seed(0)
+    model = small_model("with_replacement", n_patches=50)
+    calls = {
+        "forward": lambda image: model(image, generator=torch.Generator().manual_seed(1)),
+        "exact": model.exact,
+        "exact in chunks": lambda image: model.exact(image, chunk=6),  # three locations of both images
+    }
+    found, seen = outcome(model, calls[how], sparse)
+    model.share_equal = False
+    expected, all_seen = outcome(model, calls[how], sparse)
+    torch.testing.assert_close(found, expected)
+    assert seen == ([2, 2] if how == "exact in chunks" else [3])
+    assert sum(all_seen) == (100 if how == "forward" else 12)
+
+
+def test_patches_that_all_differ_are_computed_as_ever():
+    torch.manual_seed(0)
+    model, image = small_model(n_patches=6), torch.rand(2, 1, 16, 24, dtype=torch.float64)
+    results = []
+    for model.share_equal in (None, False):
+        results.append(outcome(model, lambda image: model(image, generator=torch.Generator().manual_seed(1)), image))
+    assert all(torch.equal(*pair) for pair in zip(results[0][0], results[1][0])) and results[0][1] == results[1][1] == [12]
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(5), nn.Dropout(0.5), nn.Dropout2d(0.5)])
+def test_equal_patches_that_are_not_computed_alike_are_not_shared(sparse, layer):
+    model = small_model("with_replacement", n_patches=50)
+    model.features.insert(1, layer.double())
+    assert outcome(model, model, sparse)[1] == [100]
+    model.eval()
+    assert outcome(model, model, sparse)[1] == [3]
+
+
+def test_gradients_by_pixels_are_those_of_each_patch(sparse):
+    model = small_model().double()
+    image = sparse.requires_grad_()
+    results = []
+    for model.share_equal in (None, True, False):
+        results.append(torch.autograd.grad(model.exact(image).logits[:, 0].sum(), image)[0])
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[2])
+    assert results[2].abs().flatten(1).ne(0).sum(1).min() > 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Uniform sampling
 
 

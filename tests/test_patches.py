@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from atslib.networks import AttentionNetwork
-from atslib.patches import PatchGeometry, check_aspect, downsample, extract_patches, low_size, pair
+from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
 from atslib.profiling import peak_memory
 
 DTYPES = [torch.uint8, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
@@ -72,6 +72,29 @@ def test_extract_patches_is_differentiable_in_the_image():
     image = torch.rand(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     corners = torch.tensor([[[-1, 0], [2, 3]]])
     assert torch.autograd.gradcheck(lambda x: extract_patches(x, corners, 3), image)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_distinct_patches_by_comparing_all_pairs(dtype, channels_last):
+    torch.manual_seed(0)
+    patches = torch.randint(0, 2, (40, 2, 1, 2)).to(dtype)  # 16 kinds
+    if channels_last:
+        patches = patches.contiguous(memory_format=torch.channels_last)
+    equal = (patches[:, None] == patches).flatten(2).all(2)
+    firsts = equal.int().argmax(1)  # of each patch, the first that is equal to it
+    first, which = distinct_patches(patches)
+    assert first.tolist() == sorted(set(firsts.tolist())) and len(first) < 40
+    assert torch.equal(first[which], firsts)
+
+
+def test_distinct_patches_are_told_by_their_bits():
+    patches = torch.tensor([0.0, -0.0, torch.nan, 0.0, torch.nan, 1.0]).view(6, 1, 1, 1)
+    assert [part.tolist() for part in distinct_patches(patches)] == [[0, 1, 2, 5], [0, 1, 2, 0, 2, 3]]
+    assert [part.tolist() for part in distinct_patches(patches[:0])] == [[], []]
+    one_pixel = torch.zeros(2, 3, 9, 9, dtype=torch.uint8)
+    one_pixel[1, 2, 8, 8] = 1
+    assert [part.tolist() for part in distinct_patches(one_pixel)] == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize(
