@@ -243,6 +243,10 @@ class AttentionSampling(nn.Module):
             receptive_field=self.attention.receptive_field,
         )
 
+    def shares_equal_on(self, device: torch.device) -> bool:
+        """What ``share_equal`` comes to for patches there."""
+        return device.type == "cpu" if self.share_equal is None else self.share_equal
+
     def _draw(
         self, image: Tensor, low: Tensor | None, n_patches: int | None, generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "B h2 w2"], Int[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]:
@@ -279,7 +283,7 @@ class AttentionSampling(nn.Module):
 
     def _may_share(self, patches: Shaped[Tensor, "B N C h w"]) -> bool:
         """Whether equal patches are looked for, and have equal features and gradients."""
-        if torch.compiler.is_compiling() or not (patches.device.type == "cpu" if self.share_equal is None else self.share_equal):
+        if torch.compiler.is_compiling() or not self.shares_equal_on(patches.device):
             return False
         # The gradient by the pixels would go to one of the equal patches only.
         return not patches.requires_grad and not any(

@@ -51,7 +51,7 @@ def test_a_run_leaves_a_record_and_weights(tiny, tmp_path, capsys):
     assert path.name == "megapixel_mnist-ats-systematic-n10-seed3-smoke.json"
     expected = "experiment method estimator n_patches seed profile dataset hardware software settings curve final cost"
     assert list(record) == expected.split()
-    assert record["cost"]["ms_per_sample"] > 0 and record["cost"]["peak_mb"] > 0
+    assert record["cost"]["ms_per_sample"] > 0 and record["cost"]["peak_mb"] > 0 and record["cost"]["share_equal"] is True
     assert {"name", "digest", "n_train", "n_test", "image_size"} <= set(record["dataset"])
     assert record["hardware"]["threads"] == torch.get_num_threads()
     assert record["hardware"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability()

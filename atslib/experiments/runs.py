@@ -257,7 +257,10 @@ class Run:
         if group.rank == 0:
             # A run with a record is done, so the record comes last.
             write_whole(self.weights, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
-            write_record(self.record, self._record(group, curve, tests, model, provenance))
+            record = self._record(group, curve, tests, model, provenance)
+            if isinstance(model, AttentionSampling):
+                record["cost"]["share_equal"] = model.shares_equal_on(group.device) and not compile
+            write_record(self.record, record)
             self.checkpoint.unlink(missing_ok=True)
             final = tests[self.n_patches]
             report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
