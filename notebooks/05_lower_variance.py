@@ -298,7 +298,8 @@ for alpha, n in SETTINGS:
 # %% [markdown]
 # Verdict: *differs*. Drawing without replacement does bring more different locations, and weighed as Des Raj weighs them
 # they give a better estimate in every column. But with the estimator that the paper prints, eq. 14, they give a worse
-# one in most columns. The saving is in the weights, not in the draw.
+# one in most columns. The saving is in the weights, not in the draw. And a feature that is drawn twice need not be computed
+# twice: `AttentionSampling` computes it once, with any estimator ([chapter 13](13_cost.ipynb) measures what that saves).
 #
 # ### Play with it
 #

@@ -38,6 +38,7 @@ from torch.utils.data import Subset
 from atslib import plots
 from atslib.data import MegapixelMNIST
 from atslib.experiments import colon_cancer, load_records, megapixel_mnist
+from atslib.experiments.runs import attention_snapshots
 from atslib.experiments.summary import mean_and_stderr, method_name, permutation_test
 from atslib.profiling import peak_memory, training_step
 from atslib.training import evaluate
@@ -68,7 +69,7 @@ def read(name):
 #
 # The networks are those of Megapixel MNIST with ten patches of 50 × 50. ATS-10 is attention sampling with ten patches, U-10 draws ten
 # anywhere, with equal chances. Deep MIL {cite}`ilse2018` reads a patch every 25 pixels, the
-# CNN is the paper's ResNet-16 on the image or on half of it. Nothing here is trained: cost does not depend on what an image shows.
+# CNN is the paper's ResNet-16 on the image or on half of it. Nothing here is trained, and the images are random pixels, so that no two patches are alike: the most that the methods cost. What changes where patches are alike is [measured, too](#cell-equal-patches).
 #
 # Large times are those of a CPU and mean little elsewhere. **Only ratios, each within one run, are compared with the paper's**,
 # which were measured on a GPU.
@@ -497,6 +498,72 @@ Markdown(
         if off and len(patch_time) > 1
         else "."
     )
+)
+
+# %% [markdown]
+# (cell-equal-patches)=
+# ## N draws, fewer patches
+#
+# Real images have empty ground, where one patch looks like another, and attention that has settled draws the same place again and again. Equal patches have equal features. So `AttentionSampling` computes the features of equal patches once and uses them as often as they were drawn; value and gradient are those of $N$ patches, up to
+# rounding. How many different locations are there among the draws? Systematic draws are equally spaced points on a line on which each location has the length of its attention ([chapter 5](05_lower_variance.ipynb)), so a location is met at all with probability $\min(1, N a_i)$, and
+#
+# $$ \mathbb E\,[\text{different locations}] = \sum_i \min(1, N a_i) \le N . $$ (eq-distinct)
+#
+# The sum grows with $N$ as long as $N a_i < 1$ everywhere, and stops where all attention has been seen. Below, a network of Megapixel MNIST that was trained with ten patches, with the attention that it had after some epochs of training; and uniform sampling on the same images. `benchmarks/equal_patches.py` takes a training step with and without sharing, in turn.
+
+# %% mystnb={"image": {"alt": "Left: different patches in an image against the draws N, from 5 to 100, both logarithmic, below the diagonal on which all differ. Before training about six in ten are different; the curves of later epochs bend away from the diagonal, the more the later; uniform sampling lies lowest, about a seventh of the draws. Right: how many times faster a training step is with sharing, against N: rising with N for trained attention, highest for uniform sampling."}}
+equal = read("cost/equal_patches.json")
+equal_points = [p for p in equal.get("points", []) if p["images"] == "digits"]
+attentions = list(dict.fromkeys(p["attention"] for p in equal_points))
+shades = dict(zip(attentions, [*plt.colormaps["viridis"](np.linspace(0, 0.85, max(1, len(attentions) - 1))), plots.RED]))
+at_attention = {name: [p for p in equal_points if p["attention"] == name] for name in attentions}
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.9))
+for name, points in at_attention.items():
+    n = [p["n"] for p in points]
+    style = dict(color=shades[name], marker="v" if name == "uniform" else "o")
+    left.plot(n, [p["patches"] for p in points], **style, label=name)
+    right.plot(n, [p["each"]["ms"] / p["shared"]["ms"] for p in points], **style)
+left.plot([5, 100], [5, 100], color="#999999", lw=1, ls=":", label="all differ")
+right.axhline(1, color="#999999", lw=1, ls=":")
+left.set(xscale="log", yscale="log", xlabel="draws N", ylabel="different patches in an image")
+right.set(xscale="log", yscale="log", xlabel="draws N", ylabel="time without sharing / with")
+for ax, ticks in ((left, [1, 2, 5, 10, 20, 50, 100]), (right, [1, 2, 5])):
+    ax.set(xticks=[5, 10, 25, 50, 100], xticklabels=[5, 10, 25, 50, 100], yticks=ticks, yticklabels=ticks)
+    ax.minorticks_off()
+figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+plt.show()
+
+# %% tags=["hide-input"]
+# The formula, on this page: the same network and as many of the same images.
+snapshots = attention_snapshots(f"../results/weights/{equal['run']}.attention.safetensors")
+settled = megapixel_mnist.build_model(10, "systematic", "laptop")
+settled.load_state_dict(load_file(f"../results/weights/{equal['run']}.safetensors"))
+looked_at = torch.stack([MegapixelMNIST("test", 1000, 1500)[number][0] for number in range(equal["batch"])])
+rows, apart = [], []
+with torch.no_grad():
+    for name, points in at_attention.items():
+        if name == "uniform":
+            attention = torch.full((1, 180**2), 1 / 180**2)
+        else:
+            settled.attention.load_state_dict(snapshots[int(name.removeprefix("epoch "))])
+            attention = settled.attend(looked_at)[1].flatten(1).exp()
+        for p in points:
+            expected = (p["n"] * attention).clamp(max=1).sum(1).mean().item()
+            apart.append(p["locations"] / expected - 1)
+            if p["n"] in (10, 100):
+                rows.append([name, p["n"], f"{expected:.1f}", f"{p['locations']:.1f}", f"{p['patches']:.1f}", f"{p['each']['ms'] / p['shared']['ms']:.1f}", f"{p['each']['peak_mb'] / p['shared']['peak_mb']:.1f}"])
+display(plots.table(["attention", "N", "locations, by the formula", "locations, drawn", "different patches", "times faster", "times less memory"], rows))
+
+last_points = {p["n"]: p for name in [n for n in attentions if n != "uniform"][-1:] for p in at_attention[name]}
+last_name = [n for n in attentions if n != "uniform"][-1]
+most = max(last_points)
+in_vain = [p["shared"]["ms"] / p["each"]["ms"] - 1 for p in equal["points"] if p["images"] == "random"]
+steeper = (last_points[most]["shared"]["ms"] / last_points[10]["shared"]["ms"], last_points[most]["each"]["ms"] / last_points[10]["each"]["ms"])
+Markdown(
+    f"**To be seen:** attention that has settled ({last_name}) shows {last_points[most]['patches']:.0f} different patches in {most} draws, so a training step with {most} costs {steeper[0]:.1f} times one with ten, where without sharing it costs {steeper[1]:.1f} times as much. "
+    f"Uniform sampling sees {at_attention['uniform'][-1]['patches'] / at_attention['uniform'][-1]['n']:.0%} different patches, for most of these images is empty ground. The drawn locations are within {max(map(abs, apart)):.0%} of the formula, which gives a mean: these are single draws of {equal['batch']} images each. "
+    f"Looking for equal patches in vain, in random pixels, changed the time of a step by {min(in_vain):+.1%} to {max(in_vain):+.1%}. Measured on {equal['hardware']['name']} ({equal['hardware'].get('cpu_capability', '')}), {equal['hardware']['threads']} thread(s); only the ratios count.\n\n"
+    "Photographs have little empty ground, so that only sharp attention saves something there. Deep MIL could save on empty ground, too, but computes every patch here, as in the paper. On a GPU, looking for equal patches makes the host wait, so there it is left off unless one asks for it: `model.share_equal = True`."
 )
 
 # %% [markdown]

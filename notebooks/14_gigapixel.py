@@ -517,7 +517,7 @@ rows = [
     ["pixels", f"{huge.numel():,}"],
     ["file", f"{file.st_size / 1e9:.2f} GB" + (f", of which {blocks * 512 / 1e3:,.0f} kB are not empty" if (blocks := getattr(file, "st_blocks", None)) else "")],
     ["view, made once", f"{view.shape[2]}² pixels, {made_view:.1f} s"],
-    ["read of the image for an answer, beside the view", f"{regions_read:,} pixels in regions ({regions_read / huge.numel():.4%}), of which {patches_read:,} through the feature network"],
+    ["read of the image for an answer, beside the view", f"{regions_read:,} pixels in regions ({regions_read / huge.numel():.4%}), of which {patches_read:,} in the drawn patches"],
     ["an answer, view at hand", f"{1000 * looked:,.0f} ms"],
     ["a training step, view at hand", f"{1000 * stepped:,.0f} ms"],
     ["memory of the step, image and view not counted", f"{memory:,.0f} MB"],
