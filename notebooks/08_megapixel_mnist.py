@@ -368,7 +368,7 @@ for kind, rows in kinds.items():
         lines.append(
             [kind, row.precision, row.seed, f"{row.left:.0f}" if row.left == row.left and row.left else "never",
              f"{row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}", f"{row['final.train_loss']:.2f}",
-             f"{row['curve.seconds'][-1] / 60:.0f}" + ("" if row.machine == usual_machine else "*")]
+             f"{row['curve.seconds'][-1] / 60:.0f}" + ("" if row.machine == usual_machine else "*") + ("†" if row.get("cost.share_equal") is True else "")]
         )  # fmt: skip
     if len(rows) > 1:
         lines.append([f"**{kind}: mean**", "", f"{len(rows)} runs", "", f"**{with_error([r['final.test_error'] for r in rows])}**",
@@ -379,6 +379,7 @@ display(
     Markdown(
         "Test errors of single runs: ± one standard error of 1,000 test images. Means: ± one standard error over runs. "
         f"Minutes: on {usual_machine}" + (f"; with a star, on {' or '.join(elsewhere)}." if elsewhere else ".")
+        + (" With a dagger, equal patches were computed once ([chapter 13](13_cost.ipynb)), in the other runs each by itself." if any("†" in line[-1] for line in lines) else "")
     )
 )
 not_run = [f"{n}" for n in (5, 10, 25, 50, 100) if not (full_size.n_patches == n).any()]
