@@ -92,8 +92,8 @@ class AttentionSampling(nn.Module):
         share_equal: whether the features of equal patches are computed once. Values and gradients are the same up to rounding,
             and a draw costs as much as it shows different patches: sharp attention draws the same locations again and again, and
             empty ground is the same everywhere. None, as a model begins, for patches on the CPU; on a GPU the host has to wait
-            for the number of patches. Where it would change the result nothing is shared: batch normalisation or dropout in
-            training mode, images with a gradient. Set it to False for a feature network that is random by other means.
+            for the number of patches. Where it would change the result nothing is shared: batch normalisation by the batch's own
+            statistics, dropout, images with a gradient. Set it to False for a feature network that is random by other means.
 
     Raises:
         ValueError: a size or a number of patches that is none, a scale outside (0, 1], an attention network without geometry, an
@@ -286,10 +286,7 @@ class AttentionSampling(nn.Module):
         if torch.compiler.is_compiling() or not self.shares_equal_on(patches.device):
             return False
         # The gradient by the pixels would go to one of the equal patches only.
-        return not patches.requires_grad and not any(
-            isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)) and module.training
-            for module in self.features.modules()
-        )
+        return not patches.requires_grad and not any(map(_counts_patches, self.features.modules()))
 
     def _classify(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
         return self.classifier(_for(self.classifier, pooled))
@@ -507,6 +504,15 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
     """
     like = next((p for p in network.parameters() if p.is_floating_point()), inputs)
     return inputs.to(like.device, like.dtype)
+
+
+def _counts_patches(module: nn.Module) -> bool:
+    """Whether it matters to a layer how often a patch is there: to statistics over the batch, and to dropout."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.training or not module.track_running_stats
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return module.training and module.track_running_stats
+    return module.training and isinstance(module, nn.modules.dropout._DropoutNd)
 
 
 def _refuse_batch_norm(features: nn.Module, chunk: int | None, instead: str) -> None:

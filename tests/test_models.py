@@ -227,13 +227,24 @@ def test_patches_that_all_differ_are_computed_as_ever():
     assert all(torch.equal(*pair) for pair in zip(results[0][0], results[1][0])) and results[0][1] == results[1][1] == [12]
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(5), nn.Dropout(0.5), nn.Dropout2d(0.5)])
-def test_equal_patches_that_are_not_computed_alike_are_not_shared(sparse, layer):
+@pytest.mark.parametrize(
+    "layer, in_training, in_evaluation",
+    [
+        (nn.BatchNorm2d(5), 100, 3),
+        (nn.BatchNorm2d(5, track_running_stats=False), 100, 100),
+        (nn.InstanceNorm2d(5), 3, 3),
+        (nn.InstanceNorm2d(5, track_running_stats=True), 100, 3),
+        (nn.GroupNorm(1, 5), 3, 3),
+        (nn.Dropout(0.5), 100, 3),
+        (nn.Dropout2d(0.5), 100, 3),
+    ],
+)
+def test_equal_patches_that_are_not_computed_alike_are_not_shared(sparse, layer, in_training, in_evaluation):
     model = small_model("with_replacement", n_patches=50)
     model.features.insert(1, layer.double())
-    assert outcome(model, model, sparse)[1] == [100]
+    assert outcome(model, model, sparse)[1] == [in_training]
     model.eval()
-    assert outcome(model, model, sparse)[1] == [3]
+    assert outcome(model, model, sparse)[1] == [in_evaluation]
 
 
 def test_gradients_by_pixels_are_those_of_each_patch(sparse):
