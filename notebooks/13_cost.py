@@ -10,6 +10,7 @@
 #
 # - how time and memory of each method grow with the image, and with the number of patches;
 # - what in attention sampling does depend on the image: the view;
+# - how many of $N$ draws show something different, and what the others cost;
 # - how our ratios compare with the paper's, and how much of them rests on how a baseline is programmed;
 # - what error a budget of milliseconds buys, and what the measurements say about a gigapixel.
 #
@@ -1131,6 +1132,7 @@ Markdown(
     f"- Beyond the image, attention sampling takes memory for the patches and for the view. It {'does' if spread < 0.15 else 'did'} not grow with the image as long as the view does not; at constant scale it grows, at the end in proportion "
     f"(slope {slope(megapixels[-2:], scaled[-2:])[0]:.2f}), with a small factor.\n"
     "- Time has one part more, making the view from all pixels, which a pyramid of resolutions saves.\n"
+    f"- Draws that show the same need not be computed twice. Attention that has settled shows {last_points[most]['patches']:.0f} different patches in {most} draws, and a training step is {last_points[most]['each']['ms'] / last_points[most]['shared']['ms']:.1f} times as fast.\n"
     f"- CNNs and Deep MIL grow in memory {'in proportion to the pixels' if in_proportion else 'with the pixels'} (slopes {between(exponents['memory'])})"
     + (
         (f". At the last step that was measured, the time of {' and '.join(on)} grew faster than the pixels" if on else ". At the last step that was measured, no time grew faster than the pixels")
