@@ -243,9 +243,9 @@ class AttentionSampling(nn.Module):
             receptive_field=self.attention.receptive_field,
         )
 
-    def shares_equal_on(self, device: torch.device) -> bool:
+    def shares_equal_on(self, device: str | torch.device) -> bool:
         """What ``share_equal`` comes to for patches there."""
-        return device.type == "cpu" if self.share_equal is None else self.share_equal
+        return torch.device(device).type == "cpu" if self.share_equal is None else self.share_equal
 
     def _draw(
         self, image: Tensor, low: Tensor | None, n_patches: int | None, generator: torch.Generator | None
@@ -272,14 +272,13 @@ class AttentionSampling(nn.Module):
             yield attention.gather(1, index), seen
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
-        if not self._may_share(patches):
-            return _features(self.features, patches)
-        every = patches.flatten(0, 1)
-        first, which = distinct_patches(every)
-        if len(first) == len(every):
-            return _features(self.features, patches)
-        distinct = every[first].contiguous(memory_format=torch.channels_last)
-        return _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
+        if self._may_share(patches):
+            every = patches.flatten(0, 1)
+            first, which = distinct_patches(every)
+            if len(first) < len(every):
+                distinct = every[first].contiguous(memory_format=torch.channels_last)
+                return _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
+        return _features(self.features, patches)
 
     def _may_share(self, patches: Shaped[Tensor, "B N C h w"]) -> bool:
         """Whether equal patches are looked for, and have equal features and gradients."""

@@ -89,10 +89,15 @@ def distinct_patches(patches: Shaped[Tensor, "M C h w"]) -> tuple[Int[Tensor, " 
         ``first``, the positions of the distinct patches, each where it appears first; and ``which`` of these each patch is equal
         to: ``patches[first][which]`` are the patches.
 
+    Raises:
+        ValueError: patches that are not of rank 4: those of several images, ``(B, N, C, h, w)``, want ``flatten(0, 1)``.
+
     >>> patches = torch.tensor([3, 1, 3, 2]).view(4, 1, 1, 1)
     >>> distinct_patches(patches)
     (tensor([0, 1, 3]), tensor([0, 1, 0, 2]))
     """
+    if patches.ndim != 4:
+        raise ValueError(f"patches of shape {tuple(patches.shape)}: expected rank 4, (M, C, h, w)")
     rows = patches.permute(0, 2, 3, 1).flatten(1)  # no copy where the channels lie last
     bits = rows.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])
     which = bits.unique(dim=0, return_inverse=True)[1]

@@ -564,7 +564,7 @@ Markdown(
     f"**To be seen:** attention that has settled ({last_name}) shows {last_points[most]['patches']:.0f} different patches in {most} draws, so a training step with {most} costs {steeper[0]:.1f} times one with ten, where without sharing it costs {steeper[1]:.1f} times as much. "
     f"Uniform sampling sees {at_attention['uniform'][-1]['patches'] / at_attention['uniform'][-1]['n']:.0%} different patches, for most of these images is empty ground. The drawn locations are within {max(map(abs, apart)):.0%} of the formula, which gives a mean: these are single draws of {equal['batch']} images each. "
     f"Looking for equal patches in vain, in random pixels, changed the time of a step by {min(in_vain):+.1%} to {max(in_vain):+.1%}. Measured on {equal['hardware']['name']} ({equal['hardware'].get('cpu_capability', '')}), {equal['hardware']['threads']} thread(s); only the ratios count.\n\n"
-    "Photographs have little empty ground, so that only sharp attention saves something there. Deep MIL could save on empty ground, too, but computes every patch here, as in the paper. On a GPU, looking for equal patches makes the host wait, so there it is left off unless one asks for it: `model.share_equal = True`."
+    "On photographs it was not measured; where no two places look alike, only sharp attention can save something. Deep MIL could save on empty ground, too, but computes every patch here, as in the paper. On a GPU, looking for equal patches makes the host wait, so there it is left off unless one asks for it: `model.share_equal = True`."
 )
 
 # %% [markdown]

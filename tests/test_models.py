@@ -218,6 +218,15 @@ def test_equal_patches_are_computed_once(sparse, how):
     assert sum(all_seen) == (100 if how == "forward" else 12)
 
 
+def test_equal_patches_are_shared_on_the_cpu_unless_one_says_otherwise():
+    model = small_model()
+    assert model.shares_equal_on("cpu") and not model.shares_equal_on(torch.device("cuda", 0))
+    model.share_equal = True
+    assert model.shares_equal_on("cuda")
+    model.share_equal = False
+    assert not model.shares_equal_on("cpu")
+
+
 def test_patches_that_all_differ_are_computed_as_ever():
     torch.manual_seed(0)
     model, image = small_model(n_patches=6), torch.rand(2, 1, 16, 24, dtype=torch.float64)

@@ -92,6 +92,8 @@ def test_distinct_patches_are_told_by_their_bits():
     patches = torch.tensor([0.0, -0.0, torch.nan, 0.0, torch.nan, 1.0]).view(6, 1, 1, 1)
     assert [part.tolist() for part in distinct_patches(patches)] == [[0, 1, 2, 5], [0, 1, 2, 0, 2, 3]]
     assert [part.tolist() for part in distinct_patches(patches[:0])] == [[], []]
+    with pytest.raises(ValueError, match=r"patches of shape \(1, 2, 3, 9, 9\): expected rank 4"):
+        distinct_patches(torch.zeros(1, 2, 3, 9, 9))
     one_pixel = torch.zeros(2, 3, 9, 9, dtype=torch.uint8)
     one_pixel[1, 2, 8, 8] = 1
     assert [part.tolist() for part in distinct_patches(one_pixel)] == [[0, 1], [0, 1]]
