@@ -167,6 +167,7 @@ def train(
     compile: bool = False,
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
+    on_step: Callable[[int, int, int], None] | None = None,
     processes: Processes | None = None,
 ) -> list[dict]:
     """Train ``model`` in place and return its curve, one dict an epoch; fewer than ``settings.epochs`` if it was stopped.
@@ -198,6 +199,8 @@ def train(
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
         progress: show a bar for each epoch.
         on_epoch: called with each new dict, in the first process.
+        on_step: called after each step with the epoch, the step in it (both from 1) and the steps of an epoch, in the first
+            process; the model then has its new weights.
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
@@ -338,6 +341,8 @@ def train(
                     if sums[4]:
                         raise not_finite(epoch, step)
                 optimiser.step()
+                if on_step is not None and first_process:
+                    on_step(epoch, step, steps)
                 speed.add(len(batch))
                 if progress:
                     bar.update(len(batch))

@@ -315,6 +315,20 @@ def test_attention_is_kept_as_it_was_at_each_test(tiny, tmp_path):
     assert all(torch.equal(snapshots[2][name], last[f"attention.{name}"]) for name in first)
 
 
+def test_attention_is_kept_several_times_an_epoch(tiny, tmp_path):
+    command = ["megapixel_mnist", *ON_CPU, "--set", "epochs=1", "--set", "batch_size=1"]
+    assert main([*command, "--out", str(tmp_path / "once")]) == 0
+    assert main([*command, "--out", str(tmp_path / "more"), "--snapshots-per-epoch", "2"]) == 0
+    (once,), (more,) = (list((tmp_path / name / "weights").glob("*.attention.safetensors")) for name in ("once", "more"))
+    coarse, fine = attention_snapshots(once), attention_snapshots(more)
+    assert list(coarse) == [0, 1] and list(fine) == [0, 0.5, 1]
+    assert [type(epoch) for epoch in fine] == [int, float, int]
+    for name in fine[0]:  # training is the same; the new ones lie between
+        assert torch.equal(coarse[1][name], fine[1][name])
+    assert any(not torch.equal(fine[0.5][name], fine[end][name]) for name in fine[0] for end in (0, 1))
+    assert main([*command, "--out", str(tmp_path / "none"), "--snapshots-per-epoch", "0"]) == 2
+
+
 def test_snapshots_survive_an_interruption(tiny, tmp_path):
     command = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]
     assert main([*command, "--max-seconds", "0"]) == 3

@@ -135,6 +135,22 @@ def test_curve(uninterrupted):
     assert list(curve[0]) == ["epoch", "seconds", "train_loss", "train_error", "entropy", "test_loss", "test_error"]
 
 
+def test_each_step_is_reported_once_with_its_new_weights(tmp_path):
+    trained, seen, last = model(), [], weights(model())
+
+    def on_step(*place):
+        nonlocal last
+        seen.append(place)
+        now = weights(trained).clone()
+        assert not torch.equal(now, last)
+        last = now
+
+    again = dict(checkpoint=tmp_path / "c.pt", progress=False, on_step=on_step)
+    while len(train(trained, data(), None, SETTINGS, max_seconds=0, **again)) < SETTINGS.epochs:
+        pass
+    assert seen == [(epoch, step, 3) for epoch in (1, 2, 3) for step in (1, 2, 3)]
+
+
 def test_stopped_at_every_step_is_the_same_run(tmp_path, uninterrupted):
     path, curves = tmp_path / "run.pt", []
     for session in range(20):

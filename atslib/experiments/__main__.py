@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
                 in_memory=args.in_memory,
                 compile=args.compile,
                 chunk=args.chunk,
+                snapshots_per_epoch=args.snapshots_per_epoch,
                 report=report,
             )
             if not finished:
@@ -132,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--in-memory", action=argparse.BooleanOptionalAction, help="keep all images on the device (default: if they are few)")
     add("--compile", action="store_true", help="run the model through torch.compile")
     add("--chunk", type=int, metavar="C", help="patches Deep MIL holds at a time; 0: all, faster, more memory (default: 512)")
+    add("--snapshots-per-epoch", type=int, default=1, metavar="K", help="how often the attention network is kept (default: 1)")
     add("--max-seconds", type=float, default=math.inf, metavar="T", help="stop after T seconds, with a checkpoint")
     add("--save-every", type=float, default=300, metavar="T", help="seconds between checkpoints (default: 300)")
     add("--resume", action="store_true", help="go on from the checkpoint")

@@ -186,6 +186,7 @@ class Run:
         in_memory: bool | None = None,
         compile: bool = False,
         chunk: int | None = None,
+        snapshots_per_epoch: int = 1,
         report: Callable[[str], None] = print,
     ) -> bool:
         """Train, test, write the record and the weights; False if it was stopped on the way, with a checkpoint.
@@ -194,12 +195,16 @@ class Run:
             in_memory: whether the images are kept on the device; None where they are few enough.
             chunk: patches whose activations Deep MIL holds at a time, 0 for all; None as it is built. Changes time and memory,
                 and results up to rounding.
+            snapshots_per_epoch: how often the attention network's weights are kept, see :func:`attention_snapshots`. Changes
+                nothing else.
 
         Raises:
-            ValueError: a negative chunk; and what :func:`atslib.training.train` raises.
+            ValueError: a negative chunk, less than one snapshot an epoch; and what :func:`atslib.training.train` raises.
         """
         if chunk is not None and chunk < 0:
             raise ValueError(f"chunk={chunk}: expected a number of patches, or 0 for all at once")
+        if snapshots_per_epoch < 1:
+            raise ValueError(f"snapshots_per_epoch={snapshots_per_epoch}: expected at least 1, at the end of each epoch")
         # Before training: what this process has imported, not what a commit made meanwhile has.
         provenance = dict(hardware=hardware(group.device), software=software())
         progress = sys.stderr.isatty()
@@ -221,6 +226,11 @@ class Run:
             if "test_error" in entry:
                 snapshots.take(entry["epoch"])
 
+        def on_step(epoch: int, step: int, steps: int) -> None:
+            parts, before = (done * snapshots_per_epoch // steps for done in (step, step - 1))
+            if parts > before and step < steps:
+                snapshots.take(round(epoch - 1 + step / steps, 3))
+
         curve = train(
             model,
             train_set,
@@ -234,6 +244,7 @@ class Run:
             compile=compile,
             progress=progress,
             on_epoch=on_epoch,
+            on_step=on_step,
             processes=group,
         )
         if len(curve) < self.settings.epochs:
@@ -424,7 +435,7 @@ class _Snapshots:
         if not path.exists():
             self.take(0)
 
-    def take(self, epoch: int) -> None:
+    def take(self, epoch: float) -> None:
         if self.network is None:
             return
         kept = load_file(self.path) if self.path.exists() else {}
@@ -432,16 +443,18 @@ class _Snapshots:
         write_whole(self.path, save(kept))
 
 
-def attention_snapshots(path: str | os.PathLike) -> dict[int, dict[str, torch.Tensor]]:
-    """State dicts of a run's attention network, by epoch; 0 is before training.
+def attention_snapshots(path: str | os.PathLike) -> dict[float, dict[str, torch.Tensor]]:
+    """State dicts of a run's attention network, by the epochs of training so far; 0 is before training.
+
+    Whole epochs are of type int. Between them there are some where ``Run.execute`` was asked for several an epoch.
 
     Args:
         path: ``Run.snapshots``, ``weights/NAME.attention.safetensors``.
     """
-    epochs: dict[int, dict[str, torch.Tensor]] = {}
+    epochs: dict[float, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(path).items():
         epoch, name = key.split("/")
-        epochs.setdefault(int(epoch), {})[name] = tensor
+        epochs.setdefault(float(epoch) if "." in epoch else int(epoch), {})[name] = tensor
     return dict(sorted(epochs.items()))
 
 
