@@ -336,14 +336,20 @@ class Murthy(_Successive):
 
         With :math:`v = e^{-e^s}` the integrals run over the real line and their integrand is
         :math:`e^{s - e^s} \\prod_j (1 - \\exp(-c_j e^s))`: analytic for :math:`|\\mathrm{Im}\\, s| < \\pi/2`, falling off like
-        :math:`e^s` on the left and doubly exponentially on the right. There the plain trapezoid rule with step h is off by
-        about :math:`e^{-\\pi^2/h}`, beyond double precision for h = 1/6, whatever the c_j: tiny, or beyond all
-        bounds when S holds all the mass.
+        :math:`e^s` on the left and doubly exponentially on the right. For small :math:`c_j` it is :math:`e^{(n + 1) s - e^s}`,
+        the density of the logarithm of a Gamma(n + 1) variable, with its peak at log(n + 1) and a width of about
+        :math:`1/\\sqrt{n + 1}`; the larger the c_j, the broader it is and the more to the left, whatever they are: tiny, or
+        beyond all bounds when S holds all the mass. The plain trapezoid rule with step h is off by about
+        :math:`e^{-(n + 1)(t \\arctan t - \\log(1 + t^2) / 2)}`, :math:`t = 2 \\pi / ((n + 1) h)`: double precision for
+        this h.
         """
         flat = log_attention.detach().flatten(1).double()
         log_a = flat.gather(1, index)
         never_drawn = flat.scatter(1, index, -math.inf).logsumexp(1, keepdim=True)
-        s = torch.arange(-240, 26, dtype=torch.float64, device=flat.device) / 6  # -40 … 4.2: (T,)
+        peak = index.shape[1] + 1
+        h = min(0.15, 0.56 / math.sqrt(peak))
+        left, right = -40, math.log(peak + 12 * math.sqrt(peak) + 45)  # what lies beyond is below rounding
+        s = torch.arange(math.floor(left / h), math.ceil(right / h) + 1, dtype=torch.float64, device=flat.device) * h  # (T,)
         exponent = (log_a - never_drawn)[..., None] + s  # log(c_j e^s), +inf once nothing is left: (B, n, T)
         # log(1 - exp(-e^x)), which is x itself to rounding for x far below zero, where e^x would vanish.
         log_factors = torch.where(exponent < -40, exponent, (-(-exponent.clamp(min=-40).exp()).expm1()).log())
@@ -543,8 +549,8 @@ def check_log_attention(
     lowest, highest, fewest = torch.stack([total.min(), total.max(), possible.to(total.dtype)]).tolist()
     if math.isnan(lowest) or math.isnan(highest) or highest == math.inf:
         raise ValueError(
-            "log_attention holds NaN or +inf: look at the attention network's output before the log_softmax, and at a prior's "
-            "saliency, which must not be negative"
+            "log_attention holds NaN or +inf: look for NaN in the image, at the attention network's output before the "
+            "log_softmax, and at a prior's saliency, which must not be negative"
         )
     if lowest == -math.inf:
         raise ValueError("attention is zero at every location (log_attention is all -inf): expected it to sum to 1")

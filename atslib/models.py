@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -368,8 +369,8 @@ class DeepMIL(nn.Module):
     ):
         super().__init__()
         pair(patch_size)  # or a ValueError
-        if not isinstance(grid, Sequence) or len(grid) != 2 or min(grid) < 1:
-            raise ValueError(f"grid={grid}: expected two numbers, at least one row and one column of patches")
+        if not isinstance(grid, Sequence) or len(grid) != 2 or not all(isinstance(n, Integral) and n >= 1 for n in grid):
+            raise ValueError(f"grid={grid}: expected two whole numbers, at least one row and one column of patches")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk={chunk}: expected at least 1 patch, or None for all at once")
         self.attention, self.features, self.classifier = attention, features, classifier
@@ -506,12 +507,14 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
 
 
 def _counts_patches(module: nn.Module) -> bool:
-    """Whether it matters to a layer how often a patch is there: to statistics over the batch, and to dropout."""
+    """Whether it matters to a layer how often a patch is there: to statistics over the batch, and to what is drawn for each."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or not module.track_running_stats
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
         return module.training and module.track_running_stats
-    return module.training and isinstance(module, nn.modules.dropout._DropoutNd)
+    drawn = (nn.modules.dropout._DropoutNd, nn.RReLU)
+    inside = isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
+    return module.training and (inside or isinstance(module, drawn))
 
 
 def _refuse_batch_norm(features: nn.Module, chunk: int | None, instead: str) -> None:

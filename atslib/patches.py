@@ -36,7 +36,7 @@ def extract_patches(
     copied, nothing loops over patches, and with both on a GPU nothing waits for the host. Differentiable in ``image``.
 
     Args:
-        image: any dtype, which the patches keep.
+        image: a tensor of any type but float8, which the patches keep.
         top_left: row and column of each patch's first pixel; anywhere, also outside the image. The patches come to its device:
             an image too large for a GPU stays in the computer's memory, or in a file mapped into it.
         size: height and width of the patches in pixels, one number for a square.
@@ -51,6 +51,8 @@ def extract_patches(
     [[[6, 7], [10, 11]], [[15, 0], [0, 0]]]
     """
     height, width = pair(size)
+    if not isinstance(image, Tensor):
+        raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one, of a memmap too")
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if top_left.ndim != 3 or top_left.shape[2] != 2 or len(top_left) != len(image):
@@ -73,7 +75,7 @@ def extract_patches(
         rows.clamp(0, image.shape[2] - 1)[..., :, None],
         columns.clamp(0, image.shape[3] - 1)[..., None, :],
     ]  # (B, N, h, w, C)
-    patches = patches.masked_fill_(~inside[..., None], fill)  # in place: indexing has made a copy
+    _fill_(patches, ~inside[..., None], fill)  # in place: indexing has made a copy
     return patches.to(home).permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
 
 
@@ -99,7 +101,7 @@ def distinct_patches(patches: Shaped[Tensor, "M C h w"]) -> tuple[Int[Tensor, " 
     if patches.ndim != 4:
         raise ValueError(f"patches of shape {tuple(patches.shape)}: expected rank 4, (M, C, h, w)")
     rows = patches.permute(0, 2, 3, 1).flatten(1)  # no copy where the channels lie last
-    bits = rows.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()])
+    bits = rows.view(_BITS[rows.element_size()])
     which = bits.unique(dim=0, return_inverse=True)[1]
     everyone = torch.arange(len(patches), device=patches.device)
     first = torch.full_like(everyone, len(patches)).scatter_reduce(0, which, everyone, "amin")
@@ -179,6 +181,7 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: int | tuple[int, int]) ->
 
     Source pixels that lie across a border count with the part that lies inside, so nothing is dropped and nothing
     counted twice, at any ratio: ``interpolate(mode="nearest")`` skips strokes, ``mode="area"`` lets windows overlap.
+    Pixels are finite: one that is NaN may spread over the view.
     ``uint8`` is read as [0, 255] and returned as [0, 1]; other types keep their values.
 
     Args:
@@ -290,12 +293,28 @@ def pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def check_fill(dtype: torch.dtype, fill: float) -> None:
     """Raise a ValueError unless an image of this type can hold the value."""
-    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+    floating = dtype.is_floating_point or dtype.is_complex
+    if floating and not math.isfinite(fill):
         return
-    lowest, highest = torch.iinfo(dtype).min, torch.iinfo(dtype).max
-    if not (lowest <= fill <= highest and fill == int(fill)):
-        name = str(dtype).removeprefix("torch.")
-        raise ValueError(f"fill={fill} for a {name} image: expected a whole number, {lowest} … {highest}")
+    if dtype == torch.bool:
+        lowest, highest = 0, 1
+    else:
+        limits = torch.finfo(dtype) if floating else torch.iinfo(dtype)
+        lowest, highest = limits.min, limits.max
+    if not (lowest <= fill <= highest and (floating or fill == int(fill))):
+        kind = "number" if floating else "whole number"
+        raise ValueError(f"fill={fill} for a {str(dtype).removeprefix('torch.')} image: expected a {kind}, {lowest} … {highest}")
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}  # by bytes, to compare or to copy
+
+
+def _fill_(patches: Tensor, where: Tensor, fill: float) -> None:
+    """``masked_fill_``, also of types for which PyTorch has none: unsigned whole numbers of 16 bits and more."""
+    if patches.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        bits = _BITS[patches.element_size()]
+        patches, fill = patches.view(bits), torch.tensor(int(fill), dtype=patches.dtype).view(bits).item()
+    patches.masked_fill_(where, fill)
 
 
 def _check_patch_fits(patch: tuple[int, int], image: tuple[int, int]) -> None:

@@ -77,6 +77,8 @@ class Settings:
             if (value := getattr(self, name)) != int(value):
                 raise ValueError(f"{name}={value}: expected a whole number")
             object.__setattr__(self, name, int(value))
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: expected at least 0")
         for name in ("learning_rate", "entropy_weight"):
             object.__setattr__(self, name, float(getattr(self, name)))
             if not math.isfinite(getattr(self, name)):
@@ -185,11 +187,12 @@ def train(
             :class:`atslib.loading.InMemory` is read from where it lies.
         settings: how long, how fast, with which loss; see :class:`Settings`.
         checkpoint: a file, written whole after each epoch, every ``save_every`` seconds, and when the run is stopped by
-            ``max_seconds``, SIGTERM or Ctrl-C. Where it exists, training goes on from it, in mid-epoch if need be, and, on
-            the CPU with the same number of threads, gives bit for bit the numbers of a run that was never interrupted. It goes
-            on in the precision in which it was begun. It is also written before each test, so that what a test raises costs no
-            epoch. A run that is done goes on where the settings now ask for more epochs, to the numbers of a run that was to
-            have so many from the beginning; with the schedule ``"cosine"``, where these are other epochs, that is refused.
+            ``max_seconds``, SIGTERM or Ctrl-C (one that comes in the last test does what it usually does, after it). Where it
+            exists, training goes on from it, in mid-epoch if need be, and, on the CPU with the same number of threads, gives
+            bit for bit the numbers of a run that was never interrupted. It goes on in the precision in which it was begun. It
+            is also written before each test, so that what a test raises costs no epoch. A run that is done goes on where the
+            settings now ask for more epochs, to the numbers of a run that was to have so many from the beginning; with the
+            schedule ``"cosine"``, where these are other epochs, that is refused.
         max_seconds: stop after the first step that ends later than this.
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
@@ -335,7 +338,7 @@ def train(
                 stopping = saving = False
                 if step % _LOOK_EVERY.get(device.type, 1) == 0 or step == steps:
                     now = time.monotonic()
-                    wishes = [signals.received or now - started > max_seconds, now - last_saved > save_every]
+                    wishes = [signals.received is not None or now - started > max_seconds, now - last_saved > save_every]
                     *sums, stop, due = group.sum(torch.cat([tally, tally.new_tensor(wishes)])).tolist()
                     stopping, saving = bool(stop), bool(due)
                     if sums[4]:
@@ -352,6 +355,7 @@ def train(
                     save()
                 if stopping:
                     bar.close()
+                    signals.heeded = True
                     return curve
             bar.close()
             loss_sum, wrong, spread, seen, _ = sums
@@ -574,11 +578,15 @@ class _Speed:
 class _StopSignals:
     """Notes SIGTERM and Ctrl-C while it is open; a second Ctrl-C interrupts as usual.
 
+    One that nobody has ``heeded``, as when it comes in the last test, is delivered again at the end: whatever would come next,
+    as the next run of a sweep, shall not begin.
+
     Only the main thread can listen, and only a run with a checkpoint has something to gain from it.
     """
 
     def __init__(self, listen: bool):
-        self.received = False
+        self.received: int | None = None
+        self.heeded = False
         self._listen = listen and threading.current_thread() is threading.main_thread()
         self._before: dict[int, object] = {}
 
@@ -588,11 +596,14 @@ class _StopSignals:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, error, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.received is not None and not self.heeded and error is None:
+            signal.raise_signal(self.received)
 
     def _note(self, number, frame) -> None:
-        if self.received and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
+            self.heeded = True
             raise KeyboardInterrupt
-        self.received = True
+        self.received = number

@@ -18,7 +18,7 @@ VERDICTS = {
     "differs": "comes out otherwise than the paper says",
     "erratum": "is wrong as printed; the page shows what is right",
     "stand-in": "holds, on other data than the paper's",
-    "pending": "not run yet",
+    "pending": "not run yet, or not enough to tell; the note says what is missing",
 }
 
 

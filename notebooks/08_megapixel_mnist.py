@@ -214,10 +214,15 @@ plots.table(["what", "runs with a record", "the command that makes it"], [[what,
 # noise* if it holds that of a scribble only, else on the ground. The next cell computes how the attention divides among the three, epoch by epoch, on eight test images.
 
 # %% tags=["hide-input"]
+def kept_often(path):
+    """Whether the attention of this run was kept several times an epoch, so that the order of its steps can be told."""
+    return any(isinstance(epoch, float) for epoch in attention_snapshots(path))
+
+
 snapshots = {
     path.name.removesuffix(".attention.safetensors"): attention_snapshots(path)
     for path in sorted(WEIGHTS.glob("megapixel_mnist-ats-*.attention.safetensors"))
-    if "laptop" in path.name or "ats-systematic-n5-seed0-small" in path.name  # those that the page shows
+    if "laptop" in path.name or "ats-systematic-n5-seed0-small" in path.name or kept_often(path)  # those that the page shows
 }
 
 
@@ -270,7 +275,7 @@ def masses(name):
 evolution = {name: masses(name) for name in snapshots}
 full_names = [name for name in snapshots if "laptop" in name]
 found = [name for name in full_names if evolution[name][1][-1, 0] > 0.5]
-found.sort(key=lambda name: (name not in names.values(), -len(evolution[name][0])))  # finished runs first
+found.sort(key=lambda name: (name not in names.values(), "-n10-" not in name, -evolution[name][0][-1]))  # finished runs first
 lost = [name for name in full_names if evolution[name][1][-1, 0] < evolution[name][1][0, 0]]
 weights_of = {names[k]: w for k, w in records.weight.items()}
 
@@ -430,8 +435,8 @@ Markdown(verdict)
 # ## More patches, less error, more time
 #
 # "Sampling fewer patches results in both higher training loss and test error" (§4.2.1), and five patches are said to give about 20 % error (§4.2.2). $N$ is not part of the weights, so each trained network can be looked at with any $N$; lines below. A
-# square is a network that was trained with that $N$, if there is one besides 10; one that had not left chance is named in the corner. The time of a training step is measured here and now, for all $N$ in one run: the fastest of seven steps, each patch computed by
-# itself as in the paper. (`atslib` computes equal patches once, and settled attention draws the same patch again and again, so that in training larger $N$ cost less than this: [chapter 13](13_cost.ipynb).)
+# square is a network that was trained with that $N$, if there is one besides 10; one that had not left chance is named in the corner. The time of a training step comes from a record made on an idle machine, all $N$ in one run, the median of seven steps; the crosses
+# are steps made here and now, the fastest of seven. Each patch is computed by itself, as in the paper. (`atslib` computes equal patches once, and settled attention draws the same patch again and again, so that in training larger $N$ cost less than this: [chapter 13](13_cost.ipynb).)
 
 # %%
 image, label = MegapixelMNIST("train", n_images=1)[0]
@@ -446,8 +451,10 @@ def ats(n):
 
 steps = {n: training_step(ats(n), one_image, one_label) for n in (5, 10, 25, 50)}
 cost_of_n = {row["method"]: row | dict(ms=min(row["ms_all"])) for row in compare(steps, warmup=1, repetitions=7)}  # the fastest
+by_size = json.loads(Path("../results/cost/by_size.json").read_text(encoding="utf-8"))["time"]
+recorded_ms = {p["n"]: p["ms"] for p in by_size["points"] if p["series"] == "n" and p["method"] == "ATS, view fixed"}
 
-# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N, and a note in place of one that stayed at chance. Right: milliseconds of a training step against N, a straight line that rises."}}
+# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N, and a note in place of one that stayed at chance. Right: milliseconds of a training step against N, a straight line that rises from above zero, and crosses for steps made just now."}}
 looks = (5, 10, 25, 50)
 finished = ten[ten["final.by_n_patches.5.test_error"].notna() & ten.left.notna()]
 by_n = np.array([[row[f"final.by_n_patches.{n}.test_error"] for n in looks] for _, row in finished.iterrows()])
@@ -466,28 +473,36 @@ for k, (_, row) in enumerate(others[others.left.isna()].iterrows()):
     left.text(0.97, 0.96 - 0.16 * k, f"trained with N = {row.n_patches:.0f}:\n{row['final.test_error']:.2f}, at chance", transform=left.transAxes, ha="right", va="top", fontsize=9)
 left.minorticks_off()
 figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=9)
-right.plot(looks, [cost_of_n[n]["ms"] for n in looks], "o-", color=plots.BLACK)
+right.plot(looks, [recorded_ms[n] for n in looks], "o-", color=plots.BLACK, label="recorded")
+right.plot(looks, [cost_of_n[n]["ms"] for n in looks], "x", color=plots.ORANGE, mew=2, label="here and now")
 right.set(xlabel="patches N", ylabel="one training step, 1 image (ms)", ylim=(0, None), xticks=looks)
+right.legend(loc="upper left", fontsize=9)
 plt.show()
 
 # %% tags=["hide-input"]
 if len(by_n):
     rows = [["test error"] + [with_error(by_n[:, k]) for k in range(4)]]
-    rows += [["training step (ms)"] + [f"{cost_of_n[n]['ms']:.0f}" for n in looks]]
+    rows += [["training step, recorded (ms)"] + [f"{recorded_ms[n]:.0f}" for n in looks]]
+    rows += [["the same, here and now (ms)"] + [f"{cost_of_n[n]['ms']:.0f}" for n in looks]]
+    live_rises = all(cost_of_n[a]["ms"] < cost_of_n[b]["ms"] for a, b in itertools.pairwise(looks))
     display(plots.table([f"{len(by_n)} networks trained with N = 10", *(f"N = {n}" for n in looks)], rows))
     worse = [(by_n[:, k] > by_n[:, k + 1]).sum() for k in range(3)]  # of how many networks the error falls with this step
     display(
         Markdown(
             f"**Fewer patches, more error:** 5 patches are worse than 10 in {worse[0]} of the {len(by_n)} networks, 10 worse than 25 in {worse[1]}, 25 worse than 50 in {worse[2]}; "
             f"from N = 50 to N = 5 the error grows by {with_error(by_n[:, 0] - by_n[:, 3])}, and a step takes "
-            f"{cost_of_n[5]['ms'] / cost_of_n[50]['ms']:.2f} of the time. "
+            f"{recorded_ms[5] / recorded_ms[50]:.2f} of the time ({by_size['hardware']['name']}, {by_size['hardware']['threads']} thread): a price for each patch on top of a fixed one, that of the view and its attention. "
+            + ("" if live_rises else "The steps made here do not even rise with N: something else was running on this machine, so look at the recorded ones. ") +
             "The networks differ in λ, schedule and digits, so that ± says how they scatter, not how exactly one setting is known. "
 "\n\n"
             f"**Five patches:** an error of {span(by_n[:, 0])}, where the paper says about 20 %: "
             + f"{'lower than' if by_n[:, 0].mean() < 0.18 else 'near' if by_n[:, 0].mean() < 0.22 else 'higher than'} the paper's on average."
             + " But these were *trained* with N = 10, and otherwise than in the paper (prior, scale); "
-            + (f"trained with five patches, {len(five)} network{'s' * (len(five) > 1)} ended at {span(five['final.test_error'])}" + (", and had not left chance." if five.left.isna().all() else ".")
-               if len(five := full_size[full_size.n_patches == 5]) else "none was trained with five patches.")
+            + (("**trained with five patches:** " + "; ".join(
+                f"{row['settings.training.epochs']:.0f} epochs, seed {row.seed}: {row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}"
+                + (", still at chance" if row.left != row.left or row.left is None else f", left chance in epoch {row.left:.0f}")
+                for _, row in five.iterrows()) + ".")
+               if len(five := full_size[full_size.n_patches == 5].sort_values(["settings.training.epochs", "seed"])) else "none was trained with five patches.")
         )
     )
 else:
@@ -683,7 +698,7 @@ widgets.slides(list(zip(stills, descriptions, strict=True)), {"epoch": [str(epoc
 # "The attention network first learns to distinguish empty space from noise and digits and subsequently even noise from digits" (§4.2.2). Each curve is the share of the attention on digits, on noise or on the ground, a mean over eight test images. The dotted lines are what uniform attention would give.
 
 # %% mystnb={"image": {"alt": "One small panel for each run with stored attention: shares of the attention on digits, on noise and on empty ground, by epoch. In the runs that learn, the share of the ground and of the noise falls to zero and that of digits rises to nearly one, most often within two or three epochs of the first move. In those that do not learn, the ground's share stays or rises to that of uniform attention."}}
-panels = full_names + [name for name in snapshots if "ats-systematic-n5-seed0-small" in name]
+panels = full_names + [name for name in snapshots if "-small" in name]
 panels = [name for name in panels if len(evolution[name][0]) > 1]
 rows_needed = -(-len(panels) // 3) or 1
 figure, axes = plt.subplots(rows_needed, 3, figsize=(7, 2.3 * rows_needed + 0.4), sharey=True, squeeze=False)
@@ -710,26 +725,31 @@ plt.show()
 
 # %%
 def crossing(epochs, values):
-    """Epoch, between whole ones, in which a curve first comes half way from its first to its last value."""
+    """When a curve first comes half way from its first to its last value: the epoch, and how far apart the snapshots around it are."""
     way = (values - values[0]) / (values[-1] - values[0])
     k = int(np.argmax(way >= 0.5))
-    return epochs[k - 1] + (0.5 - way[k - 1]) / (way[k] - way[k - 1]) * (epochs[k] - epochs[k - 1])
+    step = epochs[k] - epochs[k - 1]
+    return epochs[k - 1] + (0.5 - way[k - 1]) / (way[k] - way[k - 1]) * step, step
 
 
-rows, gaps = [], []
+rows, gaps, told = [], [], []
 for name in [n for n in panels if evolution[n][1][-1, 0] > 0.5 and n in names.values()]:
     epochs, mass = evolution[name]
     something = mass[:, 0] + mass[:, 1]
-    ground, noise = crossing(epochs, something), crossing(epochs, mass[:, 0] / something)
+    (ground, step_ground), (noise, step_noise) = crossing(epochs, something), crossing(epochs, mass[:, 0] / something)
+    step_between = max(step_ground, step_noise)
     gaps.append(noise - ground)
-    rows.append([short(name), f"{something[0]:.2f} → {something[-1]:.2f}", f"{ground:.1f}",
-                 f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}", f"{noise:.1f}"])  # fmt: skip
-display(plots.table(["finished run that learned", "attention not on the ground", "half of this by epoch", "of it, on digits", "half of that by epoch"], rows))
+    told.append(abs(noise - ground) > step_between)
+    rows.append([short(name), f"{something[0]:.2f} → {something[-1]:.2f}", f"{ground:.2f}",
+                 f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}", f"{noise:.2f}", f"{step_between:.2f}"])  # fmt: skip
+display(plots.table(["finished run that learned", "attention not on the ground", "half of this by epoch", "of it, on digits", "half of that by epoch", "epochs between snapshots"], rows))
+first = [gap > 0 for gap, sure in zip(gaps, told, strict=True) if sure]
 with_prior = evolution[found[0]] if found else None
 display(
     Markdown(
         (f"Ground before noise in {sum(gap > 0 for gap in gaps)} of {len(gaps)} finished runs that learned; the two half ways are {np.mean(gaps):.1f} epochs apart on average, at most {max(map(abs, gaps)):.1f}. "
-         + ("**With one snapshot an epoch the order cannot be told**: half ways less than an epoch apart are read off a straight line between two snapshots. " if max(map(abs, gaps)) < 1 else "")
+         + "Half ways that are closer than two snapshots are read off a straight line between them, so **in such a run the order cannot be told**. "
+         + (f"That leaves {len(first)} of {len(gaps)} runs; in {sum(first)} of these the ground goes first. " if first else f"That is so in all {len(gaps)}. ")
          if gaps else "No run has learned yet. ")
         + "In the paper's figure they are several epochs apart. The comparison is not a fair one: with the saliency prior the first step is partly done before training, "
         + (f"{with_prior[1][0, 0] + with_prior[1][0, 1]:.2f} of the attention is on something at epoch 0, against "
@@ -1151,7 +1171,6 @@ for side in sides:
     print(f"CNN on {side} × {side}:           {step_cost[side]['ms']:8.0f} ms  {step_cost[side]['peak_mb']:8.0f} MB")
 print(f"CNN on 1500 × 1500, scaled:   {cnn_ms:8.0f} ms  {cnn_mb:8.0f} MB")
 print(f"four times the pixels took {grows:.1f} times as long")
-by_size = json.loads(Path("../results/cost/by_size.json").read_text(encoding="utf-8"))["time"]
 recorded = {p["method"]: p.get("ms") for p in by_size["points"] if p["series"] == "side" and p["side"] == 1500}
 ratio_recorded = recorded["CNN 1"] / recorded["ATS, view fixed"]
 print(f"recorded at 1500 × 1500:      ATS-10 {recorded['ATS, view fixed']:.0f} ms, CNN {recorded['CNN 1']:,.0f} ms: {ratio_recorded:.0f} times as long")
@@ -1185,7 +1204,7 @@ Markdown(text)
 # - The plateau at chance is a race. Features that cannot yet read give attention no reason to look at digits, and may teach it to look away; the entropy term levels it. A start that shows digits often (the prior) and features that count for more (the scale) were both there in every small run that won; a smaller λ may help. The tables say how the recorded runs came out; they are too few to say how often.
 # - When it is won, attention leaves the ground and the noise within an epoch of each other; which goes first, one snapshot an epoch does not tell.
 # - The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), and these short runs are too few to say whether it shows in the error. The way of drawing seems to count for more.
-# - More patches at test time lower the error of the same network, the first of them most, at a price in proportion, or less where patches repeat.
+# - More patches at test time lower the error of the same network, the first of them most. Each has its price, on top of that of the view; less where patches repeat.
 # - Uniform sampling is bounded by how rarely it meets a digit; with five or ten patches no training changes that. For 50 or 100 the bound leaves room; what training made of it is said where there is a run.
 # - Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as many of attention sampling; its error is measured where the page says so, and only there.
 #

@@ -386,7 +386,7 @@ if nuclei:
             + (
                 f"The rank correlation of the maps of any two λ above is {min(ranks):.2f} or more at the end ({len(ended[0])} test images; all runs have the same seed and fold). "
                 + (
-                    "**λ changes how strongly the nuclei are preferred, and hardly what is preferred.**"
+                    "In these runs λ changes how strongly the nuclei are preferred, and hardly what is preferred."
                     if min(ranks) > 0.9
                     else "So λ changes what is preferred, too."
                 )
@@ -594,7 +594,7 @@ if tested:
         + f", {series(ends_alike)} in {few} with 0.01: it is {where}, one run each. "
         + f"With the same seed it {'rises' if rising else 'does not rise'} with every step of λ. "
         + (
-            f"So {' or '.join(f'{w:g}' for w in around)} in place of 0.01 shows in how sharp attention is, and hardly in where it goes."
+            f"So {' or '.join(f'{w:g}' for w in around)} in place of 0.01 may show in how sharp attention is, and hardly in where it goes; one run against two is the first or the last of the three by chance two times in three."
             if all("between" not in compared(sharp[w][1], ends_alike) for w in around)
             else "So no difference is shown that runs of one fold with 0.01 do not show among themselves."
             if all("between" in compared(sharp[w][1], ends_alike) for w in around) and not far_ones

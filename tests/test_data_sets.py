@@ -215,6 +215,18 @@ def test_colon_cancer_missing_images(colon):
         ColonCancer(colon)
 
 
+def test_a_damaged_set_is_not_replaced_by_drawn_images(colon, tmp_path, monkeypatch):
+    from atslib.experiments import colon_cancer
+
+    monkeypatch.setenv("ATSLIB_DATA", str(tmp_path))
+    assert colon_cancer.load_data("laptop").suffix == ""
+    (colon / "Classification" / "img7" / "img7.bmp").unlink()
+    with pytest.raises(DataError, match=r"img7\.bmp: not there"):
+        colon_cancer.load_data("laptop")
+    shutil.rmtree(colon)
+    assert colon_cancer.load_data("laptop").suffix == "-generated"
+
+
 def test_colon_cancer_image_too_many(colon):
     (colon / "Classification" / "img101").mkdir()
     with pytest.raises(DataError, match="img101: not of this set"):
@@ -403,6 +415,17 @@ def test_german_set(german, tmp_path, ending):
     everything = GTSDB(german, limits="all")
     assert len(everything) == 600 and everything.classes[int(everything.labels[3])] == "30"
     assert train[0][0].shape == (3, 80, 136)
+
+
+def test_a_damaged_german_set_is_not_replaced_by_drawn_roads(german, tmp_path, monkeypatch):
+    from atslib.experiments import speed_limits
+
+    monkeypatch.setenv("ATSLIB_DATA", str(tmp_path))
+    (german / "00123.ppm").unlink()
+    with pytest.raises(DataError, match=r"00123\.ppm .*: not there"):
+        speed_limits.load_data("laptop")
+    shutil.rmtree(german)
+    assert speed_limits.load_data("laptop").suffix == "-generated"
 
 
 def test_german_image_missing(german):
@@ -677,6 +700,21 @@ def test_images_are_turned_as_their_exif_says(orientation, ending, tmp_path):
     assert bright == {1: 0, 2: 3, 3: 7, 4: 4, 5: 0, 6: 1, 7: 7, 8: 6}[orientation]
     if ending != "tif":  # Pillow's versions differ in whether such a header is turned already
         assert image_size(file) == image.shape[1:]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_an_orientation_in_xmp_counts_too(orientation, tmp_path):
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        f'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/></rdf:RDF></x:xmpmeta>'
+    )
+    packet = b"http://ns.adobe.com/xap/1.0/\0" + xmp.encode()
+    plain = tmp_path / "plain.jpg"
+    Image.new("RGB", (40, 20)).save(plain)
+    data = plain.read_bytes()
+    file = tmp_path / "photo.jpg"  # the packet as the first segment of the file, after the two bytes that begin it
+    file.write_bytes(data[:2] + b"\xff\xe1" + (len(packet) + 2).to_bytes(2, "big") + packet + data[2:])
+    assert image_size(file) == read_image(file).shape[1:] == ((20, 40) if orientation == 3 else (40, 20))
 
 
 def test_exif_that_cannot_be_read_is_passed_over(tmp_path):

@@ -221,6 +221,18 @@ def test_murthys_weights_sum_to_one(logits, n, seed):
     assert ESTIMATORS["murthy"].weights(log_attention, index).sum().item() == pytest.approx(1, abs=1e-11)
 
 
+@pytest.mark.parametrize("scale", [0, 1, 10])
+@pytest.mark.parametrize("n", [2, 15, 30, 60, 100, 200])
+def test_murthys_weights_sum_to_one_for_many_draws(n, scale):
+    logits = scale * torch.randn(2, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    log_attention = logits.log_softmax(1)
+    index = ESTIMATORS["murthy"].sample(log_attention, n, generator=torch.Generator().manual_seed(0))
+    weights = ESTIMATORS["murthy"].weights(log_attention, index)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-11)
+    if not scale:  # equal attention: equal weights
+        torch.testing.assert_close(weights, torch.full_like(weights, 1 / n), rtol=1e-10, atol=0)
+
+
 @pytest.mark.parametrize("ordered", ["eq14", "des_raj"])
 def test_murthy_is_the_mean_over_the_orders(ordered):
     """Rao–Blackwell: averaging an ordered estimator over the orders of one set gives Murthy's."""

@@ -278,6 +278,11 @@ def test_settings_can_be_changed_and_stand_in_name_and_record(tiny, tmp_path, ca
         ("epochs=many", "epochs='many': expected a value such as 2"),
         ("epochs=True", "epochs=True: expected a value such as 2"),
         ("saliency_prior=0.5", "saliency_prior=0.5: expected a value such as True"),
+        ("milestones=5", "milestones=5: expected a value such as ()"),
+        ("learning_rate=None", "learning_rate=None: expected a value such as 0.001"),
+        ("class_weights=2", "class_weights=2: expected tuple[float, ...] | None"),
+        ("epochs=1.5", "epochs=1.5: expected a whole number such as 2"),
+        ("n_train=-5", "n_train=-5: expected at least 1"),
         ("epochs", "setting 'epochs': expected NAME=VALUE"),
         ("epochs=1,", "setting 'epochs=1,': expected NAME=VALUE"),
     ],
@@ -327,6 +332,27 @@ def test_attention_is_kept_several_times_an_epoch(tiny, tmp_path):
         assert torch.equal(coarse[1][name], fine[1][name])
     assert any(not torch.equal(fine[0.5][name], fine[end][name]) for name in fine[0] for end in (0, 1))
     assert main([*command, "--out", str(tmp_path / "none"), "--snapshots-per-epoch", "0"]) == 2
+
+
+def test_where_each_part_of_a_run_was_computed(tiny, tmp_path, monkeypatch):
+    command = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]
+    here = dict(device="cpu", name="this one", threads=1)
+    for commit, more in (("old", ["--max-seconds", "0"]), ("old", ["--max-seconds", "0"]), ("new", [])):
+        monkeypatch.setattr("atslib.experiments.runs.software", lambda commit=commit: dict(commit=commit))
+        monkeypatch.setattr("atslib.experiments.runs.hardware", lambda device: here)
+        assert main([*command, "--resume", *more]) == (3 if more else 0)
+    record = read_record(next((tmp_path / "runs").iterdir()))
+    assert [session["software"]["commit"] for session in record["sessions"]] == ["old", "new"]
+    assert record["software"]["commit"] == "new" and not list((tmp_path / "checkpoints").iterdir())
+    assert main([*command, "--seed", "1"]) == 0  # all in one: nothing to say
+    assert "sessions" not in read_record(tmp_path / "runs" / "megapixel_mnist-ats-systematic-n10-seed1-smoke.json")
+
+
+def test_settings_that_belong_together_are_changed_at_once(capsys):
+    run = Run("megapixel_mnist", changes=(("milestones", "(1, 2)"), ("schedule", "step")))
+    assert run.settings.milestones == (1, 2)
+    assert run.name == replace(run, changes=(("schedule", "step"), ("milestones", (1, 2)))).name
+    assert " " not in run.name
 
 
 def test_snapshots_survive_an_interruption(tiny, tmp_path):

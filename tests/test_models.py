@@ -246,6 +246,7 @@ def test_patches_that_all_differ_are_computed_as_ever():
         (nn.GroupNorm(1, 5), 3, 3),
         (nn.Dropout(0.5), 100, 3),
         (nn.Dropout2d(0.5), 100, 3),
+        (nn.RReLU(), 100, 3),
     ],
 )
 def test_equal_patches_that_are_not_computed_alike_are_not_shared(sparse, layer, in_training, in_evaluation):
@@ -254,6 +255,25 @@ def test_equal_patches_that_are_not_computed_alike_are_not_shared(sparse, layer,
     assert outcome(model, model, sparse)[1] == [in_training]
     model.eval()
     assert outcome(model, model, sparse)[1] == [in_evaluation]
+
+
+@pytest.mark.parametrize("dropout, at_once", [(0.5, False), (0.0, True)])
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+def test_dropout_inside_of_a_layer_counts_too(kind, dropout, at_once):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            several = dict(dropout=dropout, batch_first=True)
+            self.layer = nn.MultiheadAttention(8, 2, **several) if kind == "attention" else nn.GRU(8, 8, 2, **several)
+
+        def forward(self, patches):
+            words = patches.flatten(1, 2)
+            return (self.layer(words, words, words) if kind == "attention" else self.layer(words))[0].mean(1)
+
+    model = small_model()
+    model.features = Words()
+    assert model._may_share(torch.zeros(3, 1, 8, 8)) == at_once
+    assert model.eval()._may_share(torch.zeros(3, 1, 8, 8))
 
 
 def test_gradients_by_pixels_are_those_of_each_patch(sparse):
@@ -468,10 +488,12 @@ def test_bad_settings_are_refused():
 
 
 def test_bad_settings_of_the_other_methods_are_refused():
-    with pytest.raises(ValueError, match=r"grid=\(0, 3\): expected two numbers, at least one row"):
+    with pytest.raises(ValueError, match=r"grid=\(0, 3\): expected two whole numbers, at least one row"):
         small_mil(grid=(0, 3))
-    with pytest.raises(ValueError, match="grid=4: expected two numbers, at least one row"):
+    with pytest.raises(ValueError, match="grid=4: expected two whole numbers, at least one row"):
         small_mil(grid=4)
+    with pytest.raises(ValueError, match=r"grid=\(2.0, 3\): expected two whole numbers"):
+        small_mil(grid=(2.0, 3))
     with pytest.raises(ValueError, match="size 0: expected a whole number of pixels"):
         DeepMIL(MILAttention(5), small_features(), Classifier(5, 3), 0, (2, 3))
     with pytest.raises(ValueError, match="chunk=0: expected at least 1 patch, or None"):

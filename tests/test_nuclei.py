@@ -226,6 +226,20 @@ def test_committed_numbers_come_out_again(tmp_path):
     assert all(log_attention.shape == (100, 100) for log_attention in maps.values())
 
 
+@pytest.mark.data
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / FOLDER).is_dir(), reason="no colon_cancer in ATSLIB_DATA: the real data are not here"
+)
+def test_records_that_cannot_be_measured_are_named_and_passed_over(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "colon_cancer-ats-broken.json").write_text("{")
+    whole = RESULTS / "runs" / "colon_cancer-deep_mil-seed0-laptop-batch_size_4-updates_400.json"  # its weights are not here
+    (tmp_path / "runs" / whole.name).write_text(whole.read_text())
+    assert nuclei.main(["--data", DATA, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "colon_cancer-ats-broken.json is no record" in said[0] and "no weights of this run" in said[1] and len(said) == 2
+
+
 @pytest.mark.parametrize("command", ["nuclei", "history"])
 def test_without_the_images_the_commands_say_so(command, tmp_path, capsys):
     import importlib

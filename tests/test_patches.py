@@ -11,7 +11,7 @@ from atslib.networks import AttentionNetwork
 from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
 from atslib.profiling import peak_memory
 
-DTYPES = [torch.uint8, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
+DTYPES = [torch.uint8, torch.uint16, torch.uint64, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
 
 
 def by_padding_and_slicing(image, top_left, size, fill):
@@ -51,6 +51,12 @@ def test_extract_patches_equals_padding_and_slicing(shape, n, fraction, dtype, f
     patches = extract_patches(image, corners, size, fill=fill)
     assert patches.dtype == dtype
     assert torch.equal(patches, by_padding_and_slicing(image, corners, size, fill))
+
+
+def test_a_fill_of_the_upper_half_of_an_unsigned_type():
+    image = torch.zeros(1, 1, 4, 4).to(torch.uint16)
+    patch = extract_patches(image, torch.tensor([[[3, 3]]]), 2, fill=65535)[0, 0, 0]
+    assert patch.dtype == torch.uint16 and patch.int().tolist() == [[0, 65535], [65535, 65535]]
 
 
 def test_extract_patches_works_on_views_of_a_larger_tensor():

@@ -49,7 +49,9 @@ def test_permutation_test_does_not_know_units(paired, factor):
 
 @pytest.mark.parametrize(
     "a, b, paired, message",
-    [([], [1], False, "0 and 1 numbers"), ([1, 2], [1], True, "as many of both"), ([0] * 30, [1] * 30, True, "exchanges")],
+    [([], [1], False, "0 and 1 numbers"), ([1, 2], [1], True, "as many of both"), ([0] * 30, [1] * 30, True, "exchanges")]
+    + [([1, math.nan], [1, 2], paired, "not finite") for paired in (True, False)]
+    + [([1, 2], [1, math.inf], True, "not finite")],
 )
 def test_permutation_test_refuses(a, b, paired, message):
     with pytest.raises(ValueError, match=message):
@@ -110,6 +112,16 @@ def test_results_table_by_another_field():
     table = results_table(records, {"final.test_error": "test error"}, by=("method", "n_patches", "estimator"))
     assert list(table.index) == ["ATS-5, eq14", "ATS-5, murthy"]
     assert list(results_table(records, {"final.test_error": "e"}, by=["estimator"]).index) == ["eq14", "murthy"]
+
+
+def test_results_table_keeps_rows_of_like_names():
+    import pandas
+
+    records = pandas.DataFrame(
+        {"method": ["ats", "ats"], "n_patches": [5, 5], "settings.a": [1, None], "settings.b": [None, 1], "x": [0.0, 1.0]}
+    )
+    table = results_table(records, {"x": "x"}, by=("method", "n_patches", "settings.a", "settings.b"))
+    assert list(table.index) == ["ATS-5, settings.a=1.0", "ATS-5, settings.b=1.0"] and list(table["x"]) == ["0.000", "1.000"]
 
 
 def test_balanced_sign_test_by_enumeration():

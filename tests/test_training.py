@@ -920,6 +920,19 @@ def test_a_second_ctrl_c_interrupts():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_in_the_last_test_takes_its_effect_after_it(tmp_path):
+    class Interrupting(MegapixelMNIST):
+        def __getitem__(self, number):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__getitem__(number)
+
+    once, path = replace(SETTINGS, epochs=1), tmp_path / "run.pt"
+    tests = Interrupting("test", 1, size=120, n_digits=2, n_same=2, n_noise=1)
+    with pytest.raises(KeyboardInterrupt):  # the next run of a sweep does not begin
+        train(model(), data(), tests, once, checkpoint=path, progress=False)
+    assert len(train(model(), data(), tests, once, checkpoint=path, progress=False)) == 1  # nothing is lost
+
+
 def test_without_a_checkpoint_ctrl_c_is_left_alone():
     before, seen = signal.getsignal(signal.SIGINT), []
 

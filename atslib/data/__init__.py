@@ -9,7 +9,7 @@ Your own images: :meth:`ImageFiles.from_folder`.
 from atslib.data.augmentation import Augmentation
 from atslib.data.colon_cancer import ColonCancer
 from atslib.data.digits import mnist_digits
-from atslib.data.files import DataError, ImageFiles, data_root, image_size, read_image
+from atslib.data.files import DataError, DataMissing, ImageFiles, data_root, image_size, read_image
 from atslib.data.histology import GeneratedHistology
 from atslib.data.megapixel_mnist import MegapixelMNIST
 from atslib.data.mnist import full_mnist
@@ -22,6 +22,7 @@ __all__ = [
     "Augmentation",
     "ColonCancer",
     "DataError",
+    "DataMissing",
     "GeneratedHistology",
     "GeneratedRoads",
     "ImageFiles",

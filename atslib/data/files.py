@@ -30,6 +30,10 @@ class DataError(ValueError):
     """A data set that is missing, incomplete or damaged: one line with the file, what was expected and what to do."""
 
 
+class DataMissing(DataError):
+    """A data set of which there is nothing."""
+
+
 def data_root(root: str | os.PathLike | None = None) -> Path:
     """The folder that holds all data sets: ``root``, else ``$ATSLIB_DATA``, else ``atslib`` among the user's data.
 
@@ -62,14 +66,17 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
         get: the command that gets the set, for the message.
 
     Raises:
-        DataError: the set is not there.
+        DataMissing: the set is not there.
     """
-    base = data_root(root)
+    try:
+        base = data_root(root)
+    except ImportError as error:  # nobody has named a root, and the user's data directory is not known
+        raise DataMissing(f"{error}, or name the folder that holds {folder.split('/')[0]}/ with ATSLIB_DATA or root=…") from error
     for candidate in (base / folder, base):
         if (candidate / marker).exists():
             return candidate
     missing = f"the folder exists, but not {Path(folder) / marker} in it" if base.is_dir() else "there is no such folder"
-    raise DataError(
+    raise DataMissing(
         f"{base}: {missing}; get the data with `{get}`, or name the folder that holds "
         f"{folder.split('/')[0]}/ with ATSLIB_DATA or root=…"
     )
@@ -107,7 +114,9 @@ def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, in
     turned = False
     with _opened(path, get) as (picture, _):
         with suppress(*_DAMAGED_EXIF):
-            turned = "exif" in picture.info and picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations on the side
+            # Pillow finds it in either; of a TIFF it has turned the size already.
+            says = picture.format != "TIFF" and {"exif", "xmp", "XML:com.adobe.xmp"} & set(picture.info)
+            turned = bool(says) and picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations on the side
         return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 

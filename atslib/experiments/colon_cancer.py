@@ -82,6 +82,10 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
 
     Args:
         root: the data root; ``"generated"`` asks for drawn images. Without it the paper's are taken where they are found.
+
+    Raises:
+        atslib.data.DataError: the paper's are there, but not whole, or not at all in the root that was given.
+        ImportError: they are there, but not what reads them.
     """
     sizes = profile_of(profile, PROFILES)
     if root != "generated":
@@ -95,7 +99,7 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
                 augment=_augmentation(),
                 unused=("size", "n_train", "n_test"),
             )
-        except (data.DataError, ImportError):
+        except data.DataMissing:
             if root is not None:
                 raise
     train, test = (

@@ -122,7 +122,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     runs = {}
     for path in sorted((args.out / "runs").glob("colon_cancer-ats-*.json")):
-        record = read_record(path)
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            print(f"{error}; skipped", file=sys.stderr)
+            continue
         run = run_of(record, args.out, args.data)
         drawn = (run.estimator, run.order) == ("systematic", "hilbert")  # those of another estimator are not of this ablation
         alike = drawn and run.profile == args.profile and {field for field, _ in run.changes} <= {"entropy_weight"}

@@ -161,14 +161,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     folder = args.out / "nuclei"
     for path in sorted((args.out / "runs").glob("colon_cancer-*.json")):
-        record = read_record(path)
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            print(f"{error}; skipped", file=sys.stderr)
+            continue
         if record["method"] not in ("ats", "deep_mil") or "generated" in path.stem or (folder / path.name).exists():
             continue
         run = run_of(record, args.out, args.data)
         if run.name != path.stem:
             print(f"{path}: named otherwise than {run.name}, the run it tells of; skipped", file=sys.stderr)
             continue
-        numbers, maps = measure(run, run.loaded.test, args.maps if record["seed"] == 0 else 0)
+        try:
+            numbers, maps = measure(run, run.loaded.test, args.maps if record["seed"] == 0 else 0)
+        except FileNotFoundError as error:
+            print(f"{error}; skipped", file=sys.stderr)
+            continue
         if maps:
             write_whole(folder / f"{run.name}.safetensors", save(maps))
         write_record(folder / path.name, numbers)  # last: a run that has it is skipped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import itertools
+import json
 import math
 import os
 import re
@@ -157,6 +158,11 @@ class Run:
         return self.out / "checkpoints" / f"{self.name}.pt"
 
     @property
+    def sessions(self) -> Path:
+        """On what, and with which software, the run under way has been computed so far: one entry for each change."""
+        return self.checkpoint.with_suffix(".sessions.json")
+
+    @property
     def state(self) -> str:
         """``"done"``, ``"begun"`` or ``"to do"``.
 
@@ -220,6 +226,7 @@ class Run:
         if group.rank == 0 and not self.checkpoint.exists():
             self.snapshots.unlink(missing_ok=True)  # of an earlier run, whose checkpoint and record were taken away
         snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
+        sessions = self._note_session(provenance) if group.rank == 0 else []
 
         def on_epoch(entry: dict) -> None:
             report("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
@@ -271,8 +278,11 @@ class Run:
             record = self._record(group, curve, tests, model, provenance)
             if isinstance(model, AttentionSampling):
                 record["cost"]["share_equal"] = model.shares_equal_on(group.device) and not compile
+            if len(sessions) > 1:
+                record["sessions"] = sessions
             write_record(self.record, record)
-            self.checkpoint.unlink(missing_ok=True)
+            for path in (self.checkpoint, self.sessions):
+                path.unlink(missing_ok=True)
             final = tests[self.n_patches]
             report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
         return True
@@ -299,6 +309,14 @@ class Run:
             seconds_per_step=per_image * min(settings.batch_size, len(loaded.train)),
             seconds=per_image * len(loaded.train) * settings.epochs + per_test / tested * n_tests,
         )
+
+    def _note_session(self, provenance: dict) -> list[dict]:
+        """Add where this session runs, if that is new; returns all of the run."""
+        known = json.loads(self.sessions.read_text()) if self.checkpoint.exists() and self.sessions.exists() else []
+        if not known or known[-1] != provenance:
+            known.append(provenance)
+            write_whole(self.sessions, json.dumps(known).encode())
+        return known
 
     def _looks(self, model: nn.Module, test_set: Dataset) -> list[int]:
         """Numbers of patches to test with: no more distinct ones than there are locations."""
@@ -382,6 +400,8 @@ def changed(sizes, changes: Sequence[tuple[str, object]]):
     Raises:
         ValueError: no such field, a text that is no such value, or a field that would be overruled by another.
     """
+    of_sizes: dict[str, object] = {}
+    of_training: dict[str, object] = {}
     for field, value in changes:
         if field == "seed":
             raise ValueError("setting 'seed': the seed is an argument of its own, --seed")
@@ -391,38 +411,45 @@ def changed(sizes, changes: Sequence[tuple[str, object]]):
         if not own and (field == "training" or not hasattr(sizes.training, field)):
             fields = [name for part in (sizes, sizes.training) for name in part.__dataclass_fields__ if name != "training"]
             raise ValueError(f"setting {field!r}: expected one of {', '.join(fields)}")
-        part = sizes if own else sizes.training
-        part = replace(part, **{field: _like(getattr(part, field), value, field)})
-        sizes = part if own else replace(sizes, training=part)
-    return sizes
+        part, new = (sizes, of_sizes) if own else (sizes.training, of_training)
+        new[field] = _like(part, field, value)
+        if field in ("updates", "n_train", "n_test", "n_watch") and new[field] < 1:
+            raise ValueError(f"{field}={value}: expected at least 1")
+    # At once: one may be allowed only with another, as milestones with the schedule "step".
+    return replace(sizes, training=replace(sizes.training, **of_training), **of_sizes)
 
 
-def _like(present, value, field: str):
-    """The value as what the field holds at present."""
-    if not isinstance(value, str) or isinstance(present, str):
+def _like(part, field: str, value):
+    """The value as what this field of a dataclass holds."""
+    annotation = type(part).__dataclass_fields__[field].type
+    kind, optional = annotation.partition("[")[0].partition(" ")[0], annotation.endswith("| None")
+    if not isinstance(value, str) or kind == "str":
         return value
+    present = getattr(part, field)
+    refused = ValueError(f"{field}={value}: expected " + (annotation if present is None else f"a value such as {present!r}"))
     try:
         value = ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        raise ValueError(f"{field}={value!r}: expected a value such as {present!r}") from None
-    if isinstance(present, bool) != isinstance(value, bool) and present is not None:
-        raise ValueError(f"{field}={value!r}: expected a value such as {present!r}")
-    if type(present) is int and isinstance(value, float):
-        if not value.is_integer():
+        raise refused from None
+    if value is None and optional:
+        return None
+    if kind in ("int", "float") and type(value) in (int, float):
+        if kind == "int" and value != int(value):
             raise ValueError(f"{field}={value}: expected a whole number such as {present}")
-        return int(value)
-    return float(value) if isinstance(present, float) and isinstance(value, int) else value
+        return int(value) if kind == "int" else float(value)
+    if type(value).__name__ != kind:
+        raise refused
+    return value
 
 
 def _plain(value) -> str:
-    """A value as text, the same for equal numbers: ``0.001``, ``"1e-3"`` and ``"0.0010"`` are one."""
+    """A value as text, the same for equal numbers: ``0.001``, ``"1e-3"`` and ``"0.0010"`` are one, ``(1, 2)`` and ``"(1,2)"``."""
     if isinstance(value, str):
         try:
-            number = ast.literal_eval(value)
+            value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             return value
-        value = number if isinstance(number, float) else value
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
+    return f"{value:.15g}" if isinstance(value, float) else str(value).replace(" ", "")
 
 
 class _Snapshots:

@@ -137,6 +137,10 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
 
     Args:
         root: the data root; ``"generated"`` asks for drawn images. Without it real ones are taken where they are found.
+
+    Raises:
+        atslib.data.DataError: real ones are there, but not whole, or not at all in the root that was given.
+        ImportError: they are there, but not what reads them.
     """
     sizes = profile_of(profile, PROFILES)
     train, test, name, suffix = None, None, "generated roads, a stand-in", "-generated"
@@ -151,7 +155,7 @@ def load_data(profile: str | Profile = "laptop", root: str | None = None, seed: 
                 train, test = (kind(root, split) for split in ("train", "test"))
                 name, suffix = about
                 break
-            except (data.DataError, ImportError) as error:
+            except data.DataMissing as error:
                 missing = missing or error
         if train is None and (root is not None or sizes.limits != "paper"):
             raise missing

@@ -39,7 +39,7 @@ def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = Fals
         whatever the difference.
 
     Raises:
-        ValueError: no numbers, different lengths of pairs, or more than a million exchanges.
+        ValueError: no numbers, numbers that are not finite, different lengths of pairs, or more than a million exchanges.
 
     >>> permutation_test([1, 2, 3, 4, 5], [2, 3, 4, 5, 6], paired=True)
     0.0625
@@ -51,6 +51,8 @@ def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = Fals
         raise ValueError(f"{len(a)} and {len(b)} numbers: expected at least one each")
     if paired and len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} numbers: pairs need as many of both")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"numbers that are not finite, {a.tolist()} and {b.tolist()}: a run without this field?")
     count = 2 ** len(a) if paired else math.comb(len(a) + len(b), len(a))
     if count > 1_000_000:
         raise ValueError(f"{count} exchanges for {len(a)} and {len(b)} runs: expected at most a million")
@@ -171,22 +173,27 @@ def results_table(
     import pandas
 
     present = [field for field in by if field in records]
-    rows = {}
+    keys, rows = [], []
     for key, group in records.groupby(present, dropna=False, sort=False):
-        key = dict(zip(present, key, strict=True))
-        known = {name: None if pandas.isna(value) else value for name, value in key.items()}
-        if "method" in known:
-            name = method_name(known["method"], known.get("n_patches"), known.get("settings.cnn_scale"))
-            others = [f"{value}" for field, value in known.items() if field not in _NAMED and value is not None]
-            name = ", ".join([name, *others])
-        else:
-            name = ", ".join(str(value) for value in known.values())
+        keys.append({name: None if pandas.isna(value) else value for name, value in zip(present, key, strict=True)})
         row = dict(runs=len(group))
         for field, heading in columns.items():
             mean, stderr = mean_and_stderr(group[field])
             row[heading] = f"{mean:.3f}" + ("" if math.isnan(stderr) else f" ± {stderr:.3f}")
-        rows[name] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
+        rows.append(row)
+    names = [_row_name(key) for key in keys]
+    if len(set(names)) < len(names):  # equal values of different fields
+        names = [_row_name(key, with_fields=True) for key in keys]
+    return pandas.DataFrame(rows, index=names)
 
 
 _NAMED = ("method", "n_patches", "settings.cnn_scale")
+
+
+def _row_name(key: dict, with_fields: bool = False) -> str:
+    """What stands before a row of :func:`results_table`: the method as the paper names it, and the values of other fields."""
+    others = {field: value for field, value in key.items() if "method" not in key or (field not in _NAMED and value is not None)}
+    words = [f"{field}={value}" if with_fields else f"{value}" for field, value in others.items()]
+    if "method" in key:
+        words.insert(0, method_name(key["method"], key.get("n_patches"), key.get("settings.cnn_scale")))
+    return ", ".join(words)
