@@ -426,11 +426,11 @@ def _like(part, field: str, value):
     if not isinstance(value, str) or kind == "str":
         return value
     present = getattr(part, field)
-    refused = ValueError(f"{field}={value}: expected " + (annotation if present is None else f"a value such as {present!r}"))
+    expected = annotation if present is None else f"a value such as {present!r}"
     try:
         value = ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        raise refused from None
+        raise ValueError(f"{field}={value!r}: expected {expected}") from None
     if value is None and optional:
         return None
     if kind in ("int", "float") and type(value) in (int, float):
@@ -438,7 +438,7 @@ def _like(part, field: str, value):
             raise ValueError(f"{field}={value}: expected a whole number such as {present}")
         return int(value) if kind == "int" else float(value)
     if type(value).__name__ != kind:
-        raise refused
+        raise ValueError(f"{field}={value}: expected {expected}")
     return value
 
 
