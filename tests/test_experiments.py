@@ -330,7 +330,8 @@ def test_attention_is_kept_several_times_an_epoch(tiny, tmp_path):
     assert [type(epoch) for epoch in fine] == [int, float, int]
     for name in fine[0]:  # training is the same; the new ones lie between
         assert torch.equal(coarse[1][name], fine[1][name])
-    assert any(not torch.equal(fine[0.5][name], fine[end][name]) for name in fine[0] for end in (0, 1))
+    for end in (0, 1):
+        assert any(not torch.equal(fine[0.5][name], fine[end][name]) for name in fine[0])
     assert main([*command, "--out", str(tmp_path / "none"), "--snapshots-per-epoch", "0"]) == 2
 
 
@@ -348,7 +349,7 @@ def test_where_each_part_of_a_run_was_computed(tiny, tmp_path, monkeypatch):
     assert "sessions" not in read_record(tmp_path / "runs" / "megapixel_mnist-ats-systematic-n10-seed1-smoke.json")
 
 
-def test_settings_that_belong_together_are_changed_at_once(capsys):
+def test_settings_that_belong_together_are_changed_at_once():
     run = Run("megapixel_mnist", changes=(("milestones", "(1, 2)"), ("schedule", "step")))
     assert run.settings.milestones == (1, 2)
     assert run.name == replace(run, changes=(("schedule", "step"), ("milestones", (1, 2)))).name
