@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from tqdm.auto import tqdm
 
+from atslib.patches import ImageBatch, ImageSource
+
 _EXPECTED_LABEL = "expected a whole number, the position of the image's class"
 _PURPOSES = ("order", "draws", "augmentation", "workers")
 
@@ -106,6 +108,8 @@ class InMemory(LabelledImages):
     def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", *, workers: int = 0, progress: bool = False):
         if not len(dataset):
             raise ValueError("a data set of 0 images: expected at least 1")
+        if isinstance(dataset[0][0], ImageSource):
+            raise ValueError("images that are read where they are looked at: expected tensors, to keep in memory")
         first = torch.as_tensor(dataset[0][0])
         if first.dtype != torch.uint8:
             raise ValueError(f"images of type {first.dtype}: expected uint8, which takes a quarter of the memory")
@@ -147,6 +151,8 @@ def load(
 ) -> Iterator[tuple[Tensor, Int[Tensor, " B"]]]:
     """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device.
 
+    Images that are no tensors come as an :class:`atslib.patches.ImageBatch`.
+
     Args:
         seed: of the random numbers that the set itself may draw in its workers.
 
@@ -182,7 +188,10 @@ def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data "
             "set, or take batches of one image"
         )
-    images, labels = default_collate(items)
+    if all(isinstance(image, ImageSource) for image, _ in items):
+        images, labels = ImageBatch([image for image, _ in items]), default_collate([label for _, label in items])
+    else:
+        images, labels = default_collate(items)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
         raise ValueError(f"label {items[0][1]!r}: {_EXPECTED_LABEL}")
     return [images, labels.long()]  # a class is a number of 64 bits to PyTorch's loss

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention
-from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
+from atslib.patches import ImageSource, PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
 
 
 @dataclass
@@ -101,7 +101,8 @@ class AttentionSampling(nn.Module):
             unknown estimator.
 
     Images may be ``uint8`` (0 … 255), which the networks see as [0, 1] and which is never converted as a whole, or floating
-    point, which they see as it is.
+    point, which they see as it is. Those that lie in a file and are too large to be read are given as an
+    :class:`atslib.data.ImagePyramid`.
     """
 
     share_equal: bool | None = None
@@ -474,7 +475,8 @@ class DownsampledCNN(nn.Module):
         """What the network sees: the image at ``scale``, :math:`V(x, s)`."""
         _check_image(image)
         size = low_size(image.shape[2:], self.scale)
-        return _as_unit(image) if size == tuple(image.shape[2:]) else downsample(image, size)
+        whole = isinstance(image, Tensor) and size == tuple(image.shape[2:])
+        return _as_unit(image) if whole else downsample(image, size)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
@@ -554,8 +556,8 @@ def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
     return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
-def _check_image(image: Tensor) -> None:
-    if not isinstance(image, Tensor):
+def _check_image(image: Tensor | ImageSource) -> None:
+    if not isinstance(image, Tensor | ImageSource):
         raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one of an array")
     if image.ndim == 4 and image.shape[3] in (1, 3, 4) and image.shape[1] > 4:
         raise ValueError(

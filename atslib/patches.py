@@ -2,13 +2,15 @@
 
 :func:`downsample` makes the view :math:`V(x, s)` from which attention is computed (eq. 18), :class:`PatchGeometry` says
 where in the image a location of the attention map lies, and :func:`extract_patches` reads the patches
-:math:`P(x, i)` there (eq. 19). :func:`distinct_patches` tells which of them show the same.
+:math:`P(x, i)` there (eq. 19). :func:`distinct_patches` tells which of them show the same. An image need not be a tensor: an
+:class:`ImageSource` answers both functions itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -23,8 +25,67 @@ _STRIP = 1 << 20
 _LONG = 512
 
 
+class ImageSource(ABC):
+    """Images that are no tensor, of which only what is looked at is read: :class:`atslib.data.ImagePyramid` has those in files.
+
+    Models, :func:`extract_patches` and :func:`downsample` take one wherever they take a tensor ``(B, C, H, W)``.
+
+    Attributes:
+        shape: ``(B, C, H, W)``, as of a tensor.
+        dtype: what the patches come in, uint8 or floating point.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    ndim = 4
+    device = torch.device("cpu")
+
+    @abstractmethod
+    def read_patches(self, top_left: Int[Tensor, "B N 2"], size: tuple[int, int], fill: float) -> Shaped[Tensor, "B N C h w"]:
+        """As :func:`extract_patches`, which has checked the arguments; everything on the CPU."""
+
+    @abstractmethod
+    def read_view(self, size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+        """As :func:`downsample`, which has checked the size: uint8 as [0, 1]; on the CPU, the caller's own."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+    def to(self, *args, **kwargs) -> ImageSource:
+        """The source itself: the pixels stay where they are, and what is read of them goes where it is needed."""
+        return self
+
+
+class ImageBatch(ImageSource):
+    """Several images of one size that are no tensors, as one batch.
+
+    Raises:
+        ValueError: no image; images that differ in channels, size or type.
+    """
+
+    def __init__(self, images: Sequence[ImageSource]):
+        self.images = tuple(images)
+        if not self.images:
+            raise ValueError("a batch of 0 images: expected at least 1")
+        kinds = {(tuple(image.shape[1:]), image.dtype) for image in self.images}
+        if len(kinds) > 1:
+            raise ValueError(f"images of different kinds in a batch, {' and '.join(map(str, kinds))}: take batches of one image")
+        self.shape = torch.Size((sum(map(len, self.images)), *self.images[0].shape[1:]))
+        self.dtype = self.images[0].dtype
+
+    def read_patches(self, top_left: Int[Tensor, "B N 2"], size: tuple[int, int], fill: float) -> Shaped[Tensor, "B N C h w"]:
+        parts = top_left.split([len(image) for image in self.images])
+        return torch.cat([image.read_patches(part, size, fill) for image, part in zip(self.images, parts, strict=True)])
+
+    def read_view(self, size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+        return torch.cat([image.read_view(size) for image in self.images])
+
+
 def extract_patches(
-    image: Shaped[Tensor, "B C H W"],
+    image: Shaped[Tensor, "B C H W"] | ImageSource,
     top_left: Int[Tensor, "B N 2"],
     size: int | tuple[int, int],
     *,
@@ -36,7 +97,7 @@ def extract_patches(
     copied, nothing loops over patches, and with both on a GPU nothing waits for the host. Differentiable in ``image``.
 
     Args:
-        image: a tensor of any type but float8, which the patches keep.
+        image: a tensor of any type but float8, which the patches keep, or a source.
         top_left: row and column of each patch's first pixel; anywhere, also outside the image. The patches come to its device:
             an image too large for a GPU stays in the computer's memory, or in a file mapped into it.
         size: height and width of the patches in pixels, one number for a square.
@@ -51,24 +112,24 @@ def extract_patches(
     [[[6, 7], [10, 11]], [[15, 0], [0, 0]]]
     """
     height, width = pair(size)
-    if not isinstance(image, Tensor):
+    if not isinstance(image, Tensor | ImageSource):
         raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one, of a memmap too")
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if top_left.ndim != 3 or top_left.shape[2] != 2 or len(top_left) != len(image):
-        raise ValueError(
-            f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}"
-        )
+        raise ValueError(f"top_left of shape {tuple(top_left.shape)}: expected (B, N, 2) with the image's batch B = {len(image)}")
     _check_patch_fits((height, width), image.shape[2:])
     if top_left.is_floating_point():
         raise ValueError(f"top_left of type {top_left.dtype}: expected whole numbers, as PatchGeometry.top_left gives")
     check_fill(image.dtype, fill)
     home, top_left = top_left.device, top_left.to(image.device)
+    if isinstance(image, ImageSource):
+        return image.read_patches(top_left, (height, width), fill).to(home)
     rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
     columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)
-    inside = (
-        ((rows >= 0) & (rows < image.shape[2]))[..., :, None] & ((columns >= 0) & (columns < image.shape[3]))[..., None, :]
-    )  # (B, N, h, w)
+    inside = ((rows >= 0) & (rows < image.shape[2]))[..., :, None] & ((columns >= 0) & (columns < image.shape[3]))[
+        ..., None, :
+    ]  # (B, N, h, w)
     batch = torch.arange(len(image), device=image.device)[:, None, None, None]
     patches = image.permute(0, 2, 3, 1)[
         batch,
@@ -176,7 +237,7 @@ class PatchGeometry:
         return torch.stack([index.div(width, rounding_mode="floor"), index % width], dim=-1)  # (B, N, 2)
 
 
-def downsample(image: Shaped[Tensor, "B C H W"], size: int | tuple[int, int]) -> Float[Tensor, "B C h w"]:
+def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple[int, int]) -> Float[Tensor, "B C h w"]:
     """The image at a lower resolution, each pixel the exact mean of the area it covers.
 
     Source pixels that lie across a border count with the part that lies inside, so nothing is dropped and nothing
@@ -185,7 +246,8 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: int | tuple[int, int]) ->
     ``uint8`` is read as [0, 255] and returned as [0, 1]; other types keep their values.
 
     Args:
-        image: the image; integer types other than ``uint8`` are not accepted, since their range is not known.
+        image: the image; integer types other than ``uint8`` are not accepted, since their range is not known. A source may make
+            its view from a coarser copy that it has (:class:`atslib.data.ImagePyramid`).
         size: height and width of the view, each at most the image's; one number for both.
 
     Returns:
@@ -201,6 +263,8 @@ def downsample(image: Shaped[Tensor, "B C H W"], size: int | tuple[int, int]) ->
     size = pair(size)
     if not (1 <= size[0] <= image.shape[2] and 1 <= size[1] <= image.shape[3]):
         raise ValueError(f"view of size {tuple(size)} from an image of {tuple(image.shape[2:])}: expected 1 … the image's size")
+    if isinstance(image, ImageSource):
+        return image.read_view(size)
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
     working = torch.promote_types(dtype, torch.float32)  # half precision would round the weights
@@ -219,14 +283,14 @@ def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) 
     groups = math.gcd(fine, coarse)
     at_a_time = _STRIP // max(1, channels * width)  # rows of the image
     if (p := fine // groups) <= _LONG:
-        weights = _overlaps(p, coarse // groups).to(image.device, dtype)
+        weights = overlaps(p, coarse // groups).to(image.device, dtype)
         for strip in image.unflatten(1, (groups, p)).split(max(1, at_a_time // p), dim=1):
             yield (weights @ strip.to(dtype)).flatten(1, 2)  # (q, p) @ (C, strip, p, W) -> (C, strip · q, W)
     else:  # the weights repeat too rarely to wait for it
         step = max(1, at_a_time * coarse // fine)
         for first in range(0, coarse, step):
-            start, stop = _covered(fine, coarse, first, min(first + step, coarse))
-            weights = _overlaps(fine, coarse, first, min(first + step, coarse)).to(image.device, dtype)
+            start, stop = covered(fine, coarse, first, min(first + step, coarse))
+            weights = overlaps(fine, coarse, first, min(first + step, coarse)).to(image.device, dtype)
             yield weights @ image[:, start:stop].to(dtype)
 
 
@@ -235,13 +299,13 @@ def _column_means(rows: Float[Tensor, "C r W"], coarse: int) -> Float[Tensor, "C
     fine = rows.shape[2]
     groups = math.gcd(fine, coarse)
     if (p := fine // groups) <= _LONG:
-        weights = _overlaps(p, coarse // groups).to(rows)
+        weights = overlaps(p, coarse // groups).to(rows)
         return (rows.unflatten(2, (groups, p)) @ weights.T).flatten(2)
     blocks = []
     for first in range(0, coarse, 32):
         last = min(first + 32, coarse)
-        start, stop = _covered(fine, coarse, first, last)
-        blocks.append(rows[..., start:stop] @ _overlaps(fine, coarse, first, last).to(rows).T)
+        start, stop = covered(fine, coarse, first, last)
+        blocks.append(rows[..., start:stop] @ overlaps(fine, coarse, first, last).to(rows).T)
     return torch.cat(blocks, dim=2)
 
 
@@ -263,15 +327,15 @@ def check_aspect(image_size: tuple[int, int], view_size: tuple[int, int]) -> Non
         )
 
 
-def _covered(fine: int, coarse: int, first: int, last: int) -> tuple[int, int]:
+def covered(fine: int, coarse: int, first: int, last: int) -> tuple[int, int]:
     """The fine pixels, from … up to, that coarse pixels ``first`` up to ``last`` cover, if only in part."""
     return first * fine // coarse, -(-last * fine // coarse)
 
 
-def _overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) -> Float[Tensor, "q p"]:
+def overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) -> Float[Tensor, "q p"]:
     """Share of each fine pixel in the coarse pixels from ``first`` up to ``last`` (all), in those that they cover."""
     last = coarse if last is None else last
-    start, stop = _covered(fine, coarse, first, last)
+    start, stop = covered(fine, coarse, first, last)
     # In units of 1/coarse fine pixels all borders are whole numbers: fine pixel j covers [j, j + 1] · coarse, coarse pixel i
     # covers [i, i + 1] · fine.
     fine_edge, coarse_edge = torch.arange(start, stop)[None] * coarse, torch.arange(first, last)[:, None] * fine

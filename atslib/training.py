@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.loading import LabelledImages, epoch_batches, load, seed_for
 from atslib.models import Output, evaluating
+from atslib.patches import ImageSource
 from atslib.precision import has_bfloat16
 from atslib.processes import Processes
 
@@ -534,6 +535,8 @@ def _augmented(
     images: Tensor, numbers: Sequence[int], places: Sequence[tuple[int, ...]], augment: Callable, seed: int, epoch: int
 ) -> Tensor:
     """Each image changed by itself: what happens to it depends on its number, the epoch, and its place if it has one."""
+    if isinstance(images, ImageSource):
+        raise ValueError(f"augment={_named(augment)} for images that are read patch by patch: expected none, or tensors")
     generator = torch.Generator()
     return torch.cat(
         [

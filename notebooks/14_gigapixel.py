@@ -483,7 +483,7 @@ if carried:
 #
 # Last, the image itself. It has 31,700² pixels, one byte each. It is written to a file, as a slide scanner would do, and mapped into memory, so that only what is looked
 # at is read. But the empty ground takes no room in this file: a full one would have to be read from disk as well, which the times below do not show.
-# Its view is made once, from all pixels; a file with a pyramid of resolutions brings it along. Then an answer, and one training step, forward and backward, with the view at hand.
+# Its view is made once, from all pixels; a file with a pyramid of resolutions brings it along ([chapter 15](15_your_own_images.ipynb) reads such files). Then an answer, and one training step, forward and backward, with the view at hand.
 
 # %%
 giga_set = MegapixelMNIST("test", 1, GIGA, n_noise=10)

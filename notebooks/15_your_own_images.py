@@ -11,6 +11,7 @@
 # - how to bring images of different sizes, networks of your own and a prior of your own;
 # - how to train with the library's loop, or in a loop of your own;
 # - what to check afterwards: what the attention looks at, which patch decides, whether more patches would help;
+# - how to look at whole slides and other files that do not fit into memory;
 # - what to do when it does not learn.
 #
 # **Time and hardware:** fifteen minutes to read, one to two to run on one CPU core; nothing is downloaded. You should have read
@@ -19,22 +20,25 @@
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop or paper: how many images are drawn
 own = ""  # a folder with train/CLASS/FILE and test/CLASS/FILE; empty: cloth is drawn
+own_large = ""  # a large file, TIFF, slide or zarr, with what is in that folder; empty: a large cloth is drawn
 
 # %%
 import math
 import tempfile
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import tifffile
 import torch
 from IPython.display import Markdown
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from atslib import AttentionSampling, UniformSampling, downsample, plots
-from atslib.data import ImageFiles, image_size, read_image
+from atslib import AttentionSampling, UniformSampling, downsample, extract_patches, plots
+from atslib.data import ImageFiles, ImagePyramid, image_size, read_image
 from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
 from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm, local_contrast
@@ -51,9 +55,9 @@ n_train, n_test = {"smoke": (240, 100), "laptop": (1000, 400), "paper": (1000, 4
 # thread. Sizes and light differ from image to image, as they do when people take photographs.
 
 # %% tags=["hide-input"]
-def draw_cloth(rng, torn, specks=5):
-    """A photograph, (h, w, 3) uint8, and the middle of each speck; the first is the hole."""
-    height, width = rng.integers(320, 417, 2)
+def draw_cloth(rng, holes, specks=5, size=None):
+    """A photograph, (h, w, 3) uint8, and the middle of each speck; the first are the holes."""
+    height, width = size or rng.integers(320, 417, 2)
     y, x = np.arange(height)[:, None], np.arange(width)
     light = 20 * np.sin(2 * np.pi * (rng.random() * y / height + rng.random() * x / width + rng.random()))
     cloth = 200 + light + 10 * np.sin(np.pi * y / 2 + 6 * rng.random()) * np.sin(np.pi * x / 2 + 6 * rng.random())
@@ -67,7 +71,7 @@ def draw_cloth(rng, torn, specks=5):
         top, left = (place - 10).astype(int)
         square = np.s_[top : top + 20, left : left + 20]
         distance = np.hypot(y[square[0]] - place[0], x[square[1]] - place[1])
-        dark = 1.95 - 1.3 * abs(distance - 5) if torn and k == 0 else 5.2 - distance  # a ring or a dot, equally dark in sum
+        dark = 1.95 - 1.3 * abs(distance - 5) if k < holes else 5.2 - distance  # a ring or a dot, equally dark in sum
         cloth[square] *= 1 - 0.75 * dark.clip(0, 1)
     return (cloth[..., None] * (1.0, 0.97, 0.9)).clip(0, 255).astype(np.uint8), places
 
@@ -131,7 +135,7 @@ ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 0.01, 16, 1
 if own:
     photograph, places = read_image(test_set.files[0]), [(100, 100)]  # row and column of what matters
 else:
-    photograph, places = draw_cloth(np.random.default_rng(5), torn=True)
+    photograph, places = draw_cloth(np.random.default_rng(5), holes=1)
     photograph = torch.from_numpy(photograph).permute(2, 0, 1)
 view = downsample(photograph[None], low_size(photograph.shape[1:], SCALE))[0]
 figure = plt.figure(figsize=(7, 3.0))
@@ -380,6 +384,101 @@ plots.table(
     ],
 )
 
+# %% [markdown]
+# ## Files too large to be read
+#
+# Whole slides, satellite images and the like come in files that hold the image in tiles, and beside it coarser copies of itself: a *pyramid*. `ImagePyramid.open` reads
+# such files, tiled TIFF and its relatives (SVS, OME-TIFF, …), zarr, and what OpenSlide knows, and goes wherever an image tensor goes. The view is then made from the coarsest copy that is fine enough, and of
+# the image itself only the tiles are read that a patch touches. (`pip install 'atslib[slides]'` brings what it needs.)
+#
+# We have no slide here, so a large cloth is drawn, a hundred times the size of those above, with five hundred specks, twenty of them holes. The file is written as a scanner would do.
+
+# %%
+if own_large:
+    large, holes, specks = Path(own_large), 0, []
+else:
+    large, holes, side = Path(temporary.name) / "bolt.tif", 20, 4096
+    pixels, specks = draw_cloth(np.random.default_rng(2), holes, specks=500, size=(side, side))
+    whole = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    with tifffile.TiffWriter(large) as writer:
+        options = dict(tile=(256, 256), photometric="rgb", compression="jpeg", compressionargs=dict(level=95))
+        writer.write(pixels, subifds=3, **options)
+        for level in (2, 4, 8):
+            coarse = (255 * downsample(whole, side // level)[0]).round().byte()
+            writer.write(coarse.permute(1, 2, 0).numpy(), subfiletype=1, **options)
+pyramid = ImagePyramid.open(large)
+in_memory = math.prod(pyramid.shape) * pyramid.dtype.itemsize
+print(f"{large.stat().st_size / 1e6:.0f} MB on disk, {in_memory / 1e6:.0f} MB of pixels; levels " + ", ".join(f"{level.shape[0]} × {level.shape[1]}" for level in pyramid.levels))
+
+# %% [markdown]
+# The model that was trained on single images looks at the large one, with as many patches for its area as before. The same is then asked of a tensor of all pixels. It is given the view that the first has made, since a mean over all
+# pixels differs from the file's coarse copy by rounding and by what the compression did.
+
+# %%
+n = round(N_PATCHES * math.prod(pyramid.shape[2:]) / math.prod(test_set.size))
+with torch.no_grad():
+    started = time.perf_counter()
+    out = again(pyramid, n_patches=n, return_patches=True, generator=torch.Generator().manual_seed(0))
+    from_file = time.perf_counter() - started
+    view = again.view(pyramid)
+    tensor = extract_patches(pyramid, torch.zeros(1, 1, 2, dtype=torch.long), pyramid.shape[2:])[:, 0]  # all of it, as one patch
+    started = time.perf_counter()
+    of_tensor = again(tensor, view, n_patches=n, generator=torch.Generator().manual_seed(0))
+    from_tensor = time.perf_counter() - started
+corners = again.geometry(pyramid, view, out.log_attention).top_left(out.index)[0]  # (N, 2)
+distinct = len(corners.unique(dim=0))
+print("the same places, and the same answer:", torch.equal(out.index, of_tensor.index), torch.allclose(out.logits, of_tensor.logits, atol=1e-4))  # NBVAL_CHECK_OUTPUT
+
+# %% tags=["hide-input"]
+share = distinct * PATCH**2 / math.prod(pyramid.shape[2:])
+Markdown(
+    f"Looked at in full resolution: {distinct} different places, at most {share:.1%} of the pixels. That took {from_file:.2f} s from the file and {from_tensor:.2f} s from a tensor with the view at hand, "
+    + (f"so that {1000 * (from_file - from_tensor) / distinct:.1f} ms a place went into fetching. " if from_file > from_tensor else "")
+    + "A pyramid is for images that do not fit into memory, or of which little is looked at; one that fits, and is looked at in many places, is better read once."
+)
+
+# %% [markdown]
+# Which of the places speak most for the last class, here *torn*? Each patch is asked by itself, as above.
+
+# %% mystnb={"image": {"alt": "Left, the attention over the large cloth, hundreds of bright dots; orange circles mark the holes. Right, the sixteen different places with the highest score for torn: rings of frayed thread."}}
+with torch.no_grad():
+    logits = again.classifier(again.features(out.patches[0] / 255))
+scores = logits[:, -1] - logits[:, :-1].mean(1)
+best = {}
+for k in scores.argsort(descending=True).tolist():  # the best first; of those that overlap, one
+    if all((corners[k] - corners[other]).abs().max() > PATCH // 2 for other in best.values()):
+        best[len(best)] = k
+    if len(best) == 16:
+        break
+figure = plt.figure(figsize=(7, 3.8))
+left, right = figure.subfigures(1, 2)
+ax = left.subplots()
+plots.show_attention(ax, out.log_attention[0], "attention (square root)")
+for row, column in specks[:holes]:
+    ax.plot(column * SCALE, row * SCALE, "o", mfc="none", mec=plots.ORANGE, ms=9)
+for ax, k in zip(right.subplots(4, 4).flat, best.values(), strict=False):
+    plots.show_image(ax, out.patches[0, k], f"{scores[k]:+.1f}")
+plt.show()
+
+# %% tags=["hide-input"]
+if holes and not own:
+    shown = (corners[:, None] + PATCH / 2 - torch.tensor(np.array(specks))).abs().amax(2) < PATCH / 2 - 6  # (N, specks): wholly in the patch
+    looked_at = shown.any(0)
+    mean_score = (scores[:, None] * shown).sum(0) / shown.sum(0)  # of each speck
+    found, alarms = ((mean_score > 0) & looked_at)[:holes].sum(), ((mean_score > 0) & looked_at)[holes:].sum()
+    text = (
+        f"What to see: circles mark the holes, which the map does not tell from lint; the patches do. Of the {holes} holes {looked_at[:holes].sum()} were looked at, and {found} of these have a mean score above zero; of the {len(specks) - holes} specks of lint "
+        f"{looked_at[holes:].sum()} were looked at, and {alarms} have. The model has been told of no place in any image. The large image's one answer, the mean over all patches, speaks {'for' if out.logits[0].argmax() == len(train_set.classes) - 1 else 'against'} *torn*: "
+        "how large a part of the specks is torn is not what the model was trained on. To find things in an image far larger than those it knows, ask its patches."
+    )
+else:
+    text = "Of an image of your own only you know what should stand out."
+Markdown(text)
+
+# %% [markdown]
+# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, in batches of one image (`Settings(batch_size=1)`) where sizes differ: a pyramid is opened when it is asked for, also by workers, and nothing is read before it is looked at.
+# What is in memory already as an array of any kind (NumPy, HDF5, zarr) becomes one by `ImagePyramid([array, coarser, …])`. A slide of a few gigapixels makes the view itself large: [the next level of attention](14_gigapixel.ipynb) takes pyramids, too.
+
 # %%
 temporary.cleanup()
 
@@ -399,12 +498,14 @@ temporary.cleanup()
 # | a patch at the border decides | what lies outside the image looks like something | another `fill`; padding without an edge |
 # | loss and gradients jump from step to step | variance of the estimator | larger batches, more patches, features of unit length ([chapter 2](02_variance_optimality.ipynb)) |
 # | out of memory | patches of the whole batch are held for the backward pass | smaller batches or $N$; memory grows with both ([chapter 13](13_cost.ipynb)) |
+# | out of memory before the first step | the image itself is too large | `ImagePyramid` (above); `low=` if a view is at hand |
 #
 # ## Summary
 #
 # - Attention sampling fits where a small view shows that there is something and a small patch tells what. Look at both before training.
 # - Scale, patch and $N$ follow from the size and number of the things that matter.
 # - A prior for what is worth a first look can spare the model a long plateau; it is one function of the view.
+# - Of an image in a tiled file only the places are read that are looked at.
 # - Afterwards, patches can be asked which of them decides, and uniform draws and other $N$ tell what attention and sampling are worth.
 #
 # ## Exercises

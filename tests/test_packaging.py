@@ -24,6 +24,7 @@ CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
 # Packages that conda-forge has under another name than the package index.
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "lightning-fabric": "lightning"}
+CONDA_NAMES["openslide-bin"] = "openslide"  # the library that openslide-python binds
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 
@@ -63,7 +64,7 @@ def conda_requirements():
 @pytest.mark.parametrize("python", PYTHONS)
 def test_pins_lie_in_the_ranges(python):
     pinned = pins(python)
-    for name, wanted in requirements("data", "distributed", "book", "test", "dev").items():
+    for name, wanted in requirements("data", "slides", "distributed", "book", "test", "dev").items():
         for requirement in wanted:
             environment = default_environment() | {"python_version": python}
             if requirement.marker and not requirement.marker.evaluate(environment):
@@ -89,7 +90,7 @@ def test_environment_agrees_with_pyproject():
     assert str(have.pop("pip")) == ""
     want = {
         CONDA_NAMES.get(name, name): found[0].specifier
-        for name, found in requirements("data", "distributed", "book", "test").items()
+        for name, found in requirements("data", "slides", "distributed", "book", "test").items()
         if not found[0].marker  # back-ports for an old Python; conda takes a new one
     }
     assert have == want

@@ -1,0 +1,429 @@
+"""Images in files: the same patches, views and answers as the tensor with the same pixels, and only what is asked for is read."""
+
+import os
+import pickle
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import Dataset
+
+from atslib import AttentionSampling, DeepMIL, DownsampledCNN, NestedSampling, UniformSampling, downsample, extract_patches
+from atslib.data import Augmentation, DataError, ImagePyramid
+from atslib.loading import InMemory, load
+from atslib.networks import AttentionNetwork, Classifier, MILAttention
+from atslib.patches import ImageBatch
+from atslib.training import Settings, evaluate, train
+
+tifffile = pytest.importorskip("tifffile")
+zarr = pytest.importorskip("zarr")
+openslide = pytest.importorskip("openslide")
+
+
+def pixels_of(height, width, channels=3, seed=0, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, 200, (height, width, channels)).astype(dtype)
+
+
+def as_tensor(pixels):
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+
+
+def halved(pixels):
+    """The next level: means of 2 × 2 pixels."""
+    height, width, channels = pixels.shape
+    return pixels.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3)).astype(pixels.dtype)
+
+
+def write_tiff(path, pixels, levels=3, inside=True, **options):
+    """A tiled TIFF whose lower resolutions lie in SubIFDs of the first, or come after it."""
+    with tifffile.TiffWriter(path, bigtiff=options.pop("bigtiff", False)) as writer:
+        for level in range(levels):
+            place = dict(subfiletype=1) if level else dict(subifds=levels - 1) if inside else {}
+            writer.write(pixels, tile=(64, 64), photometric="rgb", compression="zlib", **place, **options)
+            pixels = halved(pixels)
+    return path
+
+
+class Recorder:
+    """An array that remembers what was asked of it."""
+
+    def __init__(self, pixels):
+        self.pixels, self.shape, self.dtype, self.read = pixels, pixels.shape, pixels.dtype, []
+
+    def __getitem__(self, slices):
+        part = self.pixels[slices]
+        self.read.append(part.size)
+        return part
+
+
+@given(
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 4)),
+    n=st.integers(1, 5),
+    fraction=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    first=st.booleans(),
+    fill=st.sampled_from([0, 255]),
+    dtype=st.sampled_from([np.uint8, np.float32, np.float64]),
+    reach=st.sampled_from([0, 3, 1000]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=300, deadline=None)
+def test_patches_and_views_are_those_of_the_tensor(shape, n, fraction, first, fill, dtype, reach, seed):
+    pixels = pixels_of(*shape, seed=seed, dtype=dtype)
+    image = as_tensor(pixels)
+    pyramid = ImagePyramid([pixels.transpose(2, 0, 1) if first else pixels], channels_first=first)
+    assert pyramid.shape == image.shape and pyramid.dtype == image.dtype
+    size = tuple(max(1, round(f * side)) for f, side in zip(fraction, shape[:2], strict=True))
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.stack([torch.randint(-reach - 1, side + reach, (1, n), generator=generator) for side in shape[:2]], dim=-1)
+    expected = extract_patches(image, corners, size, fill=fill)
+    found = extract_patches(pyramid, corners, size, fill=fill)
+    assert found.dtype == expected.dtype and torch.equal(found, expected)
+    view = downsample(pyramid, size)
+    assert view.dtype == downsample(image, size).dtype
+    torch.testing.assert_close(view, downsample(image, size))
+
+
+def test_a_view_of_many_blocks(monkeypatch):
+    monkeypatch.setattr("atslib.data.pyramids._BLOCK", 3 * 500)  # some twenty pixels of the view at a time
+    pixels = pixels_of(301, 397)
+    recorder = Recorder(pixels)
+    view = downsample(ImagePyramid([recorder]), (61, 83))
+    assert len(recorder.read) > 100 and max(recorder.read) < 4 * 3 * 500
+    torch.testing.assert_close(view, downsample(as_tensor(pixels), (61, 83)))
+
+
+def test_only_what_is_looked_at_is_read():
+    finest = Recorder(pixels_of(640, 640))
+    middle, coarsest = Recorder(halved(finest.pixels)), Recorder(halved(halved(finest.pixels)))
+    pyramid = ImagePyramid([finest, middle, coarsest])
+    view = downsample(pyramid, 200)
+    assert not finest.read and not coarsest.read and sum(middle.read) >= middle.pixels.size
+    torch.testing.assert_close(view, downsample(as_tensor(middle.pixels), 200))
+    torch.testing.assert_close(downsample(pyramid, 160), as_tensor(coarsest.pixels) / 255)
+    assert not finest.read
+    corners = torch.tensor([[[0, 0], [600, 630], [0, 0], [-5, 700]]])  # one twice, one partly and one wholly outside
+    extract_patches(pyramid, corners, 50)
+    assert sorted(finest.read) == [40 * 10 * 3, 50 * 50 * 3]
+
+
+def test_views_are_kept_and_are_the_callers_own():
+    recorder = Recorder(pixels_of(64, 64))
+    pyramid = ImagePyramid([recorder])
+    first = downsample(pyramid, 8)
+    expected = first.clone()
+    first.zero_()
+    read = len(recorder.read)
+    assert torch.equal(downsample(pyramid, 8), expected) and len(recorder.read) == read
+    assert downsample(pyramid, 4).shape == (1, 3, 4, 4)
+
+
+def test_whole_numbers_of_more_bits_want_a_white():
+    pixels = np.array([[0, 2048], [4095, 1]], ">u2")  # of the other byte order, too
+    pyramid = ImagePyramid([pixels], white=4095)
+    assert pyramid.dtype == torch.float32
+    expected = torch.tensor([[0, 2048], [4095, 1]]).float() / 4095
+    torch.testing.assert_close(extract_patches(pyramid, torch.tensor([[[0, 0]]]), 2)[0, 0, 0], expected)
+    torch.testing.assert_close(downsample(pyramid, 1).squeeze(), expected.mean())
+    with pytest.raises(ValueError, match=r"uint16, white=None: expected white=…, the value that networks see as 1"):
+        ImagePyramid([pixels.astype(np.uint16)])
+
+
+@pytest.mark.parametrize(
+    ("levels", "options", "message"),
+    [
+        ([], {}, "0 levels"),
+        ([np.zeros((4, 4, 3, 1), np.uint8)], {}, r"shape \(4, 4, 3, 1\): expected \(H, W\) or \(H, W, C\)"),
+        ([np.zeros((4, 4), np.uint8)], dict(channels_first=True), r"expected \(C, H, W\)"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((2, 2), np.int16)], {}, "expected the same image at a lower resolution"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((8, 8), np.uint8)], {}, "expected the finest first"),
+        ([np.zeros((40, 40), np.uint8), np.zeros((20, 10), np.uint8)], {}, "the aspects differ"),
+        ([np.zeros((4, 4), np.float32)], dict(white=2.0), "expected uint8 or floating point as they are"),
+        ([np.zeros((4, 4), np.uint8)], dict(white=-1), "above 0"),
+        ([np.zeros((4, 4), bool)], {}, "pixels of type bool"),
+    ],
+)
+def test_what_is_no_pyramid(levels, options, message):
+    with pytest.raises(ValueError, match=message):
+        ImagePyramid(levels, **options)
+
+
+def test_bad_patches_of_a_pyramid_are_named_as_those_of_a_tensor():
+    pyramid = ImagePyramid([pixels_of(10, 10)])
+    with pytest.raises(ValueError, match="patch no larger than the image"):
+        extract_patches(pyramid, torch.zeros(1, 1, 2, dtype=torch.int64), 11)
+    with pytest.raises(ValueError, match="the image's batch B = 1"):
+        extract_patches(pyramid, torch.zeros(2, 1, 2, dtype=torch.int64), 5)
+    with pytest.raises(ValueError, match=r"fill=0\.5"):
+        extract_patches(pyramid, torch.zeros(1, 1, 2, dtype=torch.int64), 5, fill=0.5)
+    with pytest.raises(ValueError, match="expected 1 … the image's size"):
+        downsample(pyramid, 11)
+
+
+# Files
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_tiff_with_levels(tmp_path, bigtiff):
+    pixels = pixels_of(256, 320)
+    pyramid = ImagePyramid.open(write_tiff(tmp_path / "tissue.tif", pixels, bigtiff=bigtiff))
+    assert [tuple(level.shape) for level in pyramid.levels] == [(256, 320, 3), (128, 160, 3), (64, 80, 3)]
+    assert "tissue.tif: 3 channels, torch.uint8, 256 × 320, 128 × 160, 64 × 80" in repr(pyramid)
+    corners = torch.tensor([[[0, 0], [100, 260], [-20, 300]]])
+    assert torch.equal(extract_patches(pyramid, corners, 60), extract_patches(as_tensor(pixels), corners, 60))
+    torch.testing.assert_close(downsample(pyramid, (64, 80)), as_tensor(halved(halved(pixels))) / 255)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "index", "channels_first"),
+    [
+        ("YX", (80, 96), np.s_[:, :, None], False),
+        ("CYX", (5, 80, 96), np.s_[:, :, :], True),
+        ("ZYX", (3, 80, 96), np.s_[0, :, :, None], False),
+        ("TCZYX", (2, 3, 2, 80, 96), np.s_[0, :, 0], True),
+        ("ZYXS", (2, 80, 96, 3), np.s_[0], False),
+    ],
+)
+def test_tiff_with_other_axes(tmp_path, axes, shape, index, channels_first):
+    array = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "cells.ome.tif", array, ome=True, metadata={"axes": axes}, tile=(32, 32))
+    pyramid = ImagePyramid.open(tmp_path / "cells.ome.tif", white=65535)
+    expected = torch.from_numpy(array[index].astype(np.float32) / 65535)
+    expected = (expected if channels_first else expected.permute(2, 0, 1))[None]
+    assert pyramid.shape == expected.shape
+    torch.testing.assert_close(extract_patches(pyramid, torch.tensor([[[7, 11]]]), 40)[:, 0], expected[..., 7:47, 11:51])
+
+
+def test_zarr_array_and_ome_zarr(tmp_path):
+    pixels = pixels_of(64, 80)
+    corners = torch.tensor([[[3, 5]]])
+    expected = extract_patches(as_tensor(pixels), corners, 20)
+    for name, array in (("last", pixels), ("first", pixels.transpose(2, 0, 1))):
+        stored = zarr.open(str(tmp_path / f"{name}.zarr"), mode="w", shape=array.shape, chunks=(3, 3, 3), dtype=np.uint8)
+        stored[:] = array
+        assert torch.equal(extract_patches(ImagePyramid.open(tmp_path / f"{name}.zarr"), corners, 20), expected)
+    group = zarr.open_group(str(tmp_path / "ome.zarr"), mode="w")
+    for name, level in (("0", pixels), ("1", halved(pixels))):
+        array = level.transpose(2, 0, 1)[None, :, None]  # t, c, z, y, x
+        made = zarr.open(str(tmp_path / "ome.zarr" / name), mode="w", shape=array.shape, chunks=(1, 1, 1, 16, 16), dtype=np.uint8)
+        made[:] = array
+    axes = [dict(name=name) for name in "tczyx"]
+    for attributes in (
+        dict(multiscales=[dict(datasets=[dict(path="0"), dict(path="1")], axes=axes)]),
+        dict(ome=dict(multiscales=[dict(datasets=[dict(path="0"), dict(path="1")], axes=axes)])),
+    ):
+        group.attrs.clear()
+        group.attrs.update(attributes)
+        pyramid = ImagePyramid.open(tmp_path / "ome.zarr")
+        assert torch.equal(extract_patches(pyramid, corners, 20), expected)
+        torch.testing.assert_close(downsample(pyramid, (32, 40)), as_tensor(halved(pixels)) / 255)
+    group.attrs.clear()
+    with pytest.raises(DataError, match="OME-Zarr with multiscales"):
+        ImagePyramid.open(tmp_path / "ome.zarr")
+
+
+def test_a_zarr_array_whose_channels_are_not_known(tmp_path):
+    zarr.open(str(tmp_path / "many.zarr"), mode="w", shape=(30, 31, 32), chunks=(8, 8, 8), dtype=np.uint8)
+    with pytest.raises(DataError, match=r"\(30, 31, 32\).*channels_first"):
+        ImagePyramid.open(tmp_path / "many.zarr")
+
+
+def test_a_slide_by_openslide(tmp_path, monkeypatch):
+    pixels = pixels_of(256, 320)
+    path = write_tiff(tmp_path / "slide.tif", pixels, inside=False)
+    monkeypatch.setattr("atslib.data.pyramids._TIFF", ())  # as if it were of a kind that only OpenSlide knows
+    pyramid = ImagePyramid.open(path)
+    assert [level.shape for level in pyramid.levels] == [(256, 320, 3), (128, 160, 3), (64, 80, 3)]
+    corners = torch.tensor([[[0, 0], [100, 260], [-20, 300]]])
+    assert torch.equal(extract_patches(pyramid, corners, 60), extract_patches(as_tensor(pixels), corners, 60))
+    torch.testing.assert_close(downsample(pyramid, (128, 160)), as_tensor(halved(pixels)) / 255)
+
+
+def test_what_was_not_scanned_has_the_background_colour():
+    class Slide:
+        level_dimensions = ((4, 2),)
+        level_downsamples = (1.0,)
+        properties = MappingProxyType({"openslide.background-color": "0000ff"})
+
+        def read_region(self, place, level, size):
+            assert (place, level, size) == ((1, 0), 0, (2, 2))
+            region = np.zeros((2, 2, 4), np.uint8)
+            region[0, 0] = 200, 100, 50, 255
+            return region
+
+    from atslib.data.pyramids import _SlideLevel
+
+    found = _SlideLevel(Slide(), 0)[0:2, 1:3]
+    assert found[0, 0].tolist() == [200, 100, 50] and found[1, 1].tolist() == [0, 0, 255]
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.tif: No such file or directory"):
+        ImagePyramid.open(tmp_path / "absent.tif")
+    (tmp_path / "notes.svs").write_text("no image")
+    with pytest.raises(DataError, match=r"notes.svs: no readable image .*read_image reads others"):
+        ImagePyramid.open(tmp_path / "notes.svs")
+    (tmp_path / "cut.tif").write_bytes(write_tiff(tmp_path / "whole.tif", pixels_of(256, 256)).read_bytes()[:40])
+    with pytest.raises(DataError, match=r"cut\.tif"):
+        ImagePyramid.open(tmp_path / "cut.tif")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="folder: no readable image"):
+        ImagePyramid.open(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("kind", ["palette", "miniswhite"])
+def test_pixels_that_are_no_brightness(tmp_path, kind):
+    options = dict(colormap=np.zeros((3, 256), np.uint16)) if kind == "palette" else {}
+    tifffile.imwrite(tmp_path / "scan.tif", pixels_of(64, 64, 1)[..., 0], photometric=kind, **options)
+    with pytest.raises(DataError, match=f"scan.tif: pixels of the kind {kind.upper()}"):
+        ImagePyramid.open(tmp_path / "scan.tif")
+
+
+def open_files():
+    """Of this process, where the system tells; OpenSlide opens its own at each look."""
+    folder = Path("/proc/self/fd")
+    return [file.resolve() for file in folder.iterdir()] if folder.is_dir() else []
+
+
+@pytest.mark.parametrize("by_openslide", [False, True])
+def test_a_closed_file_opens_when_it_is_looked_at(tmp_path, monkeypatch, by_openslide):
+    if by_openslide:
+        monkeypatch.setattr("atslib.data.pyramids._TIFF", ())
+    pixels = pixels_of(256, 320)
+    path = write_tiff(tmp_path / "tissue.tif", pixels)
+    pyramid = ImagePyramid.open(path)
+    corners = torch.tensor([[[100, 260]]])
+    for _ in range(2):
+        assert torch.equal(extract_patches(pyramid, corners, 60), extract_patches(as_tensor(pixels), corners, 60))
+        pyramid.close()
+        pyramid.close()
+        assert path not in open_files()
+    ImagePyramid([pixels]).close()  # has nothing to close
+
+
+def test_a_damaged_tile_is_named(tmp_path):
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256), levels=1)
+    with tifffile.TiffFile(path) as file:
+        offset, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * length)
+    with pytest.raises(DataError, match=r"tissue\.tif: rows 0 to 32, columns 0 to 32 cannot be read"):
+        extract_patches(ImagePyramid.open(path), torch.tensor([[[0, 0]]]), 32)
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256))
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    with pytest.raises(ImportError, match=r"needs tifffile: pip install 'atslib\[slides\]'"):
+        ImagePyramid.open(path)
+
+
+# Models and training
+
+
+def networks(classes=2):
+    attention = AttentionNetwork(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    features = nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return attention, features, Classifier(8, classes)
+
+
+def models():
+    torch.manual_seed(0)
+    attention, features, classifier = networks()
+    within = AttentionSampling(attention, features, nn.Identity(), 16, n_patches=3, scale=0.25)
+    return dict(
+        ats=AttentionSampling(attention, features, classifier, 16, n_patches=5, scale=0.125),
+        nested=NestedSampling(attention, within, classifier, 64, n_regions=3, scale=0.125),
+        uniform=UniformSampling(features, classifier, 16, n_patches=5, scale=0.125),
+        deep_mil=DeepMIL(MILAttention(8), features, classifier, 16, (7, 8), chunk=9),
+        cnn=DownsampledCNN(features, classifier, 0.5),
+        whole=DownsampledCNN(features, classifier, 1.0),
+    )
+
+
+@pytest.mark.parametrize("name", ["ats", "nested", "uniform", "deep_mil", "cnn", "whole"])
+def test_every_model_answers_as_for_the_tensor(name):
+    model = models()[name]
+    pixels = [pixels_of(128, 160, seed=seed) for seed in (0, 1)]
+    images = torch.cat([as_tensor(some) for some in pixels])
+    batch = ImageBatch([ImagePyramid([some]) for some in pixels])
+    assert batch.shape == images.shape and len(batch) == 2
+    draws = (torch.Generator().manual_seed(1) for _ in range(2))
+    expected, found = (model(x, generator=g) for x, g in zip((images, batch), draws, strict=True))
+    torch.testing.assert_close(found.logits, expected.logits)
+    if name in ("ats", "uniform", "nested"):
+        assert torch.equal(found.index, expected.index)
+    if name == "ats":
+        torch.testing.assert_close(model.exact(batch).logits, model.exact(images).logits)
+
+
+def test_images_of_different_kinds_make_no_batch():
+    with pytest.raises(ValueError, match="take batches of one image"):
+        ImageBatch([ImagePyramid([pixels_of(8, 8)]), ImagePyramid([pixels_of(8, 9)])])
+    with pytest.raises(ValueError, match="0 images"):
+        ImageBatch([])
+
+
+class Slides(Dataset):
+    """Files that are opened when they are asked for; or, kept open, once."""
+
+    def __init__(self, files, keep=False):
+        self.files, self.kept = files, [ImagePyramid.open(file) for file in files] if keep else None
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, number):
+        return (self.kept[number] if self.kept else ImagePyramid.open(self.files[number])), number % 2
+
+
+class Tensors(Slides):
+    def __getitem__(self, number):
+        return as_tensor(tifffile.imread(self.files[number]))[0], number % 2
+
+
+@pytest.fixture
+def slide_files(tmp_path):
+    return [write_tiff(tmp_path / f"{k}.tif", pixels_of(128, 160, seed=k), levels=1) for k in range(4)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("keep", [False, True])
+def test_training_is_that_of_the_tensors(slide_files, workers, keep):
+    options = Settings(epochs=2, batch_size=2, learning_rate=0.01)
+    losses = []
+    for dataset in (Tensors(slide_files), Slides(slide_files, keep)):
+        model = models()["ats"]
+        curve = train(model, dataset, dataset, options, workers=workers, progress=False)
+        losses.append([entry["train_loss"] for entry in curve] + [evaluate(model, dataset, progress=False)["loss"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_several_processes_do_not_share_a_position_in_the_file(slide_files):
+    dataset = Slides(slide_files[:1] * 60, keep=True)
+    expected = as_tensor(tifffile.imread(slide_files[0]))
+    batches = [[k] for k in range(len(dataset))]
+    for images, _ in load(dataset, batches, torch.device("cpu"), workers=2):
+        corner = torch.randint(0, 64, (1, 3, 2))
+        assert torch.equal(extract_patches(images, corner, 64), extract_patches(expected, corner, 64))
+        assert images.images[0]._process == os.getpid()
+
+
+def test_an_open_file_travels_as_its_path_and_views(slide_files):
+    pyramid = ImagePyramid.open(slide_files[0])
+    view = downsample(pyramid, (16, 20))
+    copy = pickle.loads(pickle.dumps(pyramid))
+    slide_files[0].unlink()  # the view is there without the file
+    assert copy.shape == pyramid.shape and torch.equal(copy.read_view((16, 20)), view)
+
+
+def test_what_needs_tensors_says_so(slide_files):
+    with pytest.raises(ValueError, match="expected tensors, to keep in memory"):
+        InMemory(Slides(slide_files))
+    with pytest.raises(ValueError, match=r"augment=.*read patch by patch"):
+        train(models()["ats"], Slides(slide_files), None, Settings(epochs=1), augment=Augmentation(), progress=False)
