@@ -324,31 +324,39 @@ display(
 # The paper's Figure 2 shows training loss (a) and test error (b) over wall-clock time for $N = 5 … 100$, means of five runs of 500 epochs, beside a CNN on the full image. In it ATS is an order of magnitude faster than the
 # CNN and better, and fewer patches end higher. Below, what we have of it: every finished run at the paper's size, and the small run that this page has just made. What the figure lacks is named below it.
 
-# %% mystnb={"image": {"alt": "Four panels: training loss above, test error below, against minutes of training on the left, for the runs of one machine, and epochs on the right, one line for each run at the paper's size, and a grey line for the live small problem on the right. The lines of the runs that learn stay at the level of guessing for the first epochs and then fall steeply."}}
+# %% mystnb={"image": {"alt": "Four panels: training loss above, test error below, against minutes of training on the left, for the runs of one machine, and epochs on the right, one line for each run at the paper's size, coloured by N, and a grey line for the live small problem on the right. The lines of the runs that learn stay at the level of guessing for the first epochs and then fall steeply."}}
 figure, axes = plt.subplots(2, 2, figsize=(7, 7.6), sharex="col", sharey="row")
 SEED_MARKS = ["o", "s", "^", "D", "v"]
-COLOURS = [plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.SKY, plots.RED]
+COLOURS = dict(zip((5, 10, 25, 50, 100), [plots.PURPLE, plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED], strict=True))  # by N
+DASHES = itertools.cycle(["-", "--", ":", "-."])
+
+
+def setting_of(row):
+    digits = "" if "whole" in row["dataset.name"] else ", digits that ship"
+    return f"λ = {row.weight:g}, {row['settings.training.epochs']:.0f} epochs{digits}"
 
 
 def kind_of(row):
-    digits = "all of MNIST" if "whole" in row["dataset.name"] else "digits that ship"
-    return f"N = {row.n_patches:.0f}, λ = {row.weight:g}, {row['settings.training.epochs']:.0f} epochs, {digits}"
+    return f"N = {row.n_patches:.0f}, {setting_of(row)}"
 
 
-usual_machine = full_size.machine.mode()[0]  # most runs were made there
+# Times compare within one machine only: that which has run most different N.
+timed_on = full_size.groupby("machine").n_patches.agg(["nunique", "size"]).sort_values(["nunique", "size"]).index[-1]
+full_size = full_size.sort_values(["n_patches", "weight", "settings.training.epochs", "dataset.name", "seed"])
 kinds = {}
 for _, row in full_size.iterrows():
     kinds.setdefault(kind_of(row), []).append(row)
-STROKES = itertools.cycle((dash, colour) for dash in ("-", "--", ":") for colour in COLOURS)  # more kinds than colours: dashed
-for (dash, colour), (kind, rows) in zip(STROKES, kinds.items(), strict=False):
-    for row in rows:
-        options = dict(color=colour, linestyle=dash, marker=SEED_MARKS[row.seed % 5], markersize=3.5, linewidth=1.4)
-        options["label"] = f"{kind}, seed {row.seed}"
+most_used = full_size.apply(setting_of, axis=1).value_counts().index
+dash_of = dict(zip(most_used, DASHES, strict=False))
+for kind, rows in kinds.items():
+    for k, row in enumerate(rows):
+        options = dict(color=COLOURS[row.n_patches], linestyle=dash_of[setting_of(row)], linewidth=1.4, marker=SEED_MARKS[row.seed % 5], markersize=3)
+        label = f"{kind}: {len(rows)} seed{'s' * (len(rows) > 1)}" if k == 0 else None
         minutes = np.array(row["curve.seconds"]) / 60
         for ax_row, field in enumerate(["curve.train_loss", "curve.test_error"]):
-            if row.machine == usual_machine:  # times compare within one machine only
+            if row.machine == timed_on:
                 axes[ax_row, 0].plot(minutes, row[field], **options)
-            axes[ax_row, 1].plot(row["curve.epoch"], row[field], **options)
+            axes[ax_row, 1].plot(row["curve.epoch"], row[field], label=label, **options)
 for ax_row, field in enumerate(["train_loss", "test_error"]):
     axes[ax_row, 1].plot([e["epoch"] for e in live_curve], [e[field] for e in live_curve], color=plots.GREY, linestyle="-.",
                          label="live: 150 × 150, no scribbles")  # fmt: skip
@@ -364,7 +372,7 @@ plt.show()
 
 # %% [markdown]
 # What to see: in the runs that learn, a plateau at chance, then a fall within a few epochs, then slow gains. The test error of the curves is that of the first 300 test images; the table has all 1,000. A run has *left
-# chance* at the first epoch with a test error below 0.8. Minutes are those of a shared CPU and an upper bound, and compare within one machine only: the left panels show the runs of the machine that made most of them.
+# chance* at the first epoch with a test error below 0.8. Minutes are those of a shared CPU and an upper bound, and compare within one machine only: the left panels show the runs of the machine that has trained with most different $N$. Colours are $N$, strokes are settings, marks are seeds.
 
 # %% tags=["hide-input"]
 lines = []
@@ -373,17 +381,17 @@ for kind, rows in kinds.items():
         lines.append(
             [kind, row.precision, row.seed, f"{row.left:.0f}" if row.left == row.left and row.left else "never",
              f"{row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}", f"{row['final.train_loss']:.2f}",
-             f"{row['curve.seconds'][-1] / 60:.0f}" + ("" if row.machine == usual_machine else "*") + ("†" if row.get("cost.share_equal") is True else "")]
+             f"{row['curve.seconds'][-1] / 60:.0f}" + ("" if row.machine == timed_on else "*") + ("†" if row.get("cost.share_equal") is True else "")]
         )  # fmt: skip
     if len(rows) > 1:
         lines.append([f"**{kind}: mean**", "", f"{len(rows)} runs", "", f"**{with_error([r['final.test_error'] for r in rows])}**",
                       with_error([r["final.train_loss"] for r in rows], 2), ""])  # fmt: skip
 display(plots.table(["run", "precision", "seed", "left chance in epoch", "test error", "training loss", "minutes"], lines))
-elsewhere = sorted(set(full_size.machine) - {usual_machine})
+elsewhere = sorted(set(full_size.machine) - {timed_on})
 display(
     Markdown(
         "Test errors of single runs: ± one standard error of 1,000 test images. Means: ± one standard error over runs. "
-        f"Minutes: on {usual_machine}" + (f"; with a star, on {' or '.join(elsewhere)}." if elsewhere else ".")
+        f"Minutes: on {timed_on}" + (f"; with a star, on {' or '.join(elsewhere)}." if elsewhere else ".")
         + (" With a dagger, equal patches were computed once ([chapter 13](13_cost.ipynb)), in the other runs each by itself." if any("†" in line[-1] for line in lines) else "")
     )
 )
@@ -459,16 +467,19 @@ looks = (5, 10, 25, 50)
 finished = ten[ten["final.by_n_patches.5.test_error"].notna() & ten.left.notna()]
 by_n = np.array([[row[f"final.by_n_patches.{n}.test_error"] for n in looks] for _, row in finished.iterrows()])
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4.2))
-colour_of = dict(zip(kinds, itertools.cycle(COLOURS), strict=False))
 named = set()
 for (_, row), errors in zip(finished.iterrows(), by_n, strict=True):
-    kind = kind_of(row)
-    left.plot(looks, errors, marker=SEED_MARKS[row.seed % 5], color=colour_of[kind], label=None if kind in named else kind)
-    named.add(kind)
+    setting = setting_of(row)
+    left.plot(looks, errors, color=plots.BLUE, linestyle=dash_of[setting], marker=SEED_MARKS[row.seed % 5], markersize=4,
+              label=None if setting in named else f"trained with N = 10, {setting}")  # fmt: skip
+    named.add(setting)
 others = full_size[full_size.n_patches != 10]
 for _, row in others[others.left.notna()].iterrows():
-    left.plot(row.n_patches, row["final.test_error"], "s", mfc="none", color=plots.BLACK, ms=9, label=f"trained with {kind_of(row)}")
-left.set(xscale="log", xticks=looks, xticklabels=looks, xlabel="patches N", ylabel="test error", ylim=(0, None))
+    kind = kind_of(row)
+    left.plot(row.n_patches, row["final.test_error"], "s", mfc="none", color=COLOURS[row.n_patches], mew=1.6, ms=9, label=None if kind in named else f"trained with {kind}")
+    named.add(kind)
+ticks = sorted({*looks, *others.n_patches.astype(int)})
+left.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="patches N", ylabel="test error", ylim=(0, None))
 for k, (_, row) in enumerate(others[others.left.isna()].iterrows()):
     left.text(0.97, 0.96 - 0.16 * k, f"trained with N = {row.n_patches:.0f}:\n{row['final.test_error']:.2f}, at chance", transform=left.transAxes, ha="right", va="top", fontsize=9)
 left.minorticks_off()
@@ -508,31 +519,57 @@ if len(by_n):
 else:
     display(Markdown("No network has been trained yet."))
 
+# %% [markdown]
+# Networks *trained* with each $N$, as long and with the same λ. "N = 10, looking at N" are the networks trained with ten patches, looked at with this $N$; the last column compares with the one of the same seed, on
+# the same 1,000 test images.
+
 # %% tags=["hide-input"]
-sentences = []
-for _, row in full_size[full_size.n_patches != 10].iterrows():
-    n = f"{row.n_patches:.0f}"
-    like = ten[(ten.weight == row.weight) & (epochs_of[ten.index] == row["settings.training.epochs"]) & (ten["dataset.name"] == row["dataset.name"])]
-    text = f"**Trained with N = {n}** ({row['settings.training.epochs']:.0f} epochs, λ = {row.weight:g}, seed {row.seed}): test error {row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}, training loss {row['final.train_loss']:.2f}"
-    if len(like):
-        text += f", against {with_error(like['final.test_error'])} and {with_error(like['final.train_loss'], 2)} of the {len(like)} networks trained as long with N = 10"
-        look = f"final.by_n_patches.{n}.test_error"  # which records have for some N
-        at_n = like[look].dropna() if look in like else ()
-        text += f" ({with_error(at_n)} when these look at {n} patches)" if len(at_n) else ""
-        for _, other in like[like.seed == row.seed].head(1).iterrows():
-            text += f"; the one with the same seed has {other['final.test_error']:.3f} and {other['final.train_loss']:.2f}"
-            text += f", and {other[look]:.3f} when it looks at {n}" if other.name in getattr(at_n, "index", ()) else ""
+SAME = full_size[(full_size.weight == 0.001) & (epochs_of[full_size.index] == 15) & full_size["dataset.name"].str.contains("whole")]
+ten_alike = SAME[SAME.n_patches == 10].set_index("seed")
+
+
+def at_chance(row):
+    return row.left != row.left or row.left is None
+
+
+lines = []
+for n, group in SAME.groupby("n_patches"):
+    look = f"final.by_n_patches.{n:.0f}.test_error"
+    looked = with_error(values) if look in ten_alike and len(values := ten_alike[look].dropna()) else ""
+    for _, row in group.iterrows():
+        against = ""
+        if n != 10 and row.seed in ten_alike.index and isinstance((other := ten_alike.loc[row.seed])["final.wrong"], list):
+            p = sign_test(row["final.wrong"], other["final.wrong"])
             word = "lower" if row["final.test_error"] < other["final.test_error"] else "higher"
-            text += f". Against N = 10 with the same seed it is {word}"
-            if isinstance(other["final.wrong"], list):
-                p = sign_test(row["final.wrong"], other["final.wrong"])
-                text += f", {'' if p < 0.05 else 'not '}beyond the chance of 1,000 test images (sign test, p {'below 0.001' if p < 0.001 else f'= {p:.2g}'})"
-            text += f"; {unlike(row, other)}" * bool(unlike(row, other))
-    if row.left != row.left or row.left is None:
-        text += (". It had **not left chance** when its epochs were over, so it says how long the plateau lasts with so few patches, not "
-                 "what error they end at")  # fmt: skip
-    sentences.append(text + ".")
-display(Markdown("\n\n".join(sentences) or "At the paper's size no network has been trained with another N than 10; the table at the top has the commands."))
+            against = f"{word}, p {'below 0.001' if p < 0.001 else f'= {p:.2g}'}" + f" ({unlike(row, other)})" * bool(unlike(row, other))
+        lines.append([f"{n:.0f}", row.seed, "never" if at_chance(row) else f"{row.left:.0f}", f"{row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}",
+                      f"{row['final.train_loss']:.2f}", looked if len(group) == 1 else "", against])  # fmt: skip
+    if len(group) > 1:
+        lines.append([f"**{n:.0f}**", f"**{len(group)} seeds**", "", f"**{with_error(group['final.test_error'])}**", f"**{with_error(group['final.train_loss'], 2)}**", looked, ""])
+display(plots.table(["trained with N", "seed", "left chance in epoch", "test error", "training loss", "N = 10, looking at N", "against N = 10, same seed (sign test)"], lines))
+means = SAME.groupby("n_patches")[["final.test_error", "final.train_loss"]].mean()
+counts = SAME.groupby("n_patches").size()
+falls = {key: bool((means[f"final.{key}"].diff().dropna() < 0).all()) for key in ("test_error", "train_loss")}
+text = (
+    f"**Trained with N = {', '.join(f'{n:.0f}' for n in means.index)}**, {', '.join(map(str, counts))} seed{'s' * (counts.max() > 1)}, 15 epochs, λ = 0.001: the mean test error is {', '.join(f'{v:.3f}' for v in means['final.test_error'])}, "
+    f"the mean training loss {', '.join(f'{v:.2f}' for v in means['final.train_loss'])}. "
+    + ("Both fall with every step to more patches, as the paper says. " if all(falls.values())
+       else f"The error {'falls' if falls['test_error'] else 'does not fall'} with every step to more patches, the loss {'does' if falls['train_loss'] else 'does not'}. ")
+)  # fmt: skip
+steps_told = []
+for a, b in itertools.pairwise(means.index):
+    few_n, many_n = (SAME[SAME.n_patches == n].set_index("seed") for n in (a, b))
+    seeds = [seed for seed in few_n.index.intersection(many_n.index) if all(isinstance(some.loc[seed, "final.wrong"], list) for some in (few_n, many_n))]
+    if seeds:
+        lower = sum(many_n.loc[seed, "final.test_error"] < few_n.loc[seed, "final.test_error"] for seed in seeds)
+        sure = sum(sign_test(few_n.loc[seed, "final.wrong"], many_n.loc[seed, "final.wrong"]) < 0.05 for seed in seeds)
+        steps_told.append(f"{a:.0f} → {b:.0f}: lower in {lower} of {len(seeds)} seeds, beyond the chance of the test images in {sure}")
+text += f"Seed by seed ({'; '.join(steps_told)}). " if steps_told else ""
+if any(at_chance(row) for _, row in SAME.iterrows()):
+    text += "A run that never left chance says how long the plateau lasts with so few patches, not what error they end at: with 40 epochs N = 5 does leave it (first table). "
+earlier = SAME.groupby("n_patches").left.mean().dropna()
+text += f"More patches also end the plateau earlier: it was left in epoch {', '.join(f'{v:.0f}' for v in earlier)} on average with N = {', '.join(f'{n:.0f}' for n in earlier.index)}." if len(earlier) > 1 and (earlier.diff().dropna() <= 0).all() else ""
+display(Markdown(text))
 
 # %% [markdown]
 # The training *loss* for each $N$ needs a network trained with each. On the small images, same number of epochs:

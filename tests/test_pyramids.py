@@ -299,6 +299,7 @@ def test_a_closed_file_opens_when_it_is_looked_at(tmp_path, monkeypatch, by_open
     corners = torch.tensor([[[100, 260]]])
     for _ in range(2):
         assert torch.equal(extract_patches(pyramid, corners, 60), extract_patches(as_tensor(pixels), corners, 60))
+        assert by_openslide or not Path("/proc/self/fd").is_dir() or path in open_files()
         pyramid.close()
         pyramid.close()
         assert path not in open_files()

@@ -720,7 +720,7 @@ def test_evaluate_counts_errors():
 @pytest.mark.parametrize(
     "options",
     [{"schedule": "linear"}, {"epochs": 0}, {"batch_size": 0}, {"milestones": (3,)}, {"clip_norm": 0.0}, {"test_every": 0}]
-    + [{"balanced": True, "class_weights": (1.0, 2.0)}, {"epochs": 2.5}],
+    + [{"balanced": True, "class_weights": (1.0, 2.0)}, {"epochs": 2.5}, {"seed": -1}],
 )
 def test_bad_settings(options):
     with pytest.raises(ValueError, match=next(iter(options))):
