@@ -182,13 +182,16 @@ def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
     """A batch of what the set returned, like PyTorch's own, but clear about images that make none."""
     if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
         raise ValueError(f"an item of type {type(items[0]).__name__}: expected each item of the set to be (image, label)")
+    sources = [isinstance(image, ImageSource) for image, _ in items]
+    if any(sources) and not all(sources):
+        raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")
     shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
     if len(shapes) > 1:
         raise ValueError(
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data "
             "set, or take batches of one image"
         )
-    if all(isinstance(image, ImageSource) for image, _ in items):
+    if all(sources):
         images, labels = ImageBatch([image for image, _ in items]), default_collate([label for _, label in items])
     else:
         images, labels = default_collate(items)

@@ -331,7 +331,8 @@ class UniformSampling(AttentionSampling):
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """Zeros of the view's size that take no memory: nobody looks at them."""
         _check_image(image)
-        return torch.zeros(1, device=image.device).expand(*image.shape[:2], *low_size(image.shape[2:], self.scale))
+        home = next(self.features.parameters(), torch.empty(0, device=image.device)).device  # the attention has none to follow
+        return torch.zeros(1, device=home).expand(*image.shape[:2], *low_size(image.shape[2:], self.scale))
 
 
 class DeepMIL(nn.Module):

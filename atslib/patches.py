@@ -81,7 +81,8 @@ class ImageBatch(ImageSource):
         return torch.cat([image.read_patches(part, size, fill) for image, part in zip(self.images, parts, strict=True)])
 
     def read_view(self, size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
-        return torch.cat([image.read_view(size) for image in self.images])
+        views = [image.read_view(size) for image in self.images]
+        return views[0] if len(views) == 1 else torch.cat(views)
 
 
 def extract_patches(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from atslib.estimators import ESTIMATORS
 from atslib.models import evaluating
+from atslib.patches import ImageSource
 from atslib.plots import BLUE, ESTIMATOR_NAMES, ESTIMATOR_STYLES, ORANGE, outline_patches, show_attention, show_image
 
 COMPARED = ("with_replacement", "eq14", "des_raj", "murthy", "systematic")
@@ -182,7 +183,7 @@ def patch_explorer(
 
     Args:
         model: an :class:`atslib.models.AttentionSampling`.
-        image: one image, ``(C, H, W)``.
+        image: one image, ``(C, H, W)``; of one that lies in a file, an :class:`atslib.data.ImagePyramid`, the view is shown.
         classes: their names.
         most: largest N on the slider; 50 if the map has as many locations.
         seed: of the first draw.
@@ -235,10 +236,13 @@ def draw_patches(
     """
     with evaluating(model):
         out = model(image, n_patches=n, generator=generator)
-        geometry = model.geometry(image, model.view(image), out.log_attention)
+        view = model.view(image)
+        geometry = model.geometry(image, view, out.log_attention)
     probabilities = out.logits[0].softmax(0).cpu()
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.2))
-    show_image(left, image[0], f"{n} patch{'es' * (n > 1)}")
+    height, width = image.shape[2:]
+    shown, extent = (view[0], (-0.5, width - 0.5, height - 0.5, -0.5)) if isinstance(image, ImageSource) else (image[0], None)
+    show_image(left, shown, f"{n} patch{'es' * (n > 1)}", extent=extent)
     outline_patches(left, geometry, out.index[0])
     show_attention(middle, out.log_attention[0], "attention")
     names = classes if classes is not None else [str(c) for c in range(len(probabilities))]

@@ -388,7 +388,7 @@ plots.table(
 # ## Files too large to be read
 #
 # Whole slides, satellite images and the like come in files that hold the image in tiles, and beside it coarser copies of itself: a *pyramid*. `ImagePyramid.open` reads
-# such files, tiled TIFF and its relatives (SVS, OME-TIFF, …), zarr, and what OpenSlide knows, and goes wherever an image tensor goes. The view is then made from the coarsest copy that is fine enough, and of
+# such files, tiled TIFF and its relatives (SVS, OME-TIFF, …), zarr, and what OpenSlide knows, and goes into models, `extract_patches`, `downsample` and `train` as an image tensor does. The view is then made from the coarsest copy that is fine enough, and of
 # the image itself only the tiles are read that a patch touches. (`pip install 'atslib[slides]'` brings what it needs.)
 #
 # We have no slide here, so a large cloth is drawn, a hundred times the size of those above, with five hundred specks, twenty of them holes. The file is written as a scanner would do.
@@ -476,7 +476,7 @@ else:
 Markdown(text)
 
 # %% [markdown]
-# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, in batches of one image (`Settings(batch_size=1)`) where sizes differ: a pyramid is opened when it is asked for, also by workers, and nothing is read before it is looked at.
+# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, in batches of one image (`Settings(batch_size=1)`) where sizes differ: and nothing is read before it is looked at. A loop of your own puts several of one size together with `atslib.patches.ImageBatch`.
 # What is in memory already as an array of any kind (NumPy, HDF5, zarr) becomes one by `ImagePyramid([array, coarser, …])`. A slide of a few gigapixels makes the view itself large: [the next level of attention](14_gigapixel.ipynb) takes pyramids, too.
 
 # %%

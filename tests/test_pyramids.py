@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from atslib import AttentionSampling, DeepMIL, DownsampledCNN, NestedSampling, UniformSampling, downsample, extract_patches
 from atslib.data import Augmentation, DataError, ImagePyramid
+from atslib.data.pyramids import _SlideLevel, _whole_place
 from atslib.loading import InMemory, load
 from atslib.networks import AttentionNetwork, Classifier, MILAttention
 from atslib.patches import ImageBatch
@@ -52,8 +53,8 @@ def write_tiff(path, pixels, levels=3, inside=True, **options):
 class Recorder:
     """An array that remembers what was asked of it."""
 
-    def __init__(self, pixels):
-        self.pixels, self.shape, self.dtype, self.read = pixels, pixels.shape, pixels.dtype, []
+    def __init__(self, pixels, chunks=None):
+        self.pixels, self.shape, self.dtype, self.chunks, self.read = pixels, pixels.shape, pixels.dtype, chunks, []
 
     def __getitem__(self, slices):
         part = self.pixels[slices]
@@ -88,13 +89,28 @@ def test_patches_and_views_are_those_of_the_tensor(shape, n, fraction, first, fi
     torch.testing.assert_close(view, downsample(image, size))
 
 
-def test_a_view_of_many_blocks(monkeypatch):
+@pytest.mark.parametrize("chunks", [(64, 64, 3), (32, 397, 3), (301, 397, 3), None])
+def test_a_view_of_many_blocks(monkeypatch, chunks):
     monkeypatch.setattr("atslib.data.pyramids._BLOCK", 3 * 500)  # some twenty pixels of the view at a time
     pixels = pixels_of(301, 397)
-    recorder = Recorder(pixels)
+    recorder = Recorder(pixels, chunks)
     view = downsample(ImagePyramid([recorder]), (61, 83))
-    assert len(recorder.read) > 100 and max(recorder.read) < 4 * 3 * 500
     torch.testing.assert_close(view, downsample(as_tensor(pixels), (61, 83)))
+    if chunks == (64, 64, 3):
+        assert len(recorder.read) > 100 and max(recorder.read) < 4 * 3 * 500
+    else:  # strips are read whole, once but for those that two pixels of the view share
+        rows = chunks[0] if chunks else 1
+        assert len(recorder.read) <= -(-301 // rows) + 1 and sum(recorder.read) < pixels.size + len(recorder.read) * 397 * 3
+
+
+def test_a_level_that_is_a_pixel_short_is_fine_enough():
+    slope = np.arange(403)[:, None, None] * 0.3 + np.arange(403)[:, None] * 0.2 + np.zeros(3)
+    finest = Recorder(slope.astype(np.uint8))
+    level = Recorder(slope[:400, :400].reshape(100, 4, 100, 4, 3).mean((1, 3)).astype(np.uint8))
+    view = downsample(ImagePyramid([finest, level]), 101)  # 403 / 4 is rounded down by the scanner, up by the scale
+    assert not finest.read and level.read
+    torch.testing.assert_close(255 * view, 255 * downsample(as_tensor(finest.pixels), 101), atol=2.5, rtol=0)  # two pixels' slope
+    torch.testing.assert_close(downsample(ImagePyramid([finest, level]), 102), downsample(as_tensor(finest.pixels), 102))
 
 
 def test_only_what_is_looked_at_is_read():
@@ -111,6 +127,14 @@ def test_only_what_is_looked_at_is_read():
     assert sorted(finest.read) == [40 * 10 * 3, 50 * 50 * 3]
 
 
+def test_levels_may_be_tensors():
+    image = as_tensor(pixels_of(16, 16))
+    pyramid = ImagePyramid([image[0]], channels_first=True)
+    assert torch.equal(extract_patches(pyramid, torch.tensor([[[2, 3]]]), 8), extract_patches(image, torch.tensor([[[2, 3]]]), 8))
+    copied = pickle.loads(pickle.dumps(pyramid))
+    assert torch.equal(extract_patches(copied, torch.tensor([[[2, 3]]]), 8), image[:, None, :, 2:10, 3:11])
+
+
 def test_views_are_kept_and_are_the_callers_own():
     recorder = Recorder(pixels_of(64, 64))
     pyramid = ImagePyramid([recorder])
@@ -120,6 +144,8 @@ def test_views_are_kept_and_are_the_callers_own():
     read = len(recorder.read)
     assert torch.equal(downsample(pyramid, 8), expected) and len(recorder.read) == read
     assert downsample(pyramid, 4).shape == (1, 3, 4, 4)
+    pyramid.close()
+    assert torch.equal(downsample(pyramid, 8), expected) and len(recorder.read) > read + 1  # made again
 
 
 def test_whole_numbers_of_more_bits_want_a_white():
@@ -141,6 +167,8 @@ def test_whole_numbers_of_more_bits_want_a_white():
         ([np.zeros((4, 4), np.uint8)], dict(channels_first=True), r"expected \(C, H, W\)"),
         ([np.zeros((4, 4), np.uint8), np.zeros((2, 2), np.int16)], {}, "expected the same image at a lower resolution"),
         ([np.zeros((4, 4), np.uint8), np.zeros((8, 8), np.uint8)], {}, "expected the finest first"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)], {}, "expected the finest first"),
+        (np.zeros((3, 4, 4), np.uint8), {}, r"levels of shape \(3, 4, 4\): expected a list of arrays"),
         ([np.zeros((40, 40), np.uint8), np.zeros((20, 10), np.uint8)], {}, "the aspects differ"),
         ([np.zeros((4, 4), np.float32)], dict(white=2.0), "expected uint8 or floating point as they are"),
         ([np.zeros((4, 4), np.uint8)], dict(white=-1), "above 0"),
@@ -168,14 +196,36 @@ def test_bad_patches_of_a_pyramid_are_named_as_those_of_a_tensor():
 
 
 @pytest.mark.parametrize("bigtiff", [False, True])
-def test_tiff_with_levels(tmp_path, bigtiff):
+@pytest.mark.parametrize("inside", [False, True])
+def test_tiff_with_levels(tmp_path, bigtiff, inside):
     pixels = pixels_of(256, 320)
-    pyramid = ImagePyramid.open(write_tiff(tmp_path / "tissue.tif", pixels, bigtiff=bigtiff))
+    pyramid = ImagePyramid.open(write_tiff(tmp_path / "tissue.tif", pixels, inside=inside, bigtiff=bigtiff))
     assert [tuple(level.shape) for level in pyramid.levels] == [(256, 320, 3), (128, 160, 3), (64, 80, 3)]
     assert "tissue.tif: 3 channels, torch.uint8, 256 × 320, 128 × 160, 64 × 80" in repr(pyramid)
     corners = torch.tensor([[[0, 0], [100, 260], [-20, 300]]])
     assert torch.equal(extract_patches(pyramid, corners, 60), extract_patches(as_tensor(pixels), corners, 60))
     torch.testing.assert_close(downsample(pyramid, (64, 80)), as_tensor(halved(halved(pixels))) / 255)
+
+
+def test_the_finest_level_alone(tmp_path):
+    pixels = pixels_of(256, 320)
+    path = write_tiff(tmp_path / "tissue.tif", pixels)
+    pyramid = ImagePyramid.open(path, levels=1)
+    for again in (pyramid, pickle.loads(pickle.dumps(pyramid))):
+        assert len(again.levels) == 1
+        torch.testing.assert_close(downsample(again, (64, 80)), downsample(as_tensor(pixels), (64, 80)))
+        again.close()
+        assert len(again.levels) == 1
+    with pytest.raises(ValueError, match="levels=0"):
+        ImagePyramid.open(path, levels=0)
+
+
+def test_of_several_images_in_a_file_the_largest(tmp_path):
+    pixels = pixels_of(256, 320)
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as writer:
+        for image in (pixels[::8, ::8], pixels):  # an overview first
+            writer.write(image, photometric="rgb", tile=(64, 64), metadata=None)
+    assert ImagePyramid.open(tmp_path / "slide.tif").shape == (1, 3, 256, 320)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +291,19 @@ def test_a_slide_by_openslide(tmp_path, monkeypatch):
     corners = torch.tensor([[[0, 0], [100, 260], [-20, 300]]])
     assert torch.equal(extract_patches(pyramid, corners, 60), extract_patches(as_tensor(pixels), corners, 60))
     torch.testing.assert_close(downsample(pyramid, (128, 160)), as_tensor(halved(pixels)) / 255)
+    level = pyramid.levels[1]  # away from the corner, where a place is not the same in all levels
+    assert np.array_equal(level[40:70, 31:81], halved(pixels)[40:70, 31:81])
+
+
+def test_places_between_the_pixels_of_the_finest_level():
+    for scale in (1.0, 2.004, 4.0, 1003 / 250, 9.0):
+        for start in (0, 1, 7, 300, 999):
+            place, dropped = _whole_place(start, scale)
+            assert 0 <= dropped < 64 and 0 <= start - dropped
+            assert (
+                abs((start - dropped) * scale - place)
+                <= min(abs(k * scale - round(k * scale)) for k in range(max(0, start - 63), start + 1)) + 1e-3
+            )
 
 
 def test_what_was_not_scanned_has_the_background_colour():
@@ -254,8 +317,6 @@ def test_what_was_not_scanned_has_the_background_colour():
             region = np.zeros((2, 2, 4), np.uint8)
             region[0, 0] = 200, 100, 50, 255
             return region
-
-    from atslib.data.pyramids import _SlideLevel
 
     found = _SlideLevel(Slide(), 0)[0:2, 1:3]
     assert found[0, 0].tolist() == [200, 100, 50] and found[1, 1].tolist() == [0, 0, 255]
@@ -275,12 +336,46 @@ def test_files_that_are_none(tmp_path):
         ImagePyramid.open(tmp_path / "folder")
 
 
-@pytest.mark.parametrize("kind", ["palette", "miniswhite"])
-def test_pixels_that_are_no_brightness(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["palette", "miniswhite", "separated", "ycbcr"])
+def test_colours_that_are_no_rgb(tmp_path, kind):
+    channels = dict(separated=4, ycbcr=3).get(kind)
+    pixels = pixels_of(64, 64, channels or 1)
     options = dict(colormap=np.zeros((3, 256), np.uint16)) if kind == "palette" else {}
-    tifffile.imwrite(tmp_path / "scan.tif", pixels_of(64, 64, 1)[..., 0], photometric=kind, **options)
-    with pytest.raises(DataError, match=f"scan.tif: pixels of the kind {kind.upper()}"):
+    tifffile.imwrite(tmp_path / "scan.tif", pixels if channels else pixels[..., 0], photometric=kind, **options)
+    with pytest.raises(DataError, match=rf"scan\.tif: colours of the kind {kind.upper()}"):
         ImagePyramid.open(tmp_path / "scan.tif")
+    assert tmp_path / "scan.tif" not in open_files()
+
+
+def test_jpeg_is_decoded_to_rgb(tmp_path):
+    pixels = np.zeros((64, 64, 3), np.uint8) + np.array([200, 100, 50], np.uint8)
+    tifffile.imwrite(tmp_path / "scan.tif", pixels, photometric="rgb", compression="jpeg", tile=(64, 64))
+    found = extract_patches(ImagePyramid.open(tmp_path / "scan.tif"), torch.tensor([[[0, 0]]]), 16)[0, 0].double().mean((1, 2))
+    assert torch.allclose(found, torch.tensor([200.0, 100.0, 50.0]).double(), atol=3)
+
+
+def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256))
+    pyramid = ImagePyramid.open(path)
+
+    def without(*_):
+        raise ValueError("<COMPRESSION.JPEG: 7> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr("atslib.data.pyramids._Plane.__getitem__", without)
+    with pytest.raises(ImportError, match=r"pip install 'atslib\[slides\]'"):
+        extract_patches(pyramid, torch.tensor([[[0, 0]]]), 32)
+
+
+def test_files_are_closed(tmp_path):
+    """When a pyramid goes, and when it could not be made."""
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256))
+    pyramid = ImagePyramid.open(path)
+    del pyramid
+    assert path not in open_files()
+    tifffile.imwrite(tmp_path / "deep.tif", np.zeros((64, 64), np.uint16))
+    with pytest.raises(ValueError, match="white"):
+        ImagePyramid.open(tmp_path / "deep.tif")
+    assert tmp_path / "deep.tif" not in open_files()
 
 
 def open_files():
@@ -405,14 +500,47 @@ def test_training_is_that_of_the_tensors(slide_files, workers, keep):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_several_processes_do_not_share_a_position_in_the_file(slide_files):
-    dataset = Slides(slide_files[:1] * 60, keep=True)
-    expected = as_tensor(tifffile.imread(slide_files[0]))
-    batches = [[k] for k in range(len(dataset))]
-    for images, _ in load(dataset, batches, torch.device("cpu"), workers=2):
-        corner = torch.randint(0, 64, (1, 3, 2))
-        assert torch.equal(extract_patches(images, corner, 64), extract_patches(expected, corner, 64))
-        assert images.images[0]._process == os.getpid()
+class Looks(Dataset):
+    """Patches of a pyramid that was opened, and looked at, before the workers were forked."""
+
+    def __init__(self, path):
+        self.pyramid = ImagePyramid.open(path)
+        extract_patches(self.pyramid, torch.zeros(1, 1, 2, dtype=torch.int64), 8)
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, number):
+        corner = torch.randint(0, 192, (1, 3, 2), generator=torch.Generator().manual_seed(number))
+        return corner, extract_patches(self.pyramid, corner, 64)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_several_processes_do_not_share_a_position_in_the_file(tmp_path):
+    pixels = pixels_of(256, 256)
+    tifffile.imwrite(
+        tmp_path / "raw.tif", pixels, tile=(64, 64), photometric="rgb"
+    )  # uncompressed: wrong pixels would be no error
+    expected = as_tensor(pixels)
+    loader = DataLoader(Looks(tmp_path / "raw.tif"), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    for corner, patches in loader:
+        assert torch.equal(patches, extract_patches(expected, corner, 64))
+
+
+def test_a_view_made_by_a_worker_is_not_made_again(tmp_path):
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256), levels=1)
+
+    class Viewed(Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            pyramid = ImagePyramid.open(path)
+            downsample(pyramid, 32)
+            return pyramid, 0
+
+    for images, _ in load(Viewed(), [[0], [1]], torch.device("cpu"), workers=1):
+        assert images.images[0]._view.shape == (3, 32, 32)
 
 
 def test_an_open_file_travels_as_its_path_and_views(slide_files):
@@ -421,10 +549,30 @@ def test_an_open_file_travels_as_its_path_and_views(slide_files):
     copy = pickle.loads(pickle.dumps(pyramid))
     slide_files[0].unlink()  # the view is there without the file
     assert copy.shape == pyramid.shape and torch.equal(copy.read_view((16, 20)), view)
+    copy.close()
+    assert "128 × 160" in repr(copy)
 
 
 def test_what_needs_tensors_says_so(slide_files):
+    both = [(ImagePyramid.open(slide_files[0]), 0), (torch.zeros(3, 128, 160, dtype=torch.uint8), 1)]
+    with pytest.raises(ValueError, match="tensors and images in files in one batch"):
+        next(load(both, [[0, 1]], torch.device("cpu")))
     with pytest.raises(ValueError, match="expected tensors, to keep in memory"):
         InMemory(Slides(slide_files))
     with pytest.raises(ValueError, match=r"augment=.*read patch by patch"):
         train(models()["ats"], Slides(slide_files), None, Settings(epochs=1), augment=Augmentation(), progress=False)
+
+
+def test_uniform_draws_happen_where_the_model_is():
+    """A source has no device to be moved to, and uniform attention no parameters that would tell."""
+    model = models()["uniform"].to("meta")
+    assert model.attend(ImagePyramid([pixels_of(128, 160)]))[1].device.type == "meta"
+
+
+def test_a_pyramid_is_drawn_by_its_view():
+    widgets = pytest.importorskip("atslib.widgets")
+    pyramid = ImagePyramid([pixels_of(128, 160)])
+    figure, probabilities = widgets.draw_patches(models()["ats"], pyramid, 3, generator=torch.Generator().manual_seed(0))
+    (picture,) = figure.axes[0].images
+    assert picture.get_array().shape[:2] == (16, 20) and picture.get_extent() == [-0.5, 159.5, 127.5, -0.5]
+    assert len(figure.axes[0].patches) == 3 and probabilities.sum() == pytest.approx(1)

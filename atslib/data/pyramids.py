@@ -20,8 +20,10 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -33,7 +35,7 @@ from torch import Tensor
 from atslib.data.files import DataError, needed
 from atslib.patches import ImageSource, check_aspect, covered, overlaps
 
-# Pixel values that are read at a time for a view: some tiles of a slide, and some ten megabytes as floating point.
+# Pixel values that are read at a time for a view, if one pixel of it does not need more: some ten megabytes in floating point.
 _BLOCK = 1 << 22
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes: little and big endian, of 32 and of 64 bits
 
@@ -42,12 +44,15 @@ class ImagePyramid(ImageSource):
     """One image at one or several resolutions, of which only what is looked at is read.
 
     Patches are those of the tensor with the same pixels. A view is the mean of each of its pixels' area, taken over the coarsest
-    level that has at least its size, and so as good as that level: of a level made by leaving out pixels, not the mean of the
-    image. ``ImagePyramid(pyramid.levels[:1])`` takes the mean over all pixels, and reads them all. Views are kept, so that a
-    second look at the same image costs its patches only.
+    level that has its size (less one pixel, since scanners round down), and so as good as that level: of a level made by leaving
+    out pixels, not the mean of the image. With the finest level alone it is the mean over all pixels, and reads them all. The
+    last view is kept, so that a second look at the same image costs its patches only.
+
+    Pixels are read where the model runs. In a data set read by workers, a worker that calls ``downsample(pyramid, size)`` first
+    sends the view along; patches are read by the process that draws them.
 
     Args:
-        levels: arrays from the finest to the coarsest, ``(H, W)`` or ``(H, W, C)``, that give a NumPy array when they are sliced.
+        levels: a list of arrays from the finest to the coarsest, ``(H, W)`` or ``(H, W, C)``, NumPy arrays when sliced.
             Networks see the channels that are there: RGB of most slides, four of a file with transparency.
         channels_first: whether the arrays are ``(C, H, W)``.
         white: for whole numbers of other types than uint8: the value that networks see as 1 (65535, say, or 4095 of a camera
@@ -58,28 +63,31 @@ class ImagePyramid(ImageSource):
         levels: the arrays.
 
     Raises:
-        ValueError: no level; levels that are no images, differ in type, channels or proportions, or do not shrink; a type whose
-            range is not known.
+        ValueError: no level, or an array in place of a list; levels that are no images, differ in type, channels or proportions,
+            or do not shrink; a type whose range is not known.
     """
 
     def __init__(self, levels: Iterable, *, channels_first: bool = False, white: float | None = None):
-        levels = tuple(levels)
+        if hasattr(levels, "shape"):
+            raise ValueError(f"levels of shape {tuple(levels.shape)}: expected a list of arrays, [array] for one")
+        levels = tuple(level.numpy() if isinstance(level, Tensor) else level for level in levels)
         if not levels:
             raise ValueError("an image of 0 levels: expected at least one, the image itself")
         self._levels, self._channels_first, self.white = levels, channels_first, white
-        self._views: dict[tuple[int, int], Tensor] = {}
+        self._view: Tensor | None = None  # the last one, (C, h, w)
         self._path: Path | None = None
-        self._close: Callable[[], object] | None = None
-        self._process = os.getpid()
-        finest = self._shape(levels[0])
-        for one, other in itertools.pairwise(levels):
-            fine, coarse = self._shape(one), self._shape(other)
+        self._most: int | None = None  # levels of the file to take
+        self._finalizer: weakref.finalize | None = None
+        self._process: int | None = os.getpid()
+        self._shapes = [self._shape(level) for level in levels]
+        finest = self._shapes[0]
+        for other, (fine, coarse) in zip(levels[1:], itertools.pairwise(self._shapes), strict=True):
             if coarse[0] != finest[0] or other.dtype != levels[0].dtype:
                 raise ValueError(
                     f"a level of {coarse[0]} channels of {other.dtype} after one of {finest[0]} of {levels[0].dtype}: "
                     "expected the same image at a lower resolution"
                 )
-            if coarse[1] > fine[1] or coarse[2] > fine[2]:
+            if coarse[1] > fine[1] or coarse[2] > fine[2] or coarse == fine:
                 raise ValueError(f"a level of {coarse[1:]} after one of {fine[1:]}: expected the finest first")
             check_aspect(finest[1:], coarse[1:])
         self.shape = torch.Size((1, *finest))
@@ -97,27 +105,36 @@ class ImagePyramid(ImageSource):
             raise ValueError(f"pixels of type {kind}, white={white}: expected {expected}")
 
     @classmethod
-    def open(cls, path: str | os.PathLike, *, white: float | None = None) -> ImagePyramid:
+    def open(cls, path: str | os.PathLike, *, levels: int | None = None, white: float | None = None) -> ImagePyramid:
         """An image file: TIFF, best tiled, with its levels if it has some; a zarr array or OME-Zarr image; any whole slide that
         OpenSlide knows (MRXS, DICOM, …).
 
-        Of further axes (time, depth, series) the first position is taken. What needs the file is done when it is looked at, and
-        again in another process, so that pyramids may be items of a data set that workers read. A file that is not tiled works
-        too, but each look reads whole strips of it, or all.
+        Of several images in a file the largest is taken, of further axes (time, depth) the first position. Headers are read now,
+        pixels when they are looked at. A process that did not open the file opens it for itself, so that pyramids may be items
+        of a data set. A file that is not tiled works too, but each look reads whole strips of it, or all.
 
         Args:
             path: of the file or zarr folder.
+            levels: how many of the file's levels to use, from the finest; all unless given. With 1, views are made from all
+                pixels.
             white: as above.
 
         Raises:
-            DataError: a file that is missing, damaged, or of a kind that nothing installed reads.
+            DataError: a file that is missing, damaged, or of a kind that nothing installed reads; colours that are no RGB.
             ImportError: the package that reads this kind is missing: ``pip install 'atslib[slides]'``.
             ValueError: as above.
         """
+        if levels is not None and levels < 1:
+            raise ValueError(f"levels={levels}: expected at least 1, the finest")
         path = Path(path).expanduser()
         opened = _open(path)
-        pyramid = cls(opened.levels, channels_first=opened.channels_first, white=white)
-        pyramid._path, pyramid._close = path.absolute(), opened.close
+        try:
+            pyramid = cls(opened.levels[:levels], channels_first=opened.channels_first, white=white)
+        except ValueError:
+            opened.close()
+            raise
+        pyramid._path, pyramid._most = path.absolute(), levels
+        pyramid._finalizer = weakref.finalize(pyramid, _close_in, os.getpid(), opened.close)
         return pyramid
 
     @property
@@ -125,13 +142,18 @@ class ImagePyramid(ImageSource):
         """The arrays of the resolutions, the finest first."""
         if self._path is not None and self._process != os.getpid():  # two processes would share one position in the file
             opened = _open(self._path)
-            self._levels, self._close, self._process = tuple(opened.levels), opened.close, os.getpid()
+            self._levels, self._process = tuple(opened.levels[: self._most]), os.getpid()
+            self._finalizer = weakref.finalize(self, _close_in, os.getpid(), opened.close)
         return self._levels
 
     def close(self) -> None:
-        """Close the file until it is looked at again: a system lets a process have some hundred files open, and no more."""
+        """Close the file until it is looked at again, and forget the view.
+
+        A system lets a process have some hundred files open, and the views of a thousand slides take memory: close what you keep.
+        """
+        self._view = None
         if self._path is not None and self._process == os.getpid():
-            self._close()
+            self._finalizer()
             self._levels, self._process = (), None
 
     def read_patches(self, top_left: Int[Tensor, "1 N 2"], size: tuple[int, int], fill: float) -> Shaped[Tensor, "1 N C h w"]:
@@ -146,16 +168,13 @@ class ImagePyramid(ImageSource):
         return patches[which][None].permute(0, 1, 4, 2, 3)  # channels last in memory, as convolutions like it
 
     def read_view(self, size: tuple[int, int]) -> Float[Tensor, "1 C h w"]:
-        size = tuple(size)
-        if size not in self._views:
-            sizes = [self._shape(level)[1:] for level in self.levels]
-            level = max(k for k, (height, width) in enumerate(sizes) if height >= size[0] and width >= size[1])
-            means = _means(lambda rows, columns: self._read(level, rows, columns), sizes[level], size, self.shape[1])
-            if self.dtype == torch.uint8:
-                self._views[size] = means.div_(255)
-            else:
-                self._views[size] = means.to(self.dtype)
-        return self._views[size][None].clone()
+        if self._view is None or tuple(self._view.shape[1:]) != tuple(size):
+            fine_enough = [k for k, (_, *sides) in enumerate(self._shapes) if sides[0] >= size[0] - 1 and sides[1] >= size[1] - 1]
+            level = fine_enough[-1]
+            tile = _tile(self.levels[level], self._channels_first)
+            means = _means(partial(self._read, level), self._shapes[level], size, *tile)
+            self._view = means.div_(255) if self.dtype == torch.uint8 else means.to(self.dtype)
+        return self._view[None].clone()  # what a network does in place must not change it
 
     def _shape(self, level) -> tuple[int, int, int]:
         """Channels, height and width of an array."""
@@ -175,7 +194,9 @@ class ImagePyramid(ImageSource):
         try:
             pixels = np.asarray(array[:, rows, columns] if self._channels_first else array[rows, columns])
         except Exception as error:
-            if self._path is None:
+            if "imagecodecs" in str(error):
+                raise ImportError(f"{self._path}: this compression needs imagecodecs: pip install 'atslib[slides]'") from error
+            if self._path is None or isinstance(error, MemoryError):
                 raise
             raise DataError(
                 f"{self._path}: rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} cannot be read "
@@ -192,11 +213,12 @@ class ImagePyramid(ImageSource):
 
     def __reduce__(self):
         if self._path is None:
-            return super().__reduce__()
-        return _reopened, (type(self), self._path, self.white, self._views)
+            state = self.__dict__ | dict(_process=None)
+            return _restored, (type(self), state)
+        return _reopened, (type(self), self._path, self._most, self.white, self._view)
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{height} × {width}" for _, height, width in map(self._shape, self.levels))
+        sizes = ", ".join(f"{height} × {width}" for _, height, width in self._shapes)
         where = f"{self._path}: " if self._path else ""
         return f"<ImagePyramid {where}{self.shape[1]} channel{'s' * (self.shape[1] > 1)}, {self.dtype}, {sizes}>"
 
@@ -206,32 +228,66 @@ def _inside(first: int, length: int, side: int) -> slice:
     return slice(min(max(first, 0), side), min(max(first + length, 0), side))
 
 
+def _tile(array, channels_first: bool) -> tuple[int, int]:
+    """Rows and columns of the pieces in which an array is read: of a file its tiles or strips, else one row."""
+    chunks = getattr(array, "chunks", None)
+    if not isinstance(chunks, tuple) or len(chunks) != len(array.shape) or not all(isinstance(side, int) for side in chunks):
+        return 1, array.shape[2 if channels_first else 1]
+    return chunks[1:] if channels_first else chunks[:2]
+
+
 def _means(
-    read: Callable[[slice, slice], Shaped[Tensor, "p r C"]], fine: tuple[int, int], coarse: tuple[int, int], channels: int
+    read: Callable[[slice, slice], Shaped[Tensor, "p r C"]],
+    fine: tuple[int, int, int],
+    coarse: tuple[int, int],
+    tile_height: int,
+    tile_width: int,
 ) -> Float[Tensor, "C h w"]:
-    """What :func:`atslib.patches.downsample` gives, of pixels that are read block by block."""
-    pixels = channels * math.prod(fine) / math.prod(coarse)  # values for one pixel of the view
-    side = max(1, math.isqrt(int(_BLOCK / pixels)))
+    """What :func:`atslib.patches.downsample` gives, of pixels that are read block by block.
+
+    Args:
+        fine: channels, height and width of what is read; the sides may also be a pixel smaller than those of the view.
+        tile_height, tile_width: of the pieces that can be read, to read few of them twice.
+    """
+    channels, height, width = fine
+    pixels = channels * height * width / math.prod(coarse)  # values for one pixel of the view
+    if tile_width < width:  # tiles: square blocks
+        rows_at_a_time = columns_at_a_time = max(1, math.isqrt(int(_BLOCK / pixels)))
+    else:  # strips: whole ones, if need be the image
+        columns_at_a_time = coarse[1]
+        rows_at_a_time = max(1, int(_BLOCK / (pixels * coarse[1])), tile_height * coarse[0] // height)
     means = None
-    for top in range(0, coarse[0], side):
-        for left in range(0, coarse[1], side):
-            bottom, right = min(top + side, coarse[0]), min(left + side, coarse[1])
-            rows, columns = covered(fine[0], coarse[0], top, bottom), covered(fine[1], coarse[1], left, right)
+    for top in range(0, coarse[0], rows_at_a_time):
+        for left in range(0, coarse[1], columns_at_a_time):
+            bottom, right = min(top + rows_at_a_time, coarse[0]), min(left + columns_at_a_time, coarse[1])
+            rows, columns = covered(height, coarse[0], top, bottom), covered(width, coarse[1], left, right)
             block = read(slice(*rows), slice(*columns))
             block = block.to(torch.promote_types(block.dtype, torch.float32))
-            down = overlaps(fine[0], coarse[0], top, bottom).to(block.dtype)  # (q, p)
-            across = overlaps(fine[1], coarse[1], left, right).to(block.dtype)  # (s, r)
+            down = overlaps(height, coarse[0], top, bottom).to(block)  # (q, p)
+            across = overlaps(width, coarse[1], left, right).to(block)  # (s, r)
             with torch.autocast("cpu", enabled=False):
                 part = down @ block.permute(2, 0, 1) @ across.T  # (C, q, s)
             if means is None:
-                means = torch.empty(channels, *coarse, dtype=part.dtype)
+                means = part.new_empty(channels, *coarse)
             means[:, top:bottom, left:right] = part
     return means
 
 
-def _reopened(kind: type, path: Path, white: float | None, views: dict) -> ImagePyramid:
-    pyramid = kind.open(path, white=white)
-    pyramid._views = dict(views)
+def _close_in(process: int, close: Callable[[], object]) -> None:
+    """Close a file, if this is the process that has opened it."""
+    if os.getpid() == process:
+        close()
+
+
+def _reopened(kind: type, path: Path, levels: int | None, white: float | None, view: Tensor | None) -> ImagePyramid:
+    pyramid = kind.open(path, levels=levels, white=white)
+    pyramid._view = view
+    return pyramid
+
+
+def _restored(kind: type, state: dict) -> ImagePyramid:
+    pyramid = kind.__new__(kind)
+    pyramid.__dict__.update(state)
     return pyramid
 
 
@@ -265,11 +321,22 @@ def _open(path: Path) -> _Opened:
 def _tiff_levels(path: Path) -> _Opened:
     tifffile, zarr = _package("tifffile"), _package("zarr")
     file = tifffile.TiffFile(path)
-    image = file.series[0]  # SVS and others keep labels and thumbnails in further series
-    if (kind := image.keyframe.photometric) in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.MINISWHITE):
-        raise DataError(f"{path}: pixels of the kind {kind.name}, which are no brightness: convert the file to RGB or grey")
-    arrays = [zarr.open(image.aszarr(level=level), mode="r") for level in range(len(image.levels))]
-    planes = [_Plane(array, level.axes) for array, level in zip(arrays, image.levels, strict=True)]
+    try:
+        image = max(
+            file.series, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth
+        )  # others are labels, overviews, …
+        page = image.keyframe
+        if "bif" in file.flags or page.compression.name == "APERIO_JP2000_YCBC":  # tiles that overlap; colours that stay YCbCr
+            file.close()
+            return _slide_levels(path)
+        rgb_of = ("YCBCR",) if "JPEG" in page.compression.name else ()  # JPEG's own colours, which come decoded
+        if page.photometric.name not in ("MINISBLACK", "RGB", *rgb_of):
+            raise DataError(f"{path}: colours of the kind {page.photometric.name}: convert the file to RGB or grey")
+        arrays = [zarr.open(image.aszarr(level=level), mode="r") for level in range(len(image.levels))]
+        planes = [_Plane(array, level.axes) for array, level in zip(arrays, image.levels, strict=True)]
+    except Exception:
+        file.close()
+        raise
     return _Opened(planes, planes[0].channels_first, file.close)
 
 
@@ -314,6 +381,8 @@ class _Plane:
         self.shape = tuple(side for side, keep in zip(array.shape, self._kept, strict=True) if keep)
         self.dtype = array.dtype
         self.channels_first = kept[0] == channel
+        chunks = getattr(array, "chunks", None)
+        self.chunks = chunks and tuple(side for side, keep in zip(chunks, self._kept, strict=True) if keep)
 
     def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
         wanted = iter(slices + (slice(None),) * (len(self.shape) - len(slices)))
@@ -329,17 +398,32 @@ class _SlideLevel:
         self._slide, self._level = slide, level
         width, height = slide.level_dimensions[level]
         self.shape = (height, width, 3)
+        self.chunks = (
+            *(int(slide.properties.get(f"openslide.level[{level}].tile-{side}", 256)) for side in ("height", "width")),
+            3,
+        )
         colour = slide.properties.get("openslide.background-color", "ffffff")
         self._background = np.array([int(colour[k : k + 2], 16) for k in (0, 2, 4)], np.uint16)
 
     def __getitem__(self, slices: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = slices
-        scale = self._slide.level_downsamples[self._level]  # OpenSlide counts places in pixels of the finest level
-        place = round(columns.start * scale), round(rows.start * scale)
-        size = columns.stop - columns.start, rows.stop - rows.start
-        pixels = np.asarray(self._slide.read_region(place, self._level, size)).astype(np.uint16)  # (h, w, RGBA)
+        scale = self._slide.level_downsamples[self._level]
+        (top, above), (left, before) = (_whole_place(part.start, scale) for part in slices)
+        height, width = (part.stop - part.start for part in slices)
+        region = self._slide.read_region((left, top), self._level, (before + width, above + height))
+        pixels = np.asarray(region)[above:, before:].astype(np.uint16)  # (h, w, RGBA)
         opaque = pixels[..., 3:]
         return ((pixels[..., :3] * opaque + self._background * (255 - opaque) + 127) // 255).astype(np.uint8)
+
+
+def _whole_place(start: int, scale: float) -> tuple[int, int]:
+    """Where to read from, in pixels of the finest level, and how many pixels of this level to drop then.
+
+    OpenSlide takes places in whole pixels of the finest level; between them it would blend neighbours. So it is read from a
+    place a little before, that is whole.
+    """
+    near = range(start, max(-1, start - 64), -1)
+    first = min(near, key=lambda k: round(abs(k * scale - round(k * scale)), 3))
+    return round(first * scale), start - first
 
 
 def _package(name: str) -> ModuleType:
