@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from atslib.memory import keep_freed_memory
+from atslib.memory import keep_freed_memory, return_freed_memory
 
 GLIBC = sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
 
@@ -44,11 +44,42 @@ def test_freed_memory_is_used_again():
     assert kept < returned / 4
 
 
+# Resident pages with tensors freed between others that stay, before and after they are given back.
+GIVEN_BACK = """
+import torch
+from atslib.memory import keep_freed_memory, return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+keep_freed_memory()
+kept = []
+for _ in range(20):
+    freed = torch.ones(5_000_000)
+    kept.append(torch.ones(100))  # between two large ones, so that the heap's end does not move back
+    kept.append(freed)
+del freed
+before = resident()
+kept = kept[::2]
+between = resident()
+print(return_freed_memory(), between / before, resident() / before)
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="malloc_trim is glibc's")
+def test_kept_memory_is_given_back():
+    outcome = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    answer, kept, left = outcome.stdout.split()
+    assert answer == "True"
+    assert float(kept) > 0.9 > 0.7 > float(left)  # 400 MB of it
+
+
 @pytest.mark.parametrize("system", ["darwin", "win32"])
 def test_elsewhere_nothing_happens(monkeypatch, system):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("no C library is asked"))
     assert keep_freed_memory() is False
+    assert return_freed_memory() is False
 
 
 def test_without_glibc(monkeypatch):

@@ -28,6 +28,7 @@ from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data, profile_of
 from atslib.experiments.records import hardware, read_record, software, write_record, write_whole
 from atslib.loading import InMemory
+from atslib.memory import return_freed_memory
 from atslib.models import AttentionSampling, DeepMIL
 from atslib.processes import Processes
 from atslib.profiling import compare, training_step
@@ -232,6 +233,7 @@ class Run:
             report("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
             if "test_error" in entry:
                 snapshots.take(entry["epoch"])
+            return_freed_memory()  # by __main__ it is kept, and grows where the number of distinct patches changes at each step
 
         def on_step(epoch: int, step: int, steps: int) -> None:
             parts, before = (done * snapshots_per_epoch // steps for done in (step, step - 1))
