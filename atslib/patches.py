@@ -63,13 +63,15 @@ class ImageBatch(ImageSource):
     """Several images of one size that are no tensors, as one batch.
 
     Raises:
-        ValueError: no image; images that differ in channels, size or type.
+        ValueError: no image, or a tensor; images that differ in channels, size or type.
     """
 
     def __init__(self, images: Sequence[ImageSource]):
         self.images = tuple(images)
         if not self.images:
             raise ValueError("a batch of 0 images: expected at least 1")
+        if other := [type(image).__name__ for image in self.images if not isinstance(image, ImageSource)]:
+            raise ValueError(f"an image of type {other[0]} in a batch of sources: torch.stack makes a batch of tensors")
         kinds = {(tuple(image.shape[1:]), image.dtype) for image in self.images}
         if len(kinds) > 1:
             raise ValueError(f"images of different kinds in a batch, {' and '.join(map(str, kinds))}: take batches of one image")
@@ -128,9 +130,8 @@ def extract_patches(
         return image.read_patches(top_left, (height, width), fill).to(home)
     rows = top_left[..., 0, None] + torch.arange(height, device=image.device)  # (B, N, h)
     columns = top_left[..., 1, None] + torch.arange(width, device=image.device)  # (B, N, w)
-    inside = ((rows >= 0) & (rows < image.shape[2]))[..., :, None] & ((columns >= 0) & (columns < image.shape[3]))[
-        ..., None, :
-    ]  # (B, N, h, w)
+    inside_rows, inside_columns = (rows >= 0) & (rows < image.shape[2]), (columns >= 0) & (columns < image.shape[3])
+    inside = inside_rows[..., :, None] & inside_columns[..., None, :]  # (B, N, h, w)
     batch = torch.arange(len(image), device=image.device)[:, None, None, None]
     patches = image.permute(0, 2, 3, 1)[
         batch,

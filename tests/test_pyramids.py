@@ -216,8 +216,9 @@ def test_the_finest_level_alone(tmp_path):
         torch.testing.assert_close(downsample(again, (64, 80)), downsample(as_tensor(pixels), (64, 80)))
         again.close()
         assert len(again.levels) == 1
-    with pytest.raises(ValueError, match="levels=0"):
-        ImagePyramid.open(path, levels=0)
+    for levels in (0, 1.5):
+        with pytest.raises(ValueError, match=f"levels={levels}"):
+            ImagePyramid.open(path, levels=levels)
 
 
 def test_of_several_images_in_a_file_the_largest(tmp_path):
@@ -463,6 +464,8 @@ def test_images_of_different_kinds_make_no_batch():
         ImageBatch([ImagePyramid([pixels_of(8, 8)]), ImagePyramid([pixels_of(8, 9)])])
     with pytest.raises(ValueError, match="0 images"):
         ImageBatch([])
+    with pytest.raises(ValueError, match=r"type Tensor in a batch of sources: torch\.stack"):
+        ImageBatch([as_tensor(pixels_of(8, 8))])
 
 
 class Slides(Dataset):

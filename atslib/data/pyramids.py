@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 
@@ -124,8 +125,8 @@ class ImagePyramid(ImageSource):
             ImportError: the package that reads this kind is missing: ``pip install 'atslib[slides]'``.
             ValueError: as above.
         """
-        if levels is not None and levels < 1:
-            raise ValueError(f"levels={levels}: expected at least 1, the finest")
+        if levels is not None and not (isinstance(levels, Integral) and levels >= 1):
+            raise ValueError(f"levels={levels}: expected a whole number, at least 1, the finest")
         path = Path(path).expanduser()
         opened = _open(path)
         try:
@@ -322,9 +323,8 @@ def _tiff_levels(path: Path) -> _Opened:
     tifffile, zarr = _package("tifffile"), _package("zarr")
     file = tifffile.TiffFile(path)
     try:
-        image = max(
-            file.series, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth
-        )  # others are labels, overviews, …
+        # The largest: others are labels, overviews, …
+        image = max(file.series, key=lambda series: series.keyframe.imagelength * series.keyframe.imagewidth)
         page = image.keyframe
         if "bif" in file.flags or page.compression.name == "APERIO_JP2000_YCBC":  # tiles that overlap; colours that stay YCbCr
             file.close()
