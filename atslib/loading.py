@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from tqdm.auto import tqdm
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 from atslib.patches import ImageBatch, ImageSource
 
 _EXPECTED_LABEL = "expected a whole number, the position of the image's class"
+_ANY_LABEL = "; with a loss of your own, numbers or arrays of one shape"
 _PURPOSES = ("order", "draws", "augmentation", "workers")
 
 
@@ -98,14 +100,26 @@ class InMemory(LabelledImages):
         dataset: items ``(image, label)``, uint8 of one shape.
         device: where to; 5,000 images of 1500 × 1500 grey pixels take 11 GB.
         workers: processes that read or draw the images.
+        any_label: labels may be numbers or arrays of one shape, for a loss of your own; ``labels`` then is ``(N, …)``, int64 if
+            they are integers, else float32.
 
-    ``classes`` are those of the set, or of the set that it is a ``Subset`` of; where none names them, the labels as words.
+    ``classes`` are those of the set, or of the set that it is a ``Subset`` of; where none names them, the labels as words, and
+    with ``any_label`` nothing.
 
     Raises:
-        ValueError: images of more than one shape, or not uint8; a label that is no whole number.
+        ValueError: images of more than one shape, or not uint8; a label that is no whole number, or with ``any_label`` of
+            another shape than the first.
     """
 
-    def __init__(self, dataset: Dataset, device: str | torch.device = "cpu", *, workers: int = 0, progress: bool = False):
+    def __init__(
+        self,
+        dataset: Dataset,
+        device: str | torch.device = "cpu",
+        *,
+        workers: int = 0,
+        any_label: bool = False,
+        progress: bool = False,
+    ):
         if not len(dataset):
             raise ValueError("a data set of 0 images: expected at least 1")
         if isinstance(dataset[0][0], ImageSource):
@@ -124,20 +138,28 @@ class InMemory(LabelledImages):
                     "by one"
                 )
             self.images[number] = image
+            if any_label:
+                labels.append(_number(label))
+                if labels[-1].shape != labels[0].shape:
+                    raise ValueError(f"image {number} has the label {label!r}, image 0 {dataset[0][1]!r}: expected one shape")
+                continue
             if np.ndim(label) or np.asarray(label).dtype.kind not in "iub":
-                raise ValueError(f"image {number} has the label {label!r}: {_EXPECTED_LABEL}")
+                raise ValueError(f"image {number} has the label {label!r}: {_EXPECTED_LABEL}{_ANY_LABEL} (any_label=True)")
             labels.append(int(label))
-        self.labels: Int[Tensor, " N"] = torch.tensor(labels, device=device)
+        together = _as_numbers(torch.stack(labels)) if any_label else torch.tensor(labels)
+        self.labels: Shaped[Tensor, "N *target"] = together.to(device)
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
         named = getattr(dataset, "classes", None)
-        self.classes = tuple(named if isinstance(named, Sequence) else map(str, range(max(labels) + 1)))
+        unnamed = () if any_label else map(str, range(max(labels) + 1))
+        self.classes = tuple(named if isinstance(named, Sequence) else unnamed)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "C H W"], int]:
-        return self.images[number], int(self.labels[number])
+    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "C H W"], int | Tensor]:
+        label = self.labels[number]
+        return self.images[number], label if label.ndim or label.is_floating_point() else int(label)
 
     def first(self, count: int) -> InMemory:
         """The first images, in the same memory."""
@@ -147,19 +169,29 @@ class InMemory(LabelledImages):
 
 
 def load(
-    dataset: Dataset, batches: Sequence[Sequence[int]], device: torch.device, *, workers: int = 0, seed: int = 0
-) -> Iterator[tuple[Tensor, Int[Tensor, " B"]]]:
+    dataset: Dataset,
+    batches: Sequence[Sequence[int]],
+    device: torch.device,
+    *,
+    workers: int = 0,
+    seed: int = 0,
+    any_label: bool = False,
+) -> Iterator[tuple[Tensor, Shaped[Tensor, "B *target"]]]:
     """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device.
 
     Images that are no tensors come as an :class:`atslib.patches.ImageBatch`.
 
     Args:
         seed: of the random numbers that the set itself may draw in its workers.
+        any_label: labels may be numbers or arrays of one shape; they come as int64 if they are integers, else as float32.
 
     Raises:
-        ValueError: images of different sizes in one batch, or a label that is no whole number.
+        ValueError: images of different sizes in one batch, or a label that is no whole number, or with ``any_label`` is of
+            another shape than others.
     """
     if isinstance(dataset, InMemory):
+        if not any_label and (dataset.labels.ndim != 1 or dataset.labels.is_floating_point()):
+            raise ValueError(f"label {dataset[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
         for numbers in batches:
             chosen = torch.tensor(numbers, device=dataset.images.device)
             yield dataset.images[chosen].to(device), dataset.labels[chosen].to(device)
@@ -170,7 +202,7 @@ def load(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_one_size,
+        collate_fn=partial(_one_size, any_label=any_label),
         pin_memory=on_gpu,
         generator=torch.Generator().manual_seed(seed),
     )
@@ -178,7 +210,20 @@ def load(
         yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)
 
 
-def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
+def _number(label: object) -> Tensor:
+    """A label that is a number or an array of them."""
+    try:
+        return torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"label {label!r}: expected a number, or an array of numbers") from error
+
+
+def _as_numbers(labels: Shaped[Tensor, "*B"]) -> Shaped[Tensor, "*B"]:
+    """Integers in 64 bits, as PyTorch's losses want classes; all others, and yes or no, in float32."""
+    return labels.float() if labels.is_floating_point() or labels.dtype == torch.bool else labels.long()
+
+
+def _one_size(items: list[tuple[Tensor, object]], any_label: bool = False) -> list[Tensor]:
     """A batch of what the set returned, like PyTorch's own, but clear about images that make none."""
     if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
         raise ValueError(f"an item of type {type(items[0]).__name__}: expected each item of the set to be (image, label)")
@@ -191,10 +236,17 @@ def _one_size(items: list[tuple[Tensor, int]]) -> list[Tensor]:
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data "
             "set, or take batches of one image"
         )
+    if any_label:
+        labels = [_number(label) for _, label in items]
+        shapes = sorted({tuple(label.shape) for label in labels})
+        if len(shapes) > 1:
+            raise ValueError(f"labels of different shapes in one batch, {shapes[0]} and {shapes[-1]}: expected one shape")
+        images = [image for image, _ in items]
+        return [ImageBatch(images) if all(sources) else default_collate(images), _as_numbers(torch.stack(labels))]
     if all(sources):
         images, labels = ImageBatch([image for image, _ in items]), default_collate([label for _, label in items])
     else:
         images, labels = default_collate(items)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
-        raise ValueError(f"label {items[0][1]!r}: {_EXPECTED_LABEL}")
+        raise ValueError(f"label {items[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
     return [images, labels.long()]  # a class is a number of 64 bits to PyTorch's loss

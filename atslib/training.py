@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
@@ -34,6 +34,9 @@ from atslib.processes import Processes
 
 # Steps between two looks at the numbers: a look makes the host wait for a GPU, and costs nothing on a CPU.
 _LOOK_EVERY = {"cpu": 1, "cuda": 16}
+
+# Of logits and labels of a batch, a number for each image.
+Measure = Callable[[Float[Tensor, "B outputs"], Shaped[Tensor, "B *target"]], Float[Tensor, " B"]]
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ def attention_loss(
             labels that are no class of the model. (On a GPU asking would make the host wait. PyTorch then stops at most of them,
             and −100 counts nothing.)
 
-    Where an image has several labels, or a number is to be predicted, write another loss and reward the entropy in it:
+    Where an image has several labels, or a number is to be predicted, give :func:`train` a ``loss``. In a loop of your own,
+    write another and reward the entropy in it:
     ``binary_cross_entropy_with_logits(out.logits, y) - entropy_weight * out.entropy().mean()``.
     """
     _check_kind(labels, out.logits)
@@ -151,8 +155,8 @@ def attention_loss(
         class_weights = torch.tensor(class_weights, dtype=torch.float32, device=labels.device)
     if not torch.compiler.is_compiling():
         _check_labels(labels if labels.device.type == "cpu" else labels[:0], out.logits.shape[1], class_weights)
-    loss, cross_entropy, _ = _losses(out, labels, entropy_weight, class_weights)
-    return loss.mean(), cross_entropy.mean()
+    cross_entropy = _cross_entropy(out, labels, class_weights)
+    return (cross_entropy - entropy_weight * _spread(out, cross_entropy)).mean(), cross_entropy.mean()
 
 
 def train(
@@ -166,6 +170,8 @@ def train(
     max_seconds: float = math.inf,
     device: str | torch.device | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    loss: Measure | None = None,
+    error: Measure | None = None,
     workers: int = 0,
     compile: bool = False,
     progress: bool = True,
@@ -177,7 +183,8 @@ def train(
 
     Each dict holds ``epoch``, ``seconds`` (of training so far, tests not counted), ``train_loss`` (cross-entropy, mean over
     the epoch, with the class weights if there are any), ``train_error``, ``entropy`` (mean, nats; not of methods without
-    attention), and, in epochs with a test, ``test_loss`` and ``test_error``.
+    attention), and, in epochs with a test, ``test_loss`` and ``test_error``. With another ``loss`` it stands in place of the
+    cross-entropy, and errors are there where ``error`` says what they are.
 
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. It is put into
@@ -198,6 +205,12 @@ def train(
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out.
+        loss: in place of the cross-entropy, where images have several labels or a number is to be predicted: called with the
+            logits ``(B, outputs)`` in float32 and the labels ``(B, …)`` on the device, returns a number for each image
+            ``(B,)``. Labels then may be numbers or arrays of one shape: integers come as int64, all others as float32. The
+            entropy is rewarded as before. Its ``repr`` counts as a setting, too.
+        error: called as ``loss`` is; what is reported as the error of each image. None: whether the largest logit is another
+            class's, and nothing where ``loss`` is given.
         workers: processes that read images ahead. What is random in the set itself is not repeated where a run goes on in
             mid-epoch; randomness that is belongs into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
@@ -211,8 +224,8 @@ def train(
         ValueError: a checkpoint of other settings; the differences are listed. A checkpoint in a later epoch than is asked for.
             ``balanced`` and a set without ``labels``. A training set without images, or a loader in place of a set. Labels that
             are no class of the model (on a GPU only those of the first batch, if the set is no
-            :class:`atslib.loading.LabelledImages`), class weights that are not one a class. Several processes and a model with
-            batch normalisation.
+            :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
+            ``error`` that returns anything but a number for each image. Several processes and a model with batch normalisation.
         FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
@@ -220,6 +233,8 @@ def train(
     device, first_process = group.device, group.rank == 0
     progress = progress and first_process
     _check_set(train_set, "a training set")
+    if loss is not None and settings.class_weights is not None:
+        raise ValueError("class_weights and loss: expected one of them, the weights are the cross-entropy's")
     if test_set is not None:
         _check_set(test_set, "a test set")
     alone = any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in model.modules())
@@ -240,7 +255,11 @@ def train(
         if not hasattr(train_set, "labels"):
             raise ValueError(f"balanced=True: {type(train_set).__name__} has no attribute labels, the class of each image, (N,)")
         classes = torch.as_tensor(train_set.labels)
+        if classes.ndim != 1 or classes.is_floating_point():
+            said = f"shape {tuple(classes.shape)} and type {classes.dtype}"
+            raise ValueError(f"balanced=True and labels of {said}: expected the class of each image, (N,)")
     what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
+    what |= {name: _named(given) for name, given in (("loss", loss), ("error", error)) if given is not None}
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
@@ -274,6 +293,7 @@ def train(
     draws = torch.Generator(device)
     steps = math.ceil(len(train_set) / settings.batch_size)
     speed = _Speed(settings.epochs * len(train_set))
+    has_error = loss is None or error is not None
     known = False  # that the labels are classes of the model
     frozen = [module for module in model.modules() if not module.training] if model.training else []
 
@@ -297,7 +317,12 @@ def train(
                 unit="image",
                 leave=False,
             )
-            loaded = load(train_set, mine[step:], device, workers=workers, seed=seed_for("workers", settings.seed, epoch, step))
+            loaded = load(
+                *(train_set, mine[step:], device),
+                workers=workers,
+                seed=seed_for("workers", settings.seed, epoch, step),
+                any_label=loss is not None,
+            )
             for batch, rows, numbers, (images, labels) in zip(batches[step:], shares[step:], mine[step:], loaded, strict=True):
                 for parameters in optimiser.param_groups:
                     parameters["lr"] = settings.learning_rate_at(epoch - 1 + step / steps)
@@ -319,20 +344,24 @@ def train(
                             raise not_finite(epoch, step + 1) from None
                         raise
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
-                if not known or device.type == "cpu":
+                if loss is None and (not known or device.type == "cpu"):
                     for told in (labels,) if known else (_labels_of(train_set, labels), _labels_of(test_set, labels)):
                         _check_labels(told, out.logits.shape[1], class_weights)
                     known = True
-                loss, cross_entropy, spread = _losses(out, labels, settings.entropy_weight, class_weights)  # (b,) each
+                if loss is None:
+                    missed = _cross_entropy(out, labels, class_weights)  # (b,)
+                else:
+                    missed = _measured(loss, "loss", out.logits, labels)
+                spread = _spread(out, missed)
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
-                loss = loss.sum() * counted * group.world / len(batch)
+                objective = (missed - settings.entropy_weight * spread).sum() * counted * group.world / len(batch)
                 optimiser.zero_grad(set_to_none=True)
-                group.backward(loss)
+                group.backward(objective)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
-                wrong = (out.logits.detach().argmax(1) != labels).sum()
-                count, bad = torch.tensor(len(rows)), ~(loss.detach().isfinite() & norm.isfinite())
-                batch_tally = [cross_entropy.detach().sum(), wrong, spread.detach().sum(), count, bad]
+                wrong = _errors(error, loss, out.logits.detach(), labels)
+                count, bad = torch.tensor(len(rows)), ~(objective.detach().isfinite() & norm.isfinite())
+                batch_tally = [missed.detach().sum(), wrong.sum(), spread.detach().sum(), count, bad]
                 tally += counted * torch.stack([part.to(device, torch.float64) for part in batch_tally])
 
                 step += 1
@@ -350,7 +379,7 @@ def train(
                 speed.add(len(batch))
                 if progress:
                     bar.update(len(batch))
-                    bar.set_postfix(_shown(out, sums, speed, left=speed.left((epoch - 1) * len(train_set) + bar.n)))
+                    bar.set_postfix(_shown(out, sums, speed, has_error, left=speed.left((epoch - 1) * len(train_set) + bar.n)))
                 if stopping or saving:
                     seconds = time.monotonic() - began
                     save()
@@ -361,7 +390,9 @@ def train(
             bar.close()
             loss_sum, wrong, spread, seen, _ = sums
             entry = dict(epoch=epoch, seconds=round(time.monotonic() - began + _before(curve), 3))
-            entry.update(train_loss=loss_sum / seen, train_error=wrong / seen)
+            entry.update(train_loss=loss_sum / seen)
+            if has_error:
+                entry.update(train_error=wrong / seen)
             if spread:
                 entry.update(entropy=spread / seen)
             if test_set is not None and (epoch % settings.test_every == 0 or epoch == settings.epochs):
@@ -373,11 +404,13 @@ def train(
                     settings.batch_size,
                     bfloat16=bfloat16,
                     device=device,
+                    loss=loss,
+                    error=error,
                     workers=workers,
                     progress=progress,
                     processes=group,
                 )
-                entry.update(test_loss=measured["loss"], test_error=measured["error"])
+                entry.update({f"test_{key}": measured[key] for key in ("loss", "error") if key in measured})
             curve.append(entry)
             step, sums, seconds = 0, [0.0] * 5, 0.0
             save()
@@ -395,6 +428,8 @@ def evaluate(
     seed: int = 0,
     bfloat16: bool = False,
     device: str | torch.device | None = None,
+    loss: Measure | None = None,
+    error: Measure | None = None,
     workers: int = 0,
     progress: bool = True,
     processes: Processes | None = None,
@@ -409,6 +444,7 @@ def evaluate(
             patches.
         bfloat16: compute in it, as :func:`train` does where it trains in it.
         device: where to; the model's own if none is given. The model is not moved.
+        loss, error: in place of the cross-entropy, and of being wrong, as in :func:`train`.
         workers: processes that read images ahead.
         processes: share the images where there are several, and all get the answer.
         options: for the model's call, ``n_patches=50``, say.
@@ -416,11 +452,12 @@ def evaluate(
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
         (images), ``confusion`` (images by true and by answered class), ``predicted``, ``labels`` and ``logits`` (tensors, in
-        the set's order).
+        the set's order). With a ``loss``: its mean, ``n``, ``labels`` and ``logits``. With an ``error``: its mean, and as
+        ``stderr`` that of the mean, :math:`s / \\sqrt n`.
 
     Raises:
-        ValueError: a set without images, or a loader in place of one; labels that are no class of the model; what the model
-            raises.
+        ValueError: a set without images, or a loader in place of one; labels that are no class of the model; a ``loss`` or
+            ``error`` that returns anything but a number for each image; what the model raises.
     """
     group = processes or Processes(_device_of(model) if device is None else device)
     device = group.device
@@ -429,32 +466,44 @@ def evaluate(
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
     mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
-    logits, labels = None, torch.zeros(len(dataset), dtype=torch.int64, device=device)
+    logits = labels = None
     bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
-    loaded = load(dataset, mine, device, workers=workers)
+    loaded = load(dataset, mine, device, workers=workers, any_label=loss is not None)
     with evaluating(model):
         for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
             with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 out = model(images, generator=draws, **options)
             if logits is None:
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
-                _check_labels(_labels_of(dataset, targets), logits.shape[1])
+                labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
+                whole = torch.ones((), device=device)
+                if loss is None:
+                    _check_labels(_labels_of(dataset, targets), logits.shape[1])
             if group.rank < len(batch):
-                logits[numbers], labels[numbers] = out.logits.float(), targets
-    logits, labels = group.sum(logits).cpu(), group.sum(labels).cpu()
-    _check_labels(labels, logits.shape[1])
-    predicted, classes = logits.argmax(1), logits.shape[1]
-    error = (predicted != labels).double().mean().item()
-    return dict(
-        error=error,
-        loss=F.cross_entropy(logits, labels).item(),
-        stderr=math.sqrt(error * (1 - error) / len(labels)),
-        n=len(labels),
-        confusion=torch.bincount(classes * labels + predicted, minlength=classes**2).view(classes, classes),
-        predicted=predicted,
-        labels=labels,
-        logits=logits,
-    )
+                logits[numbers], labels[numbers] = out.logits.float(), targets.double()
+                whole *= not targets.is_floating_point()
+    logits, labels, whole = group.sum(logits).cpu(), group.sum(labels).cpu(), group.sum(whole).item() == group.world
+    labels = labels.long() if whole else labels.float()
+    found = dict(n=len(labels), labels=labels, logits=logits)
+    if loss is None:
+        _check_labels(labels, logits.shape[1])
+        predicted, classes = logits.argmax(1), logits.shape[1]
+        confusion = torch.bincount(classes * labels + predicted, minlength=classes**2).view(classes, classes)
+        found |= dict(loss=F.cross_entropy(logits, labels).item(), confusion=confusion, predicted=predicted)
+    else:
+        found |= dict(loss=_measured(loss, "loss", logits, labels).double().mean().item())
+    if error is not None:
+        errors = _measured(error, "error", logits, labels).double()
+        found |= dict(error=errors.mean().item(), stderr=_stderr(errors))
+    elif loss is None:
+        share = (predicted != labels).double().mean().item()
+        found |= dict(error=share, stderr=math.sqrt(share * (1 - share) / len(labels)))
+    return found
+
+
+def _stderr(values: Float[Tensor, " n"]) -> float:
+    """Standard error of the mean, NaN of a single value."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _how(model: nn.Module) -> str:
@@ -518,17 +567,39 @@ def _check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Floa
         )
 
 
-def _losses(
-    out: Output, labels: Int[Tensor, " B"], entropy_weight: float, class_weights: Float[Tensor, " classes"] | None
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Loss, cross-entropy and entropy of the attention of each image; the last zero where there is no attention."""
+def _cross_entropy(
+    out: Output, labels: Int[Tensor, " B"], class_weights: Float[Tensor, " classes"] | None
+) -> Float[Tensor, " B"]:
     cross_entropy = F.cross_entropy(out.logits.float(), labels, reduction="none")
-    if class_weights is not None:
-        cross_entropy = class_weights[labels] * cross_entropy
-    if out.log_attention is None:
-        return cross_entropy, cross_entropy, torch.zeros_like(cross_entropy)
-    spread = out.entropy()
-    return cross_entropy - entropy_weight * spread, cross_entropy, spread
+    return cross_entropy if class_weights is None else class_weights[labels] * cross_entropy
+
+
+def _spread(out: Output, like: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """The entropy of each image's attention; zero where there is none."""
+    return torch.zeros_like(like) if out.log_attention is None else out.entropy()
+
+
+def _measured(
+    measure: Measure, name: str, logits: Float[Tensor, "B outputs"], labels: Shaped[Tensor, "B *target"]
+) -> Shaped[Tensor, " B"]:
+    """What a loss or an error of the caller's says of each image."""
+    values = measure(logits.float(), labels)
+    if isinstance(values, Tensor) and values.shape == logits.shape[:1]:
+        return values
+    said = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"type {type(values).__name__}"
+    raise ValueError(
+        f"{name} returned {said} for logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: expected "
+        f"a tensor of shape {tuple(logits.shape[:1])}, one number for each image (reduction='none', then the mean over the rest)"
+    )
+
+
+def _errors(
+    error: Measure | None, loss: Measure | None, logits: Float[Tensor, "B outputs"], labels: Shaped[Tensor, "B *target"]
+) -> Shaped[Tensor, " B"]:
+    """The error of each image; zeros where nothing says what one is."""
+    if error is not None:
+        return _measured(error, "error", logits, labels).detach()
+    return logits.argmax(1) != labels if loss is None else torch.zeros(len(logits), device=logits.device)
 
 
 def _augmented(
@@ -550,12 +621,12 @@ def _before(curve: list[dict]) -> float:
     return curve[-1]["seconds"] if curve else 0.0
 
 
-def _shown(out: Output, sums: Sequence[float], speed: _Speed, left: str) -> dict:
+def _shown(out: Output, sums: Sequence[float], speed: _Speed, has_error: bool, left: str) -> dict:
     """What stands at the end of the progress bar."""
     loss, wrong, spread, seen, _ = sums
     if not seen:
         return {}
-    means = dict(loss=f"{loss / seen:.3f}", error=f"{wrong / seen:.3f}")
+    means = dict(loss=f"{loss / seen:.3f}") | (dict(error=f"{wrong / seen:.3f}") if has_error else {})
     if out.log_attention is not None:
         means.update(entropy=f"{spread / seen:.2f}")
     return means | {"images/s": f"{speed.rate:.1f}", "left": left}

@@ -25,16 +25,22 @@ TINY = replace(
     megapixel_mnist.PROFILES["smoke"], size=160, n_noise=2, n_train=10, n_test=5, n_watch=5, training=Settings(1, batch_size=4)
 )
 
+
+def miss(logits, labels):
+    """A loss of the caller's: the distance from one of the probability of the class."""
+    return 1 - logits.softmax(1)[torch.arange(len(labels)), labels]
+
+
 TOGETHER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
-from test_processes import TINY, UNEVEN, Noisy, data, model, weights
+from test_processes import TINY, UNEVEN, Noisy, data, miss, model, weights
 from atslib.experiments import megapixel_mnist
 from atslib.experiments.__main__ import main
 from atslib.processes import processes
-from atslib.training import train
+from atslib.training import evaluate, train
 
 out = Path({out!r})
 group = processes("cpu")
@@ -42,7 +48,9 @@ options = dict(checkpoint=out / "run.pt", augment=Noisy(), progress=False, proce
 stopped = train(model(), data(n=16), data("test", 7), UNEVEN, max_seconds=0, **options)
 trained = model(seed=99)  # its weights come from the checkpoint
 curve = train(trained, data(n=16), data("test", 7), UNEVEN, **options)
-torch.save(dict(stopped=stopped, curve=curve, weights=weights(trained), world=group.world), out / f"result{{group.rank}}.pt")
+own = evaluate(trained, data("test", 7), 3, loss=miss, error=miss, progress=False, processes=group)
+result = dict(stopped=stopped, curve=curve, weights=weights(trained), world=group.world, own=own)
+torch.save(result, out / f"result{{group.rank}}.pt")
 megapixel_mnist.PROFILES["smoke"] = TINY
 sys.exit(main(["megapixel_mnist", "--out", str(out), "--device", "cpu"]))
 """
@@ -76,6 +84,14 @@ def test_two_processes_train_as_one(together):
         for ours, theirs in zip(without_times(curve), without_times(result["curve"]), strict=True):
             assert theirs == pytest.approx(ours, rel=1e-4)
     assert torch.equal(results[0]["weights"], results[1]["weights"])
+
+
+def test_two_processes_measure_a_loss_of_the_callers_on_all_images(together):
+    measured = [torch.load(together / f"result{rank}.pt", weights_only=True)["own"] for rank in (0, 1)]
+    for own in measured:
+        assert own["labels"].tolist() == [digit for _, digit in data("test", 7)] and own["labels"].dtype == torch.int64
+        assert own["loss"] == own["error"] == pytest.approx(miss(own["logits"], own["labels"]).double().mean().item())
+    assert torch.equal(measured[0]["logits"], measured[1]["logits"])
 
 
 def test_two_processes_run_an_experiment_and_write_one_record(together, tmp_path, monkeypatch):
