@@ -1,14 +1,64 @@
-"""Checkpoints: all that a training run needs to go on, in one file that is whole or not there."""
+"""Files that are whole or not there; and checkpoints, all that a training run needs to go on."""
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+@contextmanager
+def whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write beside its place, moved there at the end; makes its folder.
+
+    Whatever happens, a kill, a power cut, another process at the same place: at ``path`` there is what was there before, or all
+    of what was written. Where writing fails nothing is left behind.
+
+    >>> place = Path(tempfile.mkdtemp(), "new", "file.txt")
+    >>> with whole(place) as file:
+    ...     _ = file.write(b"all of it")
+    >>> place.read_text(), len(list(place.parent.iterdir()))
+    ('all of it', 1)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if os.name == "posix":
+            os.chmod(part, 0o666 & ~_UMASK)  # mkstemp's files are for their owner only
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name, too, shall outlive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        except OSError:
+            pass  # some file systems do not know this of a folder
+        finally:
+            os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # when imported: asking means setting it, for all threads
 
 
 def save_checkpoint(
@@ -20,16 +70,10 @@ def save_checkpoint(
         settings: what must be the same when the run goes on.
         position: where the run is.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     random = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
     state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), random=random, settings=settings, position=position)
-    with part.open("wb") as file:
+    with whole(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def read_position(path: str | os.PathLike) -> dict:
@@ -38,34 +82,63 @@ def read_position(path: str | os.PathLike) -> dict:
 
 
 def load_checkpoint(
-    path: str | os.PathLike, model: nn.Module, optimiser: torch.optim.Optimizer, settings: dict, free: Collection[str] = ()
+    path: str | os.PathLike,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    settings: dict,
+    free: Collection[str] = (),
+    newer: Collection[str] = (),
 ) -> dict:
     """Put model, optimiser and the global random numbers into the state they were saved in; returns the position.
 
     Args:
-        settings: what must be as it was, but for those named in ``free``.
+        settings: what must be as it was, but for those named in ``free``, and those in ``newer`` if the checkpoint has not got
+            them.
 
     Raises:
         ValueError: no checkpoint of ours, or one of other settings; the differences are listed and nothing is changed.
+        OSError: it cannot be read now; that says nothing about what is in it.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        theirs, position = state["settings"], state["position"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        theirs, position, weights, moments = parts = [state[key] for key in ("settings", "position", "model", "optimiser")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise TypeError("a checkpoint holds dicts")
+        generators = state["random"]["cpu"], list(state["random"]["cuda"])
+        groups = [len(group["params"]) for group in moments["param_groups"]]
+    except (*_DAMAGE, OSError) as error:
+        # Too little memory, no right to read, a lost connection: nothing is wrong with the file. PyTorch's reader calls one that
+        # is cut short an invalid argument.
+        if "allocate" in str(error) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+            raise
         raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__}): delete it to start anew") from error
+    free = {*free, *(key for key in newer if key not in theirs)}
     differ = [
         f"{key} was {theirs.get(key)!r}, is {settings.get(key)!r}"
         for key in [*settings, *(key for key in theirs if key not in settings)]
         if theirs.get(key) != settings.get(key) and key not in free
     ]
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    saved = {key: tuple(value.shape) for key, value in state["model"].items()}
+    shapes, saved = ({key: _kind(value) for key, value in some.items()} for some in (model.state_dict(), weights))
     differ += [f"{key} was {saved.get(key)}, is {shapes.get(key)}" for key in shapes | saved if saved.get(key) != shapes.get(key)]
+    ours = [len(group["params"]) for group in optimiser.param_groups]
+    if groups != ours:
+        differ += [f"parameters in the groups of the optimiser were {groups}, are {ours}"]
     if differ:
         raise ValueError(f"{path} is a checkpoint of other settings ({'; '.join(differ)}): delete it or train as it says")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if state["random"]["cuda"] and len(state["random"]["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+    model.load_state_dict(weights)
+    optimiser.load_state_dict(moments)
+    torch.set_rng_state(generators[0])
+    if generators[1] and len(generators[1]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(generators[1])
     return position
+
+
+# What reading a damaged file, or one that is no checkpoint, raises.
+_DAMAGE = (RuntimeError, EOFError, LookupError, TypeError, AttributeError, ValueError, pickle.UnpicklingError)
+
+
+def _kind(value: object) -> str:
+    """Shape and type of a weight; modules may keep other things beside them (``get_extra_state``)."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -122,16 +122,21 @@ class InMemory(LabelledImages):
     ):
         if not len(dataset):
             raise ValueError("a data set of 0 images: expected at least 1")
-        if isinstance(dataset[0][0], ImageSource):
+        image, _ = _pair(dataset[0])
+        if isinstance(image, ImageSource):
             raise ValueError("images that are read where they are looked at: expected tensors, to keep in memory")
-        first = torch.as_tensor(dataset[0][0])
-        if first.dtype != torch.uint8:
-            raise ValueError(f"images of type {first.dtype}: expected uint8, which takes a quarter of the memory")
+        first = torch.as_tensor(image)
         self.images: UInt8[Tensor, "N C H W"] = torch.empty((len(dataset), *first.shape), dtype=torch.uint8, device=device)
         labels = []
-        loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+        # A generator of its own, as in `load`: the global one is left alone.
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers, generator=torch.Generator(), collate_fn=_pair)
         for number, (image, label) in enumerate(tqdm(loader, desc="to memory", disable=not progress, unit="image", leave=False)):
             image = torch.as_tensor(image)
+            if image.dtype != torch.uint8:
+                raise ValueError(
+                    f"image {number} is of type {image.dtype}: expected uint8, which takes a quarter of the memory; others are "
+                    "read one by one"
+                )
             if image.shape != first.shape:
                 raise ValueError(
                     f"image {number} is {tuple(image.shape)}, image 0 {tuple(first.shape)}: expected one size, or read them one "
@@ -210,6 +215,13 @@ def load(
         yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)
 
 
+def _pair(item: object) -> tuple:
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        said = f"an item of {len(item)} parts" if isinstance(item, tuple | list) else f"an item of type {type(item).__name__}"
+        raise ValueError(f"{said}: expected each item of the set to be (image, label)")
+    return tuple(item)
+
+
 def _number(label: object) -> Tensor:
     """A label that is a number or an array of them."""
     try:
@@ -225,8 +237,7 @@ def _as_numbers(labels: Shaped[Tensor, "*B"]) -> Shaped[Tensor, "*B"]:
 
 def _one_size(items: list[tuple[Tensor, object]], any_label: bool = False) -> list[Tensor]:
     """A batch of what the set returned, like PyTorch's own, but clear about images that make none."""
-    if not isinstance(items[0], tuple | list) or len(items[0]) != 2:
-        raise ValueError(f"an item of type {type(items[0]).__name__}: expected each item of the set to be (image, label)")
+    items = [_pair(item) for item in items]
     sources = [isinstance(image, ImageSource) for image, _ in items]
     if any(sources) and not all(sources):
         raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")
@@ -236,6 +247,9 @@ def _one_size(items: list[tuple[Tensor, object]], any_label: bool = False) -> li
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data "
             "set, or take batches of one image"
         )
+    types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
+    if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths
+        raise ValueError(f"images of types {' and '.join(types)} in one batch: expected one type, uint8 or floating point")
     if any_label:
         labels = [_number(label) for _, label in items]
         shapes = sorted({tuple(label.shape) for label in labels})

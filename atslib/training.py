@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.loading import LabelledImages, epoch_batches, load, seed_for
-from atslib.models import Output, evaluating
+from atslib.models import AttentionSampling, Output, evaluating
 from atslib.patches import ImageSource
 from atslib.precision import has_bfloat16
 from atslib.processes import Processes
@@ -87,9 +87,13 @@ class Settings:
             object.__setattr__(self, name, float(getattr(self, name)))
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
+        if any(milestone != int(milestone) for milestone in self.milestones):
+            raise ValueError(f"milestones={self.milestones}: expected whole numbers of epochs")
         object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
+            if not all(0 <= weight < math.inf for weight in self.class_weights):
+                raise ValueError(f"class_weights={self.class_weights}: expected finite numbers of at least 0")
         if self.clip_norm is not None:
             object.__setattr__(self, "clip_norm", float(self.clip_norm))
         if self.schedule not in ("constant", "cosine", "step"):
@@ -172,6 +176,7 @@ def train(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     loss: Measure | None = None,
     error: Measure | None = None,
+    optimiser: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     workers: int = 0,
     compile: bool = False,
     progress: bool = True,
@@ -211,17 +216,22 @@ def train(
             entropy is rewarded as before. Its ``repr`` counts as a setting, too.
         error: called as ``loss`` is; what is reported as the error of each image. None: whether the largest logit is another
             class's, and nothing where ``loss`` is given.
+        optimiser: makes another than Adam for the model, with weight decay, say, or a learning rate for each of several groups of
+            parameters. Each group's rate then is that which the optimiser begins with, times what the schedule leaves of
+            ``settings.learning_rate``. Its ``repr`` counts as a setting, too.
         workers: processes that read images ahead. What is random in the set itself is not repeated where a run goes on in
             mid-epoch; randomness that is belongs into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
         progress: show a bar for each epoch.
-        on_epoch: called with each new dict, in the first process.
+        on_epoch: called with each new dict, in the first process, before the checkpoint is written: where a run is stopped in it,
+            it is called once more with the same epoch. A place to keep the weights of the best epoch.
         on_step: called after each step with the epoch, the step in it (both from 1) and the steps of an epoch, in the first
             process; the model then has its new weights.
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings; the differences are listed. A checkpoint in a later epoch than is asked for.
+        ValueError: a checkpoint of other settings, of other labels (of an :class:`atslib.loading.LabelledImages`), or of a model
+            with other parts frozen; the differences are listed. A checkpoint in a later epoch than is asked for.
             ``balanced`` and a set without ``labels``. A training set without images, or a loader in place of a set. Labels that
             are no class of the model (on a GPU only those of the first batch, if the set is no
             :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
@@ -249,7 +259,8 @@ def train(
         # Convolutions like the channels last; on a CPU, group normalisation is ten times slower that way.
         if device.type != "cpu" or not any(isinstance(module, nn.GroupNorm) for module in network.modules()):
             network.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    made = torch.optim.Adam(model.parameters(), lr=settings.learning_rate) if optimiser is None else optimiser(model)
+    rates = [group["lr"] for group in made.param_groups]  # at the start
     classes = None  # of the images, where it matters for the order in which they are shown
     if settings.balanced:
         if not hasattr(train_set, "labels"):
@@ -259,13 +270,19 @@ def train(
             said = f"shape {tuple(classes.shape)} and type {classes.dtype}"
             raise ValueError(f"balanced=True and labels of {said}: expected the class of each image, (N,)")
     what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
-    what |= {name: _named(given) for name, given in (("loss", loss), ("error", error)) if given is not None}
+    given = dict(loss=loss, error=error, optimiser=optimiser)
+    what |= {name: _named(function) for name, function in given.items() if function is not None}
+    if frozen_weights := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        what |= dict(frozen=hashlib.sha256(" ".join(frozen_weights).encode()).hexdigest()[:8])
+    if isinstance(train_set, LabelledImages):
+        labels = train_set.labels.cpu().contiguous().numpy()
+        what |= dict(labels=hashlib.sha256(labels.tobytes()).hexdigest()[:8])
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
         # What an epoch does depends on how many will follow only where the learning rate does.
         free = () if settings.schedule == "cosine" else ("epochs",)
-        position = load_checkpoint(checkpoint, model, optimiser, what, free)
+        position = load_checkpoint(checkpoint, model, made, what, free, newer=("labels",))
         begun = len(position["curve"]) + (position["step"] > 0)
         if begun > settings.epochs:
             raise ValueError(f"{checkpoint} is in epoch {begun} already, settings ask for {settings.epochs} epochs")
@@ -276,7 +293,7 @@ def train(
         nonlocal last_saved
         if checkpoint is not None and first_process:
             position = dict(curve=curve, step=step, sums=sums, seconds=seconds, bfloat16=bfloat16)
-            save_checkpoint(checkpoint, model, optimiser, what, position)
+            save_checkpoint(checkpoint, model, made, what, position)
         group.wait()  # or another process might look for the checkpoint before it is there
         last_saved = time.monotonic()
 
@@ -324,8 +341,9 @@ def train(
                 any_label=loss is not None,
             )
             for batch, rows, numbers, (images, labels) in zip(batches[step:], shares[step:], mine[step:], loaded, strict=True):
-                for parameters in optimiser.param_groups:
-                    parameters["lr"] = settings.learning_rate_at(epoch - 1 + step / steps)
+                scheduled = settings.learning_rate_at(epoch - 1 + step / steps)
+                for parameters, rate in zip(made.param_groups, rates, strict=True):
+                    parameters["lr"] = scheduled if optimiser is None else rate * scheduled / settings.learning_rate
                 # Draws and augmentation come from the seed and the step's place, so that it does not matter where a run was
                 # stopped, or how many processes share the batch. (Dropout, if a network has it, is PyTorch's own.)
                 draws.manual_seed(seed_for("draws", settings.seed, epoch, step))
@@ -340,7 +358,9 @@ def train(
                     try:
                         out = forward(images, generator=draws)
                     except ValueError:
-                        if tally[4]:  # weights that are not finite, between two looks: that is what is wrong
+                        # Weights that are not finite, or so large that attention is not, by a step too large: that is what is
+                        # wrong, and not the image, which the message would ask about.
+                        if tally[4] or ((curve or step) and not _finite_attention(model, images)):
                             raise not_finite(epoch, step + 1) from None
                         raise
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
@@ -356,7 +376,7 @@ def train(
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
                 objective = (missed - settings.entropy_weight * spread).sum() * counted * group.world / len(batch)
-                optimiser.zero_grad(set_to_none=True)
+                made.zero_grad(set_to_none=True)
                 group.backward(objective)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
                 wrong = _errors(error, loss, out.logits.detach(), labels)
@@ -373,7 +393,7 @@ def train(
                     stopping, saving = bool(stop), bool(due)
                     if sums[4]:
                         raise not_finite(epoch, step)
-                optimiser.step()
+                made.step()
                 if on_step is not None and first_process:
                     on_step(epoch, step, steps)
                 speed.add(len(batch))
@@ -412,10 +432,10 @@ def train(
                 )
                 entry.update({f"test_{key}": measured[key] for key in ("loss", "error") if key in measured})
             curve.append(entry)
-            step, sums, seconds = 0, [0.0] * 5, 0.0
-            save()
             if on_epoch is not None and first_process:
                 on_epoch(entry)
+            step, sums, seconds = 0, [0.0] * 5, 0.0
+            save()
     return curve
 
 
@@ -458,10 +478,13 @@ def evaluate(
     Raises:
         ValueError: a set without images, or a loader in place of one; labels that are no class of the model; a ``loss`` or
             ``error`` that returns anything but a number for each image; what the model raises.
+        FloatingPointError: logits that are not finite.
     """
     group = processes or Processes(_device_of(model) if device is None else device)
     device = group.device
     _check_set(dataset, "a data set")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected at least 1")
     draws = torch.Generator(device).manual_seed(seed)
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
@@ -484,6 +507,9 @@ def evaluate(
                 whole *= not targets.is_floating_point()
     logits, labels, whole = group.sum(logits).cpu(), group.sum(labels).cpu(), group.sum(whole).item() == group.world
     labels = labels.long() if whole else labels.float()
+    if not logits.isfinite().all():  # NaN would be counted as an answer, of the class that comes first
+        bad = (~logits.isfinite()).any(1).sum().item()
+        raise FloatingPointError(f"logits that are not finite for {bad} of {len(logits)} images")
     found = dict(n=len(labels), labels=labels, logits=logits)
     if loss is None:
         _check_labels(labels, logits.shape[1])
@@ -600,6 +626,18 @@ def _errors(
     if error is not None:
         return _measured(error, "error", logits, labels).detach()
     return logits.argmax(1) != labels if loss is None else torch.zeros(len(logits), device=logits.device)
+
+
+@torch.no_grad()
+def _finite_attention(model: nn.Module, images: Tensor | ImageSource) -> bool:
+    """Whether the attention on these images is finite, so that something else is wrong; True where it is not known, too."""
+    if not isinstance(model, AttentionSampling) or not isinstance(images, Tensor) or not images.isfinite().all():
+        return True
+    try:
+        log_attention = model.attend(images)[1]
+        return not bool((log_attention.isnan() | (log_attention == math.inf)).any())
+    except ValueError:
+        return True
 
 
 def _augmented(

@@ -526,15 +526,27 @@ def test_machine_in_words():
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
     path = write_whole(tmp_path / "a.json", b"whole")
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:2])
+    def full(descriptor):
         raise OSError("no space")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_whole(path, b"another")
-    assert path.read_bytes() == b"whole"
+    assert path.read_bytes() == b"whole" and names(tmp_path) == ["a.json"]  # and nothing that fills the disk
+
+
+def test_what_is_written_reaches_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave a name with nothing behind it, and the checkpoint is gone by then."""
+    told, fsync, replaced = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: [told.append("to disk"), fsync(number)][1])
+    monkeypatch.setattr(os, "replace", lambda *names: [told.append("named"), replaced(*names)][1])
+    path = write_whole(tmp_path / "a.json", b"whole")
+    assert told[:2] == ["to disk", "named"] and path.read_bytes() == b"whole"
+    if os.name == "posix":
+        assert told[2:] == ["to disk"]  # the folder
+        mask = os.umask(0)
+        os.umask(mask)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask  # readable for others as any new file
 
 
 def test_numbers_of_a_record(tiny, tmp_path, monkeypatch):
@@ -593,3 +605,68 @@ def test_models_are_built_of_their_parts():
     assert megapixel_mnist.build_model(method="cnn", cnn_scale=0.25).scale == 0.25
     prior = speed_limits.build_model(profile="windows").attention
     assert (prior.saliency, prior.peak, prior.power, prior.epsilon) == (redness, True, 2, 0.01)
+
+
+def test_what_another_program_is_at_is_skipped(tiny, tmp_path, capsys):
+    sweep = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "0,1"]
+    alone = Processes("cpu")
+    with Run("megapixel_mnist", out=tmp_path).claimed(alone) as state:  # another object, as in another program
+        assert state == "to do"
+        assert main(sweep) == 3  # not all is done
+        assert "megapixel_mnist-ats-systematic-n10-seed0-smoke: another program is at it: skipped" in capsys.readouterr().out
+        with pytest.raises(ValueError, match="another program is at it, which holds"):
+            Run("megapixel_mnist", out=tmp_path).execute(alone)
+    assert names(tmp_path / "runs") == ["megapixel_mnist-ats-systematic-n10-seed1-smoke.json"]
+    assert main([*sweep, "--resume"]) == 0 and len(names(tmp_path / "runs")) == 2
+    assert not list((tmp_path / "checkpoints").iterdir())  # no lock of a run that is done either
+
+
+def test_a_record_that_another_program_wrote_meanwhile_is_kept(tiny, tmp_path, capsys, monkeypatch):
+    """Of a sweep of two, the second run is made elsewhere while the first is trained."""
+    sweep = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "0,1"]
+    real, done = Run.execute, []
+
+    def execute(run, *args, **kwargs):
+        if not done:
+            done.append(run.name)
+            assert main([*sweep[:-1], "1"]) == 0
+        return real(run, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "execute", execute)
+    assert main(sweep) == 0
+    assert "seed1-smoke.json is there by now: skipped" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_does_not_keep_the_others_waiting(tiny, tmp_path, capsys):
+    sweep = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--set", "learning_rate=1e30,0.002"]
+    assert main(sweep) == 2
+    assert "error: megapixel_mnist-ats-systematic-n10-seed0-smoke-learning_rate_1e+30: loss or gradient is not finite" in (
+        capsys.readouterr().err
+    )
+    assert names(tmp_path / "runs") == ["megapixel_mnist-ats-systematic-n10-seed0-smoke-learning_rate_0.002.json"]
+
+
+def test_a_record_of_other_settings_says_so_when_it_is_skipped(tiny, tmp_path, capsys, monkeypatch):
+    command = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 0 and capsys.readouterr().out.endswith("is there: skipped\n")
+    profile = megapixel_mnist.PROFILES["smoke"]
+    other = replace(profile, n_noise=3, training=replace(profile.training, epochs=7))
+    monkeypatch.setitem(megapixel_mnist.PROFILES, "smoke", other)
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith("is there: skipped (made with epochs 2, now 7, n_noise 2, now 3)\n")
+
+
+def test_scales_that_look_alike_have_names_of_their_own():
+    run = Run("megapixel_mnist", method="cnn", cnn_scale=1 / 3)
+    assert run.name != replace(run, cnn_scale=0.333333).name and "scale0.3333333333333333-" in run.name
+
+
+@pytest.mark.parametrize("damaged", [dict(settings=None), dict(settings=dict(training=None)), dict(hardware=None)])
+def test_a_record_with_nothing_in_it_is_named_and_left_alone(tiny, tmp_path, damaged):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU]) == 0
+    path = next((tmp_path / "runs").iterdir())
+    path.write_text(json.dumps(json.loads(path.read_text()) | damaged))
+    with pytest.warns(UserWarning, match="is no record .*; skipped"):
+        assert len(load_records(tmp_path / "runs")) == 0

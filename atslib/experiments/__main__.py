@@ -1,6 +1,7 @@
 """Run the paper's experiments: ``python -m atslib.experiments megapixel_mnist --profile smoke``.
 
-Several methods, numbers of patches, estimators and seeds, with commas between them, make a sweep; what has a record is skipped.
+Several methods, numbers of patches, estimators and seeds, with commas between them, make a sweep; what has a record is skipped,
+and so is what another program is at: start a sweep twice (the second time with ``--resume``), and two share the work.
 """
 
 from __future__ import annotations
@@ -41,28 +42,43 @@ def main(arguments: list[str] | None = None) -> int:
         if begun and not args.resume:
             print(f"{begun[0].checkpoint} is there: go on with --resume, or delete it to start anew", file=sys.stderr)
             return REFUSED
-        for number, (run, state) in enumerate(states.items(), start=1):
-            if state == "done":
-                report(f"{run.record} is there: skipped")
+        outcome = DONE
+        for number, run in enumerate(runs, start=1):
+            if states[run] == "done":
+                others = run.differences()
+                report(f"{run.record} is there: skipped" + (f" (made with {', '.join(others)})" if others else ""))
                 continue
-            report(f"{run.name} ({number} of {len(runs)}), {run.loaded.name}")
-            finished = run.execute(
-                group,
-                max_seconds=args.max_seconds - (time.monotonic() - started),
-                save_every=args.save_every,
-                workers=args.workers,
-                in_memory=args.in_memory,
-                compile=args.compile,
-                chunk=args.chunk,
-                snapshots_per_epoch=args.snapshots_per_epoch,
-                report=report,
-            )
+            with run.claimed(group) as state:  # as it is now, which may be other than at the beginning
+                if state == "busy":
+                    report(f"{run.name}: another program is at it: skipped")
+                    outcome = outcome or STOPPED
+                    continue
+                if state == "done":
+                    report(f"{run.record} is there by now: skipped")
+                    continue
+                report(f"{run.name} ({number} of {len(runs)}), {run.loaded.name}")
+                try:
+                    finished = run.execute(
+                        group,
+                        max_seconds=args.max_seconds - (time.monotonic() - started),
+                        save_every=args.save_every,
+                        workers=args.workers,
+                        in_memory=args.in_memory,
+                        compile=args.compile,
+                        chunk=args.chunk,
+                        snapshots_per_epoch=args.snapshots_per_epoch,
+                        report=report,
+                    )
+                except FloatingPointError as error:  # it would diverge again: the others are not to wait for it
+                    print(f"error: {run.name}: {error}", file=sys.stderr)
+                    outcome = REFUSED
+                    continue
             if not finished:
                 return STOPPED
+        return outcome
     except (ValueError, ImportError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
-    return DONE
 
 
 def _device(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from atslib.checkpoints import whole
 from atslib.data.files import needed
 
 if TYPE_CHECKING:
@@ -70,13 +71,10 @@ def array_digest(*arrays: np.ndarray) -> str:
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> Path:
-    """Write a file beside its place and rename it there, so that it is never found half-written; makes its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-    return path
+    """Write a file that is never found half-written, see :func:`atslib.checkpoints.whole`."""
+    with whole(path) as file:
+        file.write(content)
+    return Path(path)
 
 
 def write_record(path: str | os.PathLike, record: dict) -> Path:
@@ -99,6 +97,8 @@ def read_record(path: str | os.PathLike) -> dict:
     missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
     if not missing:  # what `machine` reads
         missing = [f"hardware.{field}" for field in ("device", "name", "threads") if field not in (record["hardware"] or ())]
+        missing += ["settings"] if not isinstance(record["settings"], dict) else []
+        missing += ["settings.training"] if not missing and not isinstance(record["settings"].get("training", {}), dict) else []
     if missing:
         raise ValueError(f"{path} is no record (it has no {', '.join(missing)}): move it away or run it again")
     return record

@@ -11,13 +11,15 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.data import Dataset, Subset
@@ -37,6 +39,7 @@ from atslib.training import Settings, evaluate, train
 EXPERIMENTS: dict[str, ModuleType] = {module.NAME: module for module in (megapixel_mnist, colon_cancer, speed_limits)}
 ORDERED = {estimator.name: estimator for estimator in (Systematic, Stratified, PPS)}  # those that draw along a curve
 OTHER_N = (5, 10, 25, 50)  # after training, a model is also tested with these numbers of patches
+STATES = ("done", "begun", "to do", "busy")
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ class Run:
             parts += [self.estimator if self.order in (None, "hilbert") else f"{self.estimator}_{self.order}"]
             parts += [f"n{self.n_patches}"]
         if self.cnn_scale is not None:
-            parts += [f"scale{self.cnn_scale:g}"]
+            short = f"{self.cnn_scale:g}"
+            parts += ["scale" + (short if float(short) == self.cnn_scale else repr(self.cnn_scale))]
         parts += [f"seed{self.seed}", self.profile]
         return "-".join([*parts, *(f"{field}_{value}" for field, value in self.changes)]) + self.loaded.suffix
 
@@ -175,6 +179,41 @@ class Run:
             return "done"
         return "begun" if self.checkpoint.exists() else "to do"
 
+    @cached_property
+    def _lock(self) -> FileLock:
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.checkpoint.with_suffix(".lock"), timeout=0)
+
+    @contextmanager
+    def claimed(self, group: Processes) -> Iterator[str]:
+        """Keep others away from this run; yields its state, ``"busy"`` if another program has it.
+
+        So several programs can work on one sweep. A program that dies gives up its runs.
+        """
+        number, mine = 0, False
+        try:
+            if group.rank == 0:
+                try:
+                    self._lock.acquire()
+                    mine, number = True, STATES.index(self.state)
+                except Timeout:
+                    number = STATES.index("busy")
+            yield STATES[int(group.sum(torch.tensor(float(number), device=group.device)))]
+        finally:
+            if mine:
+                # Who waits for a lock that is taken away finds a run that is done. (On Windows an open file stays.)
+                if os.name == "posix" and self._lock.lock_counter == 1 and self.record.exists():
+                    Path(self._lock.lock_file).unlink(missing_ok=True)
+                self._lock.release()
+
+    def differences(self) -> list[str]:
+        """Of a run that is done: settings of its record that are others than the profile has today."""
+        recorded, today = read_record(self.record)["settings"], json.loads(json.dumps(self._described()))
+        recorded, today = (some | some.get("training", {}) for some in (recorded, today))
+        # Older records lack newer settings; for bfloat16 today's None is whatever is faster.
+        known = (recorded.keys() & today.keys()) - {"training", "bfloat16", "changes"}
+        return [f"{key} {recorded[key]!r}, now {today[key]!r}" for key in sorted(known) if recorded[key] != today[key]]
+
     def build(self) -> nn.Module:
         """The model with its initial weights."""
         torch.manual_seed(self.seed)
@@ -198,6 +237,8 @@ class Run:
     ) -> bool:
         """Train, test, write the record and the weights; False if it was stopped on the way, with a checkpoint.
 
+        The run is claimed meanwhile, see :meth:`claimed`.
+
         Args:
             in_memory: whether the images are kept on the device; None where they are few enough.
             chunk: patches whose activations Deep MIL holds at a time, 0 for all; None as it is built. Changes time and memory,
@@ -206,8 +247,28 @@ class Run:
                 nothing else.
 
         Raises:
-            ValueError: a negative chunk, less than one snapshot an epoch; and what :func:`atslib.training.train` raises.
+            ValueError: a negative chunk, less than one snapshot an epoch; another program is at this run; and what
+                :func:`atslib.training.train` raises.
         """
+        with self.claimed(group) as state:
+            if state == "busy":
+                raise ValueError(f"{self.name}: another program is at it, which holds {self._lock.lock_file}")
+            return self._execute(
+                group, max_seconds, save_every, workers, in_memory, compile, chunk, snapshots_per_epoch, report
+            )
+
+    def _execute(
+        self,
+        group: Processes,
+        max_seconds: float,
+        save_every: float,
+        workers: int,
+        in_memory: bool | None,
+        compile: bool,
+        chunk: int | None,
+        snapshots_per_epoch: int,
+        report: Callable[[str], None],
+    ) -> bool:
         if chunk is not None and chunk < 0:
             raise ValueError(f"chunk={chunk}: expected a number of patches, or 0 for all at once")
         if snapshots_per_epoch < 1:
@@ -329,10 +390,20 @@ class Run:
             _, log_attention = model.attend(test_set[0][0][None].to(next(model.parameters()).device))
         return [n for n in looks if n <= log_attention[0].numel()]
 
+    def _described(self) -> dict:
+        """The settings as a record has them."""
+        asked = dict(order=self.order, cnn_scale=self.cnn_scale)
+        return (
+            asdict(self.sizes)
+            | {key: value for key, value in asked.items() if value is not None}
+            | (dict(changes=dict(self.changes)) if self.changes else {})
+            | dict(training=asdict(self.settings))
+        )
+
     def _record(self, group: Processes, curve: list[dict], tests: dict, model: nn.Module, provenance: dict) -> dict:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
-        asked = dict(order=self.order, cnn_scale=self.cnn_scale)
+        bfloat16 = read_position(self.checkpoint)["bfloat16"]
         return dict(
             experiment=self.experiment,
             method=self.method,
@@ -343,10 +414,7 @@ class Run:
             dataset=self.loaded.describe(),
             hardware=provenance["hardware"] | (dict(processes=group.world) if group.world > 1 else {}),
             software=provenance["software"],
-            settings=asdict(self.sizes)
-            | {key: value for key, value in asked.items() if value is not None}
-            | (dict(changes=dict(self.changes)) if self.changes else {})
-            | dict(training=asdict(self.settings) | dict(bfloat16=read_position(self.checkpoint)["bfloat16"])),
+            settings=self._described() | dict(training=asdict(self.settings) | dict(bfloat16=bfloat16)),
             curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
             final=dict(
                 train_loss=curve[-1]["train_loss"],

@@ -1,0 +1,233 @@
+"""What a checkpoint refuses, and what it survives; optimisers of the caller's own."""
+
+import errno
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_training import SETTINGS, Dropping, data, model, weights, without_times
+from torch import nn
+
+from atslib.checkpoints import load_checkpoint, save_checkpoint, whole
+from atslib.loading import InMemory, load
+from atslib.models import Output
+from atslib.training import Settings, evaluate, train
+
+ONE_MORE = replace(SETTINGS, schedule="constant", epochs=2)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A checkpoint after one epoch on images with labels that are known."""
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(model(), InMemory(data()), None, replace(ONE_MORE, epochs=1), **options)
+    return options
+
+
+def test_other_labels_are_refused(begun):
+    other = InMemory(data())
+    other.labels = (other.labels + 1) % 10
+    with pytest.raises(ValueError, match=r"other settings .*labels was"):
+        train(model(), other, None, ONE_MORE, **begun)
+    assert len(train(model(), InMemory(data()), None, ONE_MORE, **begun)) == 2
+
+
+def test_other_frozen_parts_are_refused(begun):
+    frozen = model()
+    frozen.features.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"other settings .*frozen was None"):
+        train(frozen, InMemory(data()), None, ONE_MORE, **begun)
+
+
+def test_another_precision_of_the_weights_is_refused(begun):
+    with pytest.raises(ValueError, match=r"other settings .*float32, is .*float64"):
+        train(model().double(), InMemory(data()), None, ONE_MORE, **begun)
+
+
+def test_a_checkpoint_from_before_labels_were_kept_goes_on(begun):
+    state = torch.load(begun["checkpoint"], weights_only=True)
+    del state["settings"]["labels"]
+    torch.save(state, begun["checkpoint"])
+    assert len(train(model(), InMemory(data()), None, ONE_MORE, **begun)) == 2
+
+
+def test_nothing_is_changed_where_the_optimiser_does_not_fit(tmp_path):
+    saved, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    save_checkpoint(tmp_path / "c.pt", saved, torch.optim.Adam(saved.parameters()), {}, {})
+    before = weights(other).clone()
+    groups = torch.optim.Adam([dict(params=[other.weight]), dict(params=[other.bias])])
+    with pytest.raises(ValueError, match=r"groups of the optimiser were \[2\], are \[1, 1\]"):
+        load_checkpoint(tmp_path / "c.pt", other, groups, {})
+    assert torch.equal(weights(other), before)
+
+
+class Counting(nn.Linear):
+    """A layer that keeps more than tensors."""
+
+    calls = 0
+
+    def get_extra_state(self):
+        return dict(calls=self.calls)
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+def test_state_that_is_no_tensor_comes_back(tmp_path):
+    saved, other = Counting(3, 2), Counting(3, 2)
+    saved.calls = 7
+    save_checkpoint(tmp_path / "c.pt", saved, torch.optim.Adam(saved.parameters()), {}, {})
+    load_checkpoint(tmp_path / "c.pt", other, torch.optim.Adam(other.parameters()), {})
+    assert other.calls == 7 and torch.equal(weights(other), weights(saved))
+
+
+@pytest.mark.parametrize("lost", ["settings", "position", "model", "optimiser", "random"])
+@pytest.mark.parametrize("how", ["missing", "nothing", "a list"])
+def test_a_damaged_checkpoint_is_named(begun, lost, how):
+    state = torch.load(begun["checkpoint"], weights_only=True)
+    if how == "missing":
+        del state[lost]
+    else:
+        state[lost] = None if how == "nothing" else [1, 2]
+    torch.save(state, begun["checkpoint"])
+    with pytest.raises(ValueError, match=r"run\.pt is no checkpoint that can be read .*delete it to start anew"):
+        train(model(), InMemory(data()), None, ONE_MORE, **begun)
+
+
+def test_a_disk_that_does_not_answer_is_no_reason_to_delete(begun, monkeypatch):
+    def busy(*_, **__):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="too many open files"):
+        patch.setattr(torch, "load", busy)
+        train(model(), InMemory(data()), None, ONE_MORE, **begun)
+    assert len(train(model(), InMemory(data()), None, ONE_MORE, **begun)) == 2
+
+
+def test_two_that_write_one_file_do_not_mix(tmp_path):
+    """Each writes beside the place under a name of its own; the last to end is there, whole."""
+    path = tmp_path / "a.bin"
+    with whole(path) as first:
+        first.write(b"first, half")
+        with whole(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        first.write(b" and half")
+    assert path.read_bytes() == b"first, half and half" and os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_stop_in_the_callback_loses_no_epoch(tmp_path):
+    told, options = [], dict(checkpoint=tmp_path / "run.pt", progress=False)
+
+    def stopped_once(entry):
+        told.append(entry["epoch"])
+        if told == [1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model(), data(), data("test", 7), SETTINGS, on_epoch=stopped_once, **options)
+    curve = train(model(), data(), data("test", 7), SETTINGS, on_epoch=stopped_once, **options)
+    assert told == [1, 1, 2, 3]
+    assert without_times(curve) == without_times(train(model(), data(), data("test", 7), SETTINGS, progress=False))
+
+
+def two_rates(network):
+    return torch.optim.AdamW(
+        [dict(params=[*network.attention.parameters()], lr=1e-2), dict(params=[*network.features.parameters()], lr=0.0)],
+        weight_decay=0.1,
+    )
+
+
+def test_an_optimiser_of_the_callers_follows_the_schedule_and_resumes(tmp_path):
+    usual = model()
+    before, bias = weights(usual.features).clone(), weights(usual.classifier).clone()
+    made = []
+
+    def noting(network):
+        made.append(two_rates(network))
+        return made[-1]
+
+    curve = train(usual, data(), None, SETTINGS, optimiser=noting, progress=False)
+    assert torch.equal(weights(usual.features), before) and torch.equal(weights(usual.classifier), bias)  # rate 0; in no group
+    done = 3 - 1 / 3  # epochs before the last step
+    scheduled = SETTINGS.learning_rate_at(done) / SETTINGS.learning_rate
+    assert [group["lr"] for group in made[0].param_groups] == pytest.approx([1e-2 * scheduled, 0])
+    parts, options = model(), dict(checkpoint=tmp_path / "run.pt", optimiser=two_rates, progress=False)
+    while len(resumed := train(parts, data(), None, SETTINGS, max_seconds=0, **options)) < 3:
+        pass
+    assert torch.equal(weights(parts), weights(usual)) and without_times(resumed) == without_times(curve)
+    with pytest.raises(ValueError, match="optimiser"):
+        train(model(), data(), None, SETTINGS, **options | dict(optimiser=None))
+
+
+def test_adam_given_by_hand_is_the_default():
+    usual, given = model(), model()
+    train(usual, data(), None, SETTINGS, progress=False)
+    train(given, data(), None, SETTINGS, optimiser=lambda m: torch.optim.Adam(m.parameters(), lr=1e-3), progress=False)
+    torch.testing.assert_close(weights(given), weights(usual))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (dict(schedule="step", milestones=(2.9,)), "milestones=.*expected whole numbers of epochs"),
+        (dict(class_weights=(1.0, -1.0)), "class_weights=.*expected finite numbers of at least 0"),
+        (dict(class_weights=(1.0, float("nan"))), "class_weights=.*expected finite numbers of at least 0"),
+    ],
+)
+def test_settings_that_make_no_sense(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Settings(**wrong)
+
+
+def test_evaluate_refuses_what_it_cannot_count():
+    with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
+        evaluate(model(), data(), batch_size=0, progress=False)
+
+    class Lost(nn.Module):
+        def forward(self, image, *, generator=None):
+            logits = torch.zeros(len(image), 10)
+            logits[0] = torch.nan
+            return Output(logits=logits, log_attention=None, index=None, pooled=logits)
+
+    with pytest.raises(FloatingPointError, match="logits that are not finite for 2 of 24 images"):
+        evaluate(Lost(), data(), batch_size=12, progress=False)
+
+
+def test_images_of_one_type_only():
+    """Float numbers kept as bytes would be black, and bytes among floats 255 times too bright."""
+    images = [torch.full((1, 8, 8), 200, dtype=torch.uint8), torch.full((1, 8, 8), 0.8)]
+    some = [(image, 0) for image in images]
+    with pytest.raises(ValueError, match=r"image 1 is of type torch\.float32: expected uint8"):
+        InMemory(some)
+    for any_label in (False, True):
+        with pytest.raises(ValueError, match="images of types float32 and uint8 in one batch: expected one type"):
+            list(load(some, [[0, 1]], torch.device("cpu"), any_label=any_label))
+    arrays = [(np.zeros((1, 8, 8), np.uint8), 0), (torch.zeros(1, 8, 8, dtype=torch.uint8), 1)]
+    assert next(iter(load([arrays[0]] * 2, [[0, 1]], torch.device("cpu"))))[0].dtype == torch.uint8
+    with pytest.raises(ValueError, match="an item of 3 parts: expected each item of the set to be"):
+        InMemory([(*arrays[0], "name")])
+    with pytest.raises(ValueError, match="an item of type dict"):
+        InMemory([dict(image=images[0], label=0)])
+
+
+def test_reading_into_memory_leaves_the_global_random_numbers_alone():
+    before = torch.get_rng_state()
+    InMemory(data(n=2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_without_attention_that_refuses_its_images_keeps_its_words(tmp_path):
+    class Refusing(Dropping):
+        calls = 0
+
+        def forward(self, image, *, generator=None):
+            self.calls += 1
+            if self.calls > 1:
+                raise ValueError("not these")
+            return super().forward(image, generator=generator)
+
+    with pytest.raises(ValueError, match="not these"):
+        train(Refusing(), data(), None, SETTINGS, progress=False)
