@@ -51,6 +51,8 @@ def every_draw(
     check_log_attention(log_attention[None], n, estimator.distinct)
     attention = log_attention.flatten().exp()
     possible = attention.nonzero()[:, 0].tolist()
+    if estimator.distinct and len(possible) < n:
+        raise ValueError(f"n = {n} distinct locations, but only {len(possible)} have attention that float64 can tell from zero")
     if isinstance(estimator, (Systematic, PPS)):
         return _one_uniform(estimator, log_attention, n)
     if isinstance(estimator, Stratified):

@@ -168,7 +168,8 @@ class AttentionSampling(nn.Module):
                 patches than locations, attention that is not finite, features that are not one vector a patch.
         """
         log_attention, index, seen = self._draw(image, low, n_patches, generator)
-        features = self._features(seen)  # (B, N, D)
+        # A network that begins with an operation in place would change what is to be returned.
+        features = self._features(seen.clone() if return_patches else seen)  # (B, N, D)
         pooled = self.estimator(log_attention, index, features)
         return Output(
             logits=self._classify(pooled),

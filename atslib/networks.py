@@ -213,7 +213,13 @@ class UniformAttention(nn.Module):
 
     @classmethod
     def like(cls, network: nn.Module) -> UniformAttention:
-        """With the locations of ``network``."""
+        """With the locations of ``network``.
+
+        Raises:
+            ValueError: a layer with ``ceil_mode``, of which the three numbers do not tell how many locations there are.
+        """
+        if rounding := [layer for layer in network.modules() if getattr(layer, "ceil_mode", False)]:
+            raise ValueError(f"{rounding[0]}: expected an attention network without ceil_mode, to have the same locations")
         return cls(network.stride, network.padding, network.receptive_field)
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:

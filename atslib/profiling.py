@@ -139,7 +139,7 @@ class _LiveBytes(TorchDispatchMode):
         super().__init__()
         self.device = device
         self.before = self.live = self.peak = 0
-        self._known = weakref.WeakKeyDictionary()  # storages seen so far
+        self._known = weakref.WeakKeyDictionary()  # storages seen so far -> their bytes
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -154,18 +154,19 @@ class _LiveBytes(TorchDispatchMode):
         if not isinstance(tensor, Tensor) or tensor.device.type != self.device.type:
             return
         storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        self._known[storage] = None
-        if not made:
-            self.before += storage.nbytes()
-            return
-        self.live += storage.nbytes()
+        if (size := self._known.get(storage)) is None:
+            there = 0 if made else storage.nbytes()
+            self.before += there
+            size = self._known[storage] = dict(before=there, live=0)
+            weakref.finalize(storage, self._forget, size).atexit = False
+        # New, or grown since it was last seen, as what an operation writes into may.
+        grown = storage.nbytes() - sum(size.values())
+        size["live"] += grown
+        self.live += grown
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, storage.nbytes()).atexit = False
 
-    def _forget(self, size: int) -> None:
-        self.live -= size
+    def _forget(self, size: dict[str, int]) -> None:
+        self.live -= size["live"]
 
 
 def _seconds(method: Callable[[], object], device: torch.device) -> float:

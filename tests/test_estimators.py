@@ -691,3 +691,8 @@ def test_estimates_are_as_precise_as_the_more_precise_input():
     index, features = torch.tensor([[0, 1]]), torch.full((1, 2, 1), 1 / 3, dtype=torch.float64)
     z = ESTIMATORS["with_replacement"](UNIFORM, index, features)
     assert z.dtype == torch.float64 and z.item() == 1 / 3
+
+
+def test_draws_of_what_float64_cannot_tell_from_zero_are_not_enumerated():
+    with pytest.raises(ValueError, match="n = 2 distinct locations, but only 1 have attention that float64 can tell from zero"):
+        every_draw(get_estimator("des_raj"), torch.tensor([0.0, -800.0, -800.0], dtype=torch.float64), 2)

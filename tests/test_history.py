@@ -188,3 +188,12 @@ def test_coarse_maps_keep_the_whole(size):
     found = coarse(attention.log(), 2).exp()
     assert found.shape == (1, -(-size[0] // 2), -(-size[1] // 2))
     torch.testing.assert_close(found.sum(), attention.sum())
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_distances_are_of_the_last_axis(shape):
+    p, q = (torch.rand(shape, dtype=torch.float64).log().log_softmax(-1) for _ in range(2))
+    rows = [(a.exp().numpy(), b.exp().numpy()) for a, b in zip(p.reshape(-1, 4), q.reshape(-1, 4), strict=True)]
+    expected = torch.tensor([jensenshannon(a, b, base=2) ** 2 for a, b in rows], dtype=torch.float64)
+    torch.testing.assert_close(jensen_shannon(p, q), expected.reshape(shape[:-1]))
+    assert jensen_shannon(p, q).shape == total_variation(p, q).shape

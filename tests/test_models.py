@@ -23,7 +23,7 @@ from atslib.networks import (
     SpeedLimitsAttention,
     UnitNorm,
 )
-from atslib.patches import PatchGeometry
+from atslib.patches import PatchGeometry, extract_patches
 
 
 def small_features(width=5):
@@ -673,3 +673,19 @@ def test_attend_refuses_a_view_of_another_aspect():
     model = AttentionSampling(MegapixelMNISTAttention(), small_features(), Classifier(5, 3), 8, 2, 0.125)
     with pytest.raises(ValueError, match="the aspects differ"):
         model.attend(torch.rand(1, 1, 16, 24), torch.rand(1, 1, 4, 12))
+
+
+def test_patches_are_returned_as_they_were_seen():
+    """Also where the feature network begins with an operation in place."""
+
+    class Centred(nn.Module):
+        def forward(self, patches):
+            return patches.sub_(0.5).flatten(1)[:, :5]
+
+    model = small_model().float()
+    model.features = Centred()
+    image = torch.rand(2, 1, 16, 24)
+    out = model(image, return_patches=True)
+    low, log_attention = model.attend(image)
+    top_left = model.geometry(image, low, log_attention).top_left(out.index)
+    assert torch.equal(out.patches, extract_patches(image, top_left, model.patch_size, fill=model.fill))

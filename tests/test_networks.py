@@ -405,3 +405,10 @@ def test_a_peak_at_the_border_is_as_high_as_anywhere():
 
 def test_uniform_logits_are_where_the_view_is():
     assert UniformAttention()(torch.zeros(1, 1, 8, 8, device="meta")).is_meta
+
+
+def test_uniform_attention_like_a_network_that_rounds_up_is_refused():
+    network = AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1), nn.MaxPool2d(8, ceil_mode=True))
+    assert network(torch.zeros(1, 1, 36, 44)).shape == (1, 5, 6)  # the three numbers say 4 × 5
+    with pytest.raises(ValueError, match="expected an attention network without ceil_mode"):
+        UniformAttention.like(network)

@@ -181,3 +181,25 @@ def test_ms_is_the_median_between_its_quartiles(monkeypatch):
     monkeypatch.setattr("atslib.profiling._seconds", lambda method, device: next(seconds))
     (row,) = compare({"a": lambda: None}, warmup=0, repetitions=5, memory=False)
     assert (row["ms_low"], row["ms"], row["ms_high"]) == (2, 3, 4) and row["ms_all"] == [3, 1, 5, 2, 4]
+
+
+def test_storages_that_grow():
+    def grow():
+        x = torch.empty(0)
+        x.resize_(1_000_000)
+        return x + 1
+
+    assert peak_memory(grow) == 2 * FOUR_MB
+    ones = torch.ones(1_000_000)  # there before: counted as used
+
+    def into():
+        return torch.add(ones, 1, out=torch.empty(0)).exp()
+
+    assert peak_memory(into) == 3 * FOUR_MB
+
+    def there_before(x):
+        x.resize_(1_500_000)
+        return (x + 1).sum()
+
+    kept = torch.ones(1_000_000)
+    assert peak_memory(lambda: there_before(kept)) == pytest.approx(2 * 1.5 * FOUR_MB, abs=100)

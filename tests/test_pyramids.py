@@ -579,3 +579,23 @@ def test_a_pyramid_is_drawn_by_its_view():
     (picture,) = figure.axes[0].images
     assert picture.get_array().shape[:2] == (16, 20) and picture.get_extent() == [-0.5, 159.5, 127.5, -0.5]
     assert len(figure.axes[0].patches) == 3 and probabilities.sum() == pytest.approx(1)
+
+
+def test_a_memory_map_goes_to_another_process_without_its_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    pixels.tofile(tmp_path / "image.raw")
+    mapped = np.memmap(tmp_path / "image.raw", np.uint8, "r", 0, pixels.shape)
+    whole = pickle.dumps(ImagePyramid([mapped]))
+    assert len(whole) < 2000
+    there = pickle.loads(whole)
+    place, size = torch.tensor([[[10, 20], [290, 390]]]), (16, 16)
+    expected = ImagePyramid([pixels]).read_patches(place, size, 7)
+    assert torch.equal(there.read_patches(place, size, 7), expected)
+    below = np.memmap(tmp_path / "image.raw", np.uint8, "r", 400 * 3 * 100, (200, 400, 3))  # with an offset
+    assert torch.equal(pickle.loads(pickle.dumps(ImagePyramid([below]))).read_patches(place, size, 7),
+                       ImagePyramid([pixels[100:]]).read_patches(place, size, 7))  # fmt: skip
+    # A part of a map, or one with changes that only this process knows, goes with its pixels.
+    assert len(pickle.dumps(ImagePyramid([mapped[:100]]))) > 100 * 400 * 3
+    changed = np.memmap(tmp_path / "image.raw", np.uint8, "c", 0, pixels.shape)
+    changed[:] = 5
+    assert pickle.loads(pickle.dumps(ImagePyramid([changed]))).read_patches(place, size, 5).unique().tolist() == [5]

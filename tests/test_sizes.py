@@ -11,7 +11,7 @@ from atslib.data import MegapixelMNIST
 from atslib.experiments import megapixel_mnist
 from atslib.experiments.__main__ import main as experiments
 from atslib.experiments.runs import Run
-from atslib.experiments.sizes import main, measure, shows_a_digit, trained
+from atslib.experiments.sizes import _kept, main, measure, shows_a_digit, trained
 from atslib.patches import PatchGeometry, downsample, extract_patches
 from atslib.training import Settings
 
@@ -110,3 +110,17 @@ def test_digits_in_patches_that_are_no_squares(patch):
     patches = extract_patches(image, geometry.top_left(torch.arange(24 * 24)[None]), patch)[0]
     expected = patches.sum((1, 2, 3)) == 28 * 28
     assert torch.equal(shows_a_digit(geometry, torch.tensor([[90, 70]])).flatten(), expected) and expected.any()
+
+
+def test_measurements_of_another_machine_or_other_weights_are_not_kept(tmp_path):
+    path, here = tmp_path / "run.json", dict(device="cpu", name="this one")
+    rows = [dict(size=10, n=3)]
+    assert _kept(path, here, "abc") == []
+    for written, kept in (
+        (dict(hardware=here, weights="abc"), rows),
+        (dict(hardware=here), rows),  # from before the weights were written down
+        (dict(hardware=here, weights="xyz"), []),
+        (dict(hardware=dict(here, name="another"), weights="abc"), []),
+    ):
+        path.write_text(json.dumps(written | dict(sizes=rows)))
+        assert _kept(path, here, "abc") == kept

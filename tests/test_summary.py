@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -101,6 +102,28 @@ def test_results_table():
     assert list(table["runs"]) == [2, 1, 1]
     assert list(table["test error"]) == ["0.200 ± 0.100", "0.200", "0.400"]
     assert method_name("cnn", cnn_scale=1) == "CNN 1" and method_name("nested", 5) == "nested ATS-5"
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("estimator", ["des_raj", "legacy_idiap"]),
+        ("profile", ["small", "laptop"]),
+        ("experiment", ["megapixel_mnist", "colon_cancer"]),
+        ("settings.order", ["hilbert", "raster"]),
+        ("settings.changes.epochs", [None, "5"]),
+    ],
+)
+def test_results_table_does_not_average_what_differs(field, values):
+    import pandas
+
+    records = pandas.DataFrame({"method": "ats", "n_patches": 10, "seed": [0, 1], field: values, "x": [0.1, 0.5]})
+    with pytest.raises(ValueError, match=rf"ATS-10: runs with {re.escape(field)} .* in one row"):
+        results_table(records, {"x": "x"})
+    assert list(results_table(records, {"x": "x"}, by=("method", "n_patches", field))["runs"]) == [1, 1]
+    records = records.assign(seed=3).drop(columns=field)
+    with pytest.raises(ValueError, match="ATS-10: several runs with seed 3 in one row"):
+        results_table(records, {"x": "x"})
 
 
 def test_results_table_by_another_field():

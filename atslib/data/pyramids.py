@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -214,8 +215,8 @@ class ImagePyramid(ImageSource):
 
     def __reduce__(self):
         if self._path is None:
-            state = self.__dict__ | dict(_process=None)
-            return _restored, (type(self), state)
+            levels = tuple(map(_Mapped.of, self._levels))
+            return _restored, (type(self), self.__dict__ | dict(_process=None, _levels=levels))
         return _reopened, (type(self), self._path, self._most, self.white, self._view)
 
     def __repr__(self) -> str:
@@ -287,9 +288,31 @@ def _reopened(kind: type, path: Path, levels: int | None, white: float | None, v
 
 
 def _restored(kind: type, state: dict) -> ImagePyramid:
+    levels = tuple(level.open() if isinstance(level, _Mapped) else level for level in state["_levels"])
     pyramid = kind.__new__(kind)
-    pyramid.__dict__.update(state)
+    pyramid.__dict__.update(state | dict(_levels=levels))
     return pyramid
+
+
+@dataclass
+class _Mapped:
+    """Where a memory map lies, which goes to another process in place of its pixels."""
+
+    path: str
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, level):
+        """The place of a whole map of a file; any other array, a part of a map among them, as it is."""
+        whole = isinstance(level, np.memmap) and isinstance(level.base, mmap.mmap) and level.flags.c_contiguous
+        if not whole or level.mode == "c" or level.filename is None:  # "c": changes are in memory only
+            return level
+        return cls(os.path.abspath(level.filename), level.dtype, level.offset, level.shape)
+
+    def open(self) -> np.memmap:
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 @dataclass

@@ -47,8 +47,10 @@ def jensen_shannon(log_p: Float[Tensor, "*B K"], log_q: Float[Tensor, "*B K"]) -
 
     .. math::  \mathrm{JS}(p, q) = \mathcal H\bigl(\tfrac12 (p + q)\bigr) - \tfrac12 \mathcal H(p) - \tfrac12 \mathcal H(q)
     """
+    log_p, log_q = torch.broadcast_tensors(log_p, log_q)
     mixture = torch.logaddexp(log_p, log_q) - torch.tensor(2.0).log()
-    nats = entropy(mixture) - (entropy(log_p) + entropy(log_q)) / 2
+    each = [entropy(log.reshape(-1, log.shape[-1])) for log in (mixture, log_p, log_q)]
+    nats = (each[0] - (each[1] + each[2]) / 2).reshape(log_p.shape[:-1])
     return nats.clamp(min=0) / torch.tensor(2.0).log()
 
 

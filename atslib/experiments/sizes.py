@@ -21,6 +21,7 @@ from jaxtyping import Bool
 from safetensors.torch import load_file
 from torch import Tensor
 
+from atslib.data.files import files_digest
 from atslib.data.megapixel_mnist import GLYPH, MegapixelMNIST
 from atslib.experiments.records import hardware, read_record, software, write_record
 from atslib.experiments.runs import Run, run_of
@@ -107,6 +108,14 @@ def trained(run: Run) -> AttentionSampling:
     return model
 
 
+def _kept(path: Path, here: dict, weights: str) -> list[dict]:
+    """What was measured before with these weights, on this machine: times of several machines do not belong in one table."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found["sizes"] if found["hardware"] == here and found.get("weights", weights) == weights else []
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m atslib.experiments.sizes", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", metavar="NAME", help="of a record in OUT/runs, without its suffix")
@@ -126,7 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(f"{name}: the record is of {run.name}; for digits of the whole of MNIST name --data")
             model, like = trained(run), run.loaded.test
             path = args.out / "sizes" / f"{name}.json"
-            done = json.loads(path.read_text(encoding="utf-8"))["sizes"] if path.exists() else []
+            here, weights = hardware(torch.device("cpu")), files_digest([run.weights])
+            done = _kept(path, here, weights)
             for size in sizes:
                 if any((row["size"], row["n"]) == (size, args.images) for row in done):
                     continue
@@ -134,9 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
                 tests = MegapixelMNIST("test", args.images, size, n_noise=like.n_noise, digits=digits)
                 row = measure(model, tests)
                 done = sorted([*(d for d in done if d["size"] != size), row], key=lambda d: d["size"])
-                write_record(
-                    path, dict(run=name, hardware=hardware(torch.device("cpu")), software=software(), sizes=done)
-                )
+                write_record(path, dict(run=name, weights=weights, hardware=here, software=software(), sizes=done))
                 print(name, "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "wrong"), flush=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -169,6 +169,10 @@ def results_table(
 
     Returns:
         headings are ``runs`` and those given; the numbers of a single run stand without an error.
+
+    Raises:
+        ValueError: runs of several experiments, profiles, estimators, orders or other settings in one row, or one seed twice:
+            their mean would be of nothing. Choose among the records, or name the field in ``by``.
     """
     import pandas
 
@@ -176,6 +180,7 @@ def results_table(
     keys, rows = [], []
     for key, group in records.groupby(present, dropna=False, sort=False):
         keys.append({name: None if pandas.isna(value) else value for name, value in zip(present, key, strict=True)})
+        _check_alike(group, keys[-1])
         row = dict(runs=len(group))
         for field, heading in columns.items():
             mean, stderr = mean_and_stderr(group[field])
@@ -185,6 +190,17 @@ def results_table(
     if len(set(names)) < len(names):  # equal values of different fields
         names = [_row_name(key, with_fields=True) for key in keys]
     return pandas.DataFrame(rows, index=names)
+
+
+def _check_alike(group: pandas.DataFrame, key: dict) -> None:
+    """Raise a ValueError unless the runs of a row differ in nothing but their seed."""
+    changes = [field for field in group if field.startswith("settings.changes.")]
+    for field in ("experiment", "profile", "estimator", "settings.order", *changes):
+        if field in group and (values := group[field].unique()).size > 1:
+            found = " and ".join(map(repr, values))
+            raise ValueError(f"{_row_name(key)}: runs with {field} {found} in one row; choose among them, or name it in `by`")
+    if "seed" in group and (twice := group["seed"][group["seed"].duplicated()]).size:
+        raise ValueError(f"{_row_name(key)}: several runs with seed {twice.iloc[0]} in one row; choose among them")
 
 
 _NAMED = ("method", "n_patches", "settings.cnn_scale")
