@@ -570,4 +570,7 @@ def _check_image(image: Tensor | ImageSource) -> None:
     if not len(image):
         raise ValueError(f"image of shape {tuple(image.shape)}: expected at least one image")
     if not (image.is_floating_point() or image.dtype == torch.uint8):
-        raise ValueError(f"image of type {image.dtype}: expected uint8 or floating point")
+        raise ValueError(
+            f"image of type {image.dtype}: expected uint8 or floating point; divide others by their white, image.float() / 65535 "
+            "say, or read files of them with ImagePyramid.open(file, white=65535)"
+        )

@@ -317,12 +317,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("what", choices=("html", "notebooks"))
     parser.add_argument("--profile", default="smoke", choices=("smoke", "laptop", "paper"))
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="notebooks run side by side (default 2)")
-    parser.add_argument("--cell-timeout", type=int, default=300, metavar="S", help="seconds for a cell (default 300)")
-    parser.add_argument("--total-timeout", type=int, default=3600, metavar="S", help="seconds for all (default 3600)")
+    # The other profiles train, an hour a page (`max_seconds` of the notebooks), and go on from there the next time.
+    timeout = parser.add_argument
+    timeout("--cell-timeout", type=int, metavar="S", help="seconds for a cell (default 300; 5400 where the profile trains)")
+    timeout("--total-timeout", type=int, metavar="S", help="seconds for all (default 3600; 86400 where the profile trains)")
     parser.add_argument("--force", action="store_true", help="run notebooks that have not changed, too")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="notebooks: these, not all")
     parser.add_argument("--committed", action="store_true", help="html: render the committed .ipynb, run nothing")
     options = parser.parse_args(arguments)
+    trains = options.profile != "smoke"
+    options.cell_timeout = options.cell_timeout or (5400 if trains else 300)
+    options.total_timeout = options.total_timeout or (86_400 if trains else 3600)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}, expected at least 1")
     if options.only and options.what == "html":

@@ -66,7 +66,8 @@ plt.show()
 #
 # Three networks: one for the **attention**, which sees the image reduced to 180 × 180; one for the **features** of a patch of
 # 50 × 50 pixels at full resolution; and a linear **classifier**. They were trained together, from the labels of whole images
-# only: nobody told them where the digits are. The training run left a record and its weights, less than a megabyte.
+# only: nobody told them where the digits are. One hint they had, which is not in the paper: attention began where the view is bright
+# (a *prior*, [chapter 7](07_entropy_and_exploration.ipynb)), on digits and noise alike; which of the bright places matter was learned. The training run left a record and its weights, less than a megabyte.
 
 # %%
 run = "megapixel_mnist-ats-systematic-n10-seed0-laptop"

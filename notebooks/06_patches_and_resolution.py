@@ -656,12 +656,13 @@ class Features(nn.Module):
 
 
 class LocatedSampling(AttentionSampling):
-    def forward(self, image, *, generator=None):
-        view, log_attention = self.attend(image)
+    def forward(self, image, low=None, *, n_patches=None, generator=None):
+        view, log_attention = self.attend(image, low)
         geometry = self.geometry(image, view, log_attention)
-        index = self.estimator.sample(log_attention, self.n_patches, generator=generator)
-        patches = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill).flatten(0, 1) / 255
-        where = geometry.centre(index).float() / torch.tensor(image.shape[2:])  # <- (B, N, 2), in [0, 1]
+        index = self.estimator.sample(log_attention, n_patches or self.n_patches, generator=generator)
+        patches = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill).flatten(0, 1)
+        patches = patches / 255 if patches.dtype == torch.uint8 else patches
+        where = geometry.centre(index).float() / torch.tensor(image.shape[2:], device=image.device)  # <- (B, N, 2), in [0, 1]
         features = self.features(patches, where.flatten(0, 1)).unflatten(0, index.shape)
         pooled = self.estimator(log_attention, index, features)
         return Output(self.classifier(pooled), log_attention, index, pooled)  # what `train` and `evaluate` want

@@ -20,7 +20,7 @@
 
 # %% tags=["parameters"]
 profile = "smoke"  # smoke, laptop or paper
-max_seconds = 3600  # laptop, paper: training stops after so long and goes on the next time
+max_seconds = 3600  # laptop, paper: training of all runs stops after so long and goes on the next time
 
 # %% tags=["hide-input"]
 import itertools
@@ -28,6 +28,7 @@ import json
 import math
 import re
 import tempfile
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -230,10 +231,12 @@ if profile == "paper":
 
 if profile != "smoke":
     group_of_processes = Processes("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.monotonic()
     for run in WANTED:
         if run.data != "generated" and not photographs:
             continue
-        if run.state != "done" and not run.execute(group_of_processes, max_seconds=max_seconds):
+        left = max_seconds - (time.monotonic() - started)
+        if run.state != "done" and (left <= 0 or not run.execute(group_of_processes, max_seconds=left)):
             break  # out of time; the next time goes on from the checkpoint
 
 # %% [markdown]
@@ -947,10 +950,10 @@ display(plots.table(["before attention has learned", "visits to a sign", "of the
 mil_grid = speed_limits.build_model(profile="laptop", method="deep_mil").top_left(torch.zeros(1, 3, height, width))[0].numpy()
 seen_by_mil = sum(shows_sign(mil_grid, speed_limits.PATCH, train_set.boxes(i)).any() for i in numbers)
 Markdown(
-    f"On whole images Deep MIL's grid shows the sign of {seen_by_mil} of the {len(chances)} images in every visit, where five uniform patches show {per_epoch:.1f} an "
-    f"epoch, at {dear:.0f} times the cost of an image. So, until attention works, it gets {seen_by_mil / per_epoch / dear:.1f} times as many looks at "
-    f"signs for the same computation, and each look is one among {len(mil_grid)} patches, not among five. "
-    + ("Exploring by sampling has this price. " if seen_by_mil / per_epoch / dear > 1.1 else "So exploring by sampling costs no more; but it needs many visits. ")
+    f"On whole images Deep MIL's grid shows the sign of {seen_by_mil} of the {len(chances)} images in every epoch, five uniform patches that of {per_epoch:.1f}; but "
+    f"an image costs Deep MIL {dear:.0f} times as much. For the same computation Deep MIL thus gets, until attention works, {seen_by_mil / per_epoch / dear:.1f} times as many looks at "
+    f"signs as sampling does, each of them one among {len(mil_grid)} patches, not among five. "
+    + ("Exploring by sampling has this price. " if seen_by_mil / per_epoch / dear > 1.1 else "Exploring by sampling costs no more; but it needs many visits. ")
     + "That is the reason for the entropy term of [chapter 7](07_entropy_and_exploration.ipynb): attention has to stay spread out until a sign has been "
     "seen often enough. Once attention does find signs, each visit counts, and attention sampling gets the same looks as Deep MIL for a fraction of the "
     "computation. A prior buys the first looks."
@@ -1002,8 +1005,8 @@ text = (
 if some := runs_of("ATS-5", windowed):
     error = np.mean([balanced(r) for r in some])
     text += f"ATS-5, which has to find them among the rest of a window, has {error:.2f}" + (
-        f", {'lower' if error < at_full['all'] else 'higher'}, not beyond chance. "
-        + ("Not because it reads as well: [a section below](#cell-seen) shows that much of its knowledge is of scenes. " if photographs else "")
+        f", which is {'lower' if error < at_full['all'] else 'higher'}, but not by more than chance. "
+        + ("That does not mean that it reads as well: [a section below](#cell-seen) shows that much of its knowledge is of scenes. " if photographs else "")
         if abs(error - at_full["all"]) < 2 * reading["1.0"]["of_images"]
         else ". "
     )

@@ -22,6 +22,7 @@ max_seconds = 3600  # for that
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -202,8 +203,10 @@ if profile != "smoke":
         print(f"nothing trained: {error}")
     else:
         group = Processes("cuda" if torch.cuda.is_available() else "cpu")
+        started = time.monotonic()
         for run in sweep("colon_cancer", changes=weights, profile=shown, out="../results"):
-            if run.state != "done" and not run.execute(group, max_seconds=max_seconds):
+            left = max_seconds - (time.monotonic() - started)
+            if run.state != "done" and (left <= 0 or not run.execute(group, max_seconds=left)):
                 break
 
 records = load_records("../results/runs")

@@ -23,6 +23,7 @@ import copy
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -241,8 +242,10 @@ if profile != "smoke":
         group = Processes("cuda" if torch.cuda.is_available() else "cpu")
         wanted = sweep("colon_cancer", n_patches=PAPER_N, profile=shown, out="../results")
         wanted += sweep("colon_cancer", n_patches=PAPER_N, seed=range(1, 6), profile=shown, out="../results")
+        started = time.monotonic()
         for run in wanted:
-            if run.state != "done" and not run.execute(group, max_seconds=max_seconds):
+            left = max_seconds - (time.monotonic() - started)
+            if run.state != "done" and (left <= 0 or not run.execute(group, max_seconds=left)):
                 break
 
 records = load_records("../results/runs")

@@ -121,7 +121,7 @@ def test_one_version():
 
 def test_run_time_needs_little():
     """A GPU machine without a network has these and no more."""
-    assert set(requirements()) == {"torch", "numpy", "tqdm", "safetensors", "jaxtyping"}
+    assert set(requirements()) == {"torch", "numpy", "tqdm", "safetensors", "jaxtyping", "filelock"}  # torch needs it
 
 
 def test_import_is_light():
