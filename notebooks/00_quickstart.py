@@ -107,7 +107,7 @@ print(f"answer {probabilities.argmax().item()}, true class {label}")
 # `out.log_attention` is the map over 180 × 180 locations from which the ten were drawn, `out.index` says which, `out.patches`
 # holds what was read there.
 
-# %% mystnb={"image": {"alt": "Three panels. The small view with faint specks; the attention map, dark except for a few bright spots; and the image with ten orange squares, the drawn patches, most of them around digits."}}
+# %% mystnb={"image": {"alt": "Three panels. The small view with faint specks; the attention map, dark except for a few bright spots; and the image with ten orange squares, the drawn patches, and blue circles around the five digits, in most of which a square lies."}}
 low = model.view(image[None])
 geometry = model.geometry(image[None], low, out.log_attention)
 # each spot widened to 7 × 7 locations, to be seen

@@ -778,7 +778,7 @@ Markdown(
 # ## Why learning is slow: how often a sign is seen
 #
 # A patch of 100 × 100 pixels around a location of the attention map shows a sign, let us say, if it shows at least half of the
-# sign's box. The map of an image of 800 × 1360 has 30 × 51 locations, and the next cell counts for each training image how many of them show
+# sign's box. The next cell counts for each training image how many locations of the map (the table below has how many there are) show
 # a sign. Attention begins close to uniform, and as long as it is, attention sampling is uniform sampling: $N$ equally spaced points along
 # a curve through the map. The chance that one of them falls on a sign's locations is exact: it is the length of the stretches
 # of the curve that belong to these locations, each shifted back by multiples of $1/N$ to the beginning, without counting an overlap twice, over $1/N$.
@@ -862,7 +862,7 @@ print(
     f"one image, ten patches: {chances[0, 2]:.4f} by the formula, {hits.mean():.4f} ± {hits.std() / 4000**0.5:.4f} in 4,000 draws"
 )
 
-# %% mystnb={"image": {"alt": "Cumulative shares of training images by the chance that five patches show a sign. Uniform draws on whole photographs: nearly all images below ten per cent. On windows: ten to thirty per cent. On small drawn roads: twenty per cent to one. Draws that start where the windows are red: spread from a few per cent to one, half of the images above one half."}}
+# %% mystnb={"image": {"alt": "Cumulative shares of training images by the chance that five patches show a sign. Uniform draws on whole photographs: nearly all images below ten per cent. On windows: ten to thirty per cent. On small drawn roads: twenty per cent to one. Draws that start where the view is red: on whole photographs spread from nothing to one, two thirds of the images below two fifths; on windows farther right, half of the images above one half."}}
 which = "whole photographs" if photographs else "drawn roads, full size"
 LINES = [(f"{which}, uniform", chances[:, 1], plots.BLUE, "-")]
 if photographs:
