@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ def whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
     Whatever happens, a kill, a power cut, another process at the same place: at ``path`` there is what was there before, or all
     of what was written. Where writing fails nothing is left behind.
 
+    >>> import tempfile
     >>> place = Path(tempfile.mkdtemp(), "new", "file.txt")
     >>> with whole(place) as file:
     ...     _ = file.write(b"all of it")
@@ -30,17 +31,15 @@ def whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # a name of its own for each writer
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if os.name == "posix":
-            os.chmod(part, 0o666 & ~_UMASK)  # mkstemp's files are for their owner only
         os.replace(part, path)
     except BaseException:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     if os.name == "posix":  # the new name, too, shall outlive a power cut
         folder = os.open(path.parent, os.O_RDONLY)
@@ -50,15 +49,6 @@ def whole(path: str | os.PathLike) -> Iterator[BinaryIO]:
             pass  # some file systems do not know this of a folder
         finally:
             os.close(folder)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()  # when imported: asking means setting it, for all threads
 
 
 def save_checkpoint(

@@ -250,105 +250,89 @@ class Run:
             ValueError: a negative chunk, less than one snapshot an epoch; another program is at this run; and what
                 :func:`atslib.training.train` raises.
         """
-        with self.claimed(group) as state:
-            if state == "busy":
-                raise ValueError(f"{self.name}: another program is at it, which holds {self._lock.lock_file}")
-            return self._execute(
-                group, max_seconds, save_every, workers, in_memory, compile, chunk, snapshots_per_epoch, report
-            )
-
-    def _execute(
-        self,
-        group: Processes,
-        max_seconds: float,
-        save_every: float,
-        workers: int,
-        in_memory: bool | None,
-        compile: bool,
-        chunk: int | None,
-        snapshots_per_epoch: int,
-        report: Callable[[str], None],
-    ) -> bool:
         if chunk is not None and chunk < 0:
             raise ValueError(f"chunk={chunk}: expected a number of patches, or 0 for all at once")
         if snapshots_per_epoch < 1:
             raise ValueError(f"snapshots_per_epoch={snapshots_per_epoch}: expected at least 1, at the end of each epoch")
-        # Before training: what this process has imported, not what a commit made meanwhile has.
-        provenance = dict(hardware=hardware(group.device), software=software())
-        progress = sys.stderr.isatty()
-        train_set, test_set = (
-            InMemory(part, group.device, workers=workers, progress=progress and group.rank == 0)
-            if in_memory or (in_memory is None and _fits(part, group.device))
-            else part
-            for part in (self.loaded.train, self.loaded.test)
-        )
-        model = self.build()
-        if chunk is not None and isinstance(model, DeepMIL):
-            model.chunk = chunk or None
-        if group.rank == 0 and not self.checkpoint.exists():
-            self.snapshots.unlink(missing_ok=True)  # of an earlier run, whose checkpoint and record were taken away
-        snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
-        sessions = self._note_session(provenance) if group.rank == 0 else []
-
-        def on_epoch(entry: dict) -> None:
-            report("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
-            if "test_error" in entry:
-                snapshots.take(entry["epoch"])
-            return_freed_memory()  # by __main__ it is kept, and grows where the number of distinct patches changes at each step
-
-        def on_step(epoch: int, step: int, steps: int) -> None:
-            parts, before = (done * snapshots_per_epoch // steps for done in (step, step - 1))
-            if parts > before and step < steps:
-                snapshots.take(round(epoch - 1 + step / steps, 3))
-
-        curve = train(
-            model,
-            train_set,
-            test_set if self.sizes.n_watch >= len(test_set) else _first(test_set, self.sizes.n_watch),
-            self.settings,
-            checkpoint=self.checkpoint,
-            save_every=save_every,
-            max_seconds=max_seconds,
-            augment=self.loaded.augment,
-            workers=workers,
-            compile=compile,
-            progress=progress,
-            on_epoch=on_epoch,
-            on_step=on_step,
-            processes=group,
-        )
-        if len(curve) < self.settings.epochs:
-            report(f"{self.name}: stopped in epoch {len(curve) + 1} of {self.settings.epochs}; go on with --resume")
-            return False
-
-        # In float32: what a user of the weights will see.
-        looks = self._looks(model, test_set) if METHODS[self.method] else [None]
-        tests = {
-            n: evaluate(
-                model,
-                test_set,
-                self.settings.batch_size,
-                workers=workers,
-                progress=progress and group.rank == 0,
-                processes=group,
-                **({} if n is None else dict(n_patches=n)),
+        with self.claimed(group) as state:
+            if state == "busy":
+                raise ValueError(f"{self.name}: another program is at it, which holds {self._lock.lock_file}")
+            # Before training: what this process has imported, not what a commit made meanwhile has.
+            provenance = dict(hardware=hardware(group.device), software=software())
+            progress = sys.stderr.isatty()
+            train_set, test_set = (
+                InMemory(part, group.device, workers=workers, progress=progress and group.rank == 0)
+                if in_memory or (in_memory is None and _fits(part, group.device))
+                else part
+                for part in (self.loaded.train, self.loaded.test)
             )
-            for n in looks
-        }
-        if group.rank == 0:
-            # A run with a record is done, so the record comes last.
-            write_whole(self.weights, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
-            record = self._record(group, curve, tests, model, provenance)
-            if isinstance(model, AttentionSampling):
-                record["cost"]["share_equal"] = model.shares_equal_on(group.device) and not compile
-            if len(sessions) > 1:
-                record["sessions"] = sessions
-            write_record(self.record, record)
-            for path in (self.checkpoint, self.sessions):
-                path.unlink(missing_ok=True)
-            final = tests[self.n_patches]
-            report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
-        return True
+            model = self.build()
+            if chunk is not None and isinstance(model, DeepMIL):
+                model.chunk = chunk or None
+            if group.rank == 0 and not self.checkpoint.exists():
+                self.snapshots.unlink(missing_ok=True)  # of an earlier run, whose checkpoint and record were taken away
+            snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
+            sessions = self._note_session(provenance) if group.rank == 0 else []
+
+            def on_epoch(entry: dict) -> None:
+                report("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+                if "test_error" in entry:
+                    snapshots.take(entry["epoch"])
+                return_freed_memory()  # by __main__ it is kept, and grows where each step has another number of distinct patches
+
+            def on_step(epoch: int, step: int, steps: int) -> None:
+                parts, before = (done * snapshots_per_epoch // steps for done in (step, step - 1))
+                if parts > before and step < steps:
+                    snapshots.take(round(epoch - 1 + step / steps, 3))
+
+            curve = train(
+                model,
+                train_set,
+                test_set if self.sizes.n_watch >= len(test_set) else _first(test_set, self.sizes.n_watch),
+                self.settings,
+                checkpoint=self.checkpoint,
+                save_every=save_every,
+                max_seconds=max_seconds,
+                augment=self.loaded.augment,
+                workers=workers,
+                compile=compile,
+                progress=progress,
+                on_epoch=on_epoch,
+                on_step=on_step,
+                processes=group,
+            )
+            if len(curve) < self.settings.epochs:
+                report(f"{self.name}: stopped in epoch {len(curve) + 1} of {self.settings.epochs}; go on with --resume")
+                return False
+
+            # In float32: what a user of the weights will see.
+            looks = self._looks(model, test_set) if METHODS[self.method] else [None]
+            tests = {
+                n: evaluate(
+                    model,
+                    test_set,
+                    self.settings.batch_size,
+                    workers=workers,
+                    progress=progress and group.rank == 0,
+                    processes=group,
+                    **({} if n is None else dict(n_patches=n)),
+                )
+                for n in looks
+            }
+            if group.rank == 0:
+                # A run with a record is done, so the record comes last.
+                write_whole(self.weights, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
+                record = self._record(group, curve, tests, model, provenance)
+                if isinstance(model, AttentionSampling):
+                    record["cost"]["share_equal"] = model.shares_equal_on(group.device) and not compile
+                if len(sessions) > 1:
+                    record["sessions"] = sessions
+                write_record(self.record, record)
+                for path in (self.checkpoint, self.sessions):
+                    path.unlink(missing_ok=True)
+                final = tests[self.n_patches]
+                report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
+            return True
 
     def estimate(self, group: Processes) -> dict:
         """Sizes of this run, and the time it will take, judged from a few steps."""
