@@ -580,7 +580,7 @@ if rows:
 else:
     print("No run of this length has ended yet; the commands stand in the section on what was trained.")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10 and ATS-10 on a logarithmic axis against thousands of images seen: thin lines for the folds, thick ones for their mean, both falling to a hundredth. Middle, the error on the test fold, smoothed over eleven tests, of the same runs, near one level after the first fifth; dotted lines at the two errors of the paper's table. Right, the entropy of ATS-10's attention, which falls at first and then rises towards that of uniform attention, a dotted line."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10 and ATS-10 on a logarithmic axis against thousands of images seen: thin lines for the folds, thick ones for their mean, both falling to a few hundredths. Middle, the error on the test fold of the same runs: that of ATS-10 stays near one level after the first fifth, that of U-10 falls further, below it; dotted lines at the two errors of the paper's table. Right, the entropy of ATS-10's attention, which falls at first and then rises towards that of uniform attention, a dotted line."}}
 SMOOTH = 11  # tests, every curve is their running mean
 if long:
     figure, axes = plt.subplots(1, 3, figsize=(7, 3.3))
