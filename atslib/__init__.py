@@ -2,8 +2,8 @@
 
 The parts, from the ground up: :mod:`atslib.estimators` (which locations to draw and how to weigh them),
 :mod:`atslib.patches` (the view and the patches), :mod:`atslib.networks`, :mod:`atslib.models`, :mod:`atslib.nested` (for images
-of a gigapixel), :mod:`atslib.data`, :mod:`atslib.training`, :mod:`atslib.profiling` (what a method costs). :mod:`atslib.plots`
-and :mod:`atslib.widgets` are for notebooks and imported there.
+of a gigapixel), :mod:`atslib.data`, :mod:`atslib.training`, :mod:`atslib.prediction`, :mod:`atslib.profiling` (what a method
+costs). :mod:`atslib.plots` and :mod:`atslib.widgets` are for notebooks and imported there.
 """
 
 from atslib.estimators import ESTIMATORS, entropy, get_estimator

@@ -21,7 +21,7 @@ from atslib.patches import ImageBatch, ImageSource
 
 _EXPECTED_LABEL = "expected a whole number, the position of the image's class"
 _ANY_LABEL = "; with a loss of your own, numbers or arrays of one shape"
-_PURPOSES = ("order", "draws", "augmentation", "workers")
+_PURPOSES = ("order", "draws", "augmentation", "workers", "split")
 
 
 def seed_for(purpose: str, seed: int, *position: int) -> int:
@@ -91,6 +91,60 @@ class LabelledImages(Dataset):
         counts = self.class_counts().double()
         present = counts > 0
         return torch.where(present, len(self) / (present.sum() * counts.clamp(min=1)), 0.0).float()
+
+    def part(self, numbers: Sequence[int]) -> LabelledImages:
+        """The images of these numbers, in their order: a ``Subset`` that knows labels and classes.
+
+        Raises:
+            ValueError: a number that no image has.
+        """
+        return _Part(self, numbers)
+
+    def split(self, share: float, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
+        """Two parts: the second has ``share`` of the images of each class, rounded, and the first the rest.
+
+        Images of one patient, slide or place should not be in both: choose their numbers yourself, and use :meth:`part`.
+
+        Args:
+            share: in (0, 1), 0.2 for a fifth.
+            seed: says which images.
+
+        Raises:
+            ValueError: another share, or one that leaves a part without images.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share={share}: expected a number in (0, 1)")
+        shuffle = torch.Generator().manual_seed(seed_for("split", seed))
+        second = torch.zeros(len(self), dtype=torch.bool)
+        for label in self.labels.unique():
+            mine = (self.labels == label).nonzero()[:, 0]
+            second[mine[torch.randperm(len(mine), generator=shuffle)[: round(share * len(mine))]]] = True
+        if second.all() or not second.any():
+            raise ValueError(f"share={share} of {len(self)} images: one of the two parts would have none")
+        return tuple(self.part(chosen.nonzero()[:, 0].tolist()) for chosen in (~second, second))
+
+
+class _Part(LabelledImages):
+    """Some images of a set with labels."""
+
+    def __init__(self, whole: LabelledImages, numbers: Sequence[int]):
+        numbers = [int(number) for number in numbers]
+        if wrong := [number for number in numbers if not 0 <= number < len(whole)]:
+            raise ValueError(f"image {wrong[0]}: expected 0 to {len(whole) - 1}")
+        self.whole, self.numbers = whole, numbers
+        self.classes, self.labels = whole.classes, whole.labels[numbers]
+
+    def __getitem__(self, number: int) -> tuple:
+        return self.whole[self.numbers[number]]
+
+
+def known_labels(dataset: Dataset) -> Tensor | None:
+    """The labels that a set, or the set that it is a ``Subset`` of, has as an attribute; None where there are none."""
+    if isinstance(dataset, Subset):
+        labels = known_labels(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.long)]
+    labels = getattr(dataset, "labels", None)
+    return None if labels is None else torch.as_tensor(labels)
 
 
 class InMemory(LabelledImages):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -94,7 +94,9 @@ class AttentionSampling(nn.Module):
             and a draw costs as much as it shows different patches: sharp attention draws the same locations again and again, and
             empty ground is the same everywhere. None, as a model begins, for patches on the CPU; on a GPU the host has to wait
             for the number of patches. Where it would change the result nothing is shared: batch normalisation by the batch's own
-            statistics, dropout, images with a gradient. Set it to False for a feature network that is random by other means.
+            statistics, dropout, images with a gradient. A feature network that is found to draw random numbers by other means
+            (stochastic depth, say) computes each patch by itself, in that call and in training from then on; one with a generator
+            of its own cannot be found out, so set this to False.
 
     Raises:
         ValueError: a size or a number of patches that is none, a scale outside (0, 1], an attention network without geometry, an
@@ -120,6 +122,8 @@ class AttentionSampling(nn.Module):
     ):
         super().__init__()
         pair(patch_size)  # or a ValueError
+        if not isinstance(fill, Real):
+            raise ValueError(f"fill={fill!r}: expected one number, in the image's own range")
         if n_patches < 1 or n_patches != int(n_patches):
             raise ValueError(f"n_patches={n_patches}: expected a whole number, at least 1")
         if not 0 < scale <= 1:
@@ -130,7 +134,13 @@ class AttentionSampling(nn.Module):
                     f"the attention network {type(attention).__name__} has no attribute {attribute!r}: wrap its layers in "
                     "atslib.networks.AttentionNetwork, which works out its geometry, or set stride, padding and receptive_field"
                 )
+            if not isinstance(getattr(attention, attribute), Integral):
+                raise ValueError(
+                    f"{attribute}={getattr(attention, attribute)!r} of the attention network {type(attention).__name__}: "
+                    "expected a whole number of pixels of the view, the same in height and width"
+                )
         self.attention, self.features, self.classifier = attention, features, classifier
+        self._random_features = False  # whether they have been found to draw random numbers in training
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = estimator
 
@@ -157,7 +167,7 @@ class AttentionSampling(nn.Module):
         Args:
             image: the full-resolution images.
             low: their low-resolution views, where they are at hand (a level of an image pyramid, say); else they are computed. As
-                with the images, uint8 is read as [0, 1].
+                with the images, uint8 is read as [0, 1]. Their channels are the attention network's and need not be the image's.
             n_patches: overrides the model's N: looking more often needs no retraining.
             return_patches: put what was seen into the output.
             generator: source of randomness of the draw. Give none under ``torch.utils.checkpoint``, which calls the model twice
@@ -206,16 +216,16 @@ class AttentionSampling(nn.Module):
         """The view, and the log-attention over its map in float32, whatever the autocast: a heat map, without any patch.
 
         Raises:
-            ValueError: an image of the wrong rank or type, a view of another aspect, batch or number of channels.
+            ValueError: an image of the wrong rank or type, a view of another aspect or batch.
         """
         _check_image(image)
         if low is None:
             low = self.view(image)
         else:
-            if low.ndim != 4 or low.shape[:2] != image.shape[:2]:
+            if low.ndim != 4 or len(low) != len(image):
                 raise ValueError(
                     f"low-resolution view of shape {tuple(low.shape)} for an image of shape {tuple(image.shape)}: "
-                    "expected the same batch and channels, (B, C, h, w)"
+                    "expected the same batch, (B, C, h, w)"
                 )
             if not (low.is_floating_point() or low.dtype == torch.uint8):
                 raise ValueError(f"low-resolution view of type {low.dtype}: expected uint8 or floating point")
@@ -254,6 +264,8 @@ class AttentionSampling(nn.Module):
         self, image: Tensor, low: Tensor | None, n_patches: int | None, generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "B h2 w2"], Int[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]:
         """Log-attention, the locations drawn from it, and what is seen there."""
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator={generator!r}: expected a torch.Generator, torch.Generator().manual_seed(0) say")
         low, log_attention = self.attend(image, low)
         geometry = self.geometry(image, low, log_attention)  # before the draw: a patch that does not fit is to be named first
         n = self.n_patches if n_patches is None else n_patches
@@ -280,12 +292,18 @@ class AttentionSampling(nn.Module):
             first, which = distinct_patches(every)
             if len(first) < len(every):
                 distinct = every[first].contiguous(memory_format=torch.channels_last)
-                return _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
+                before = _random_state(patches.device)
+                features = _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
+                if torch.equal(before, _random_state(patches.device)):
+                    return features
+                self._random_features = self.features.training  # equal patches are to have random numbers of their own
         return _features(self.features, patches)
 
     def _may_share(self, patches: Shaped[Tensor, "B N C h w"]) -> bool:
         """Whether equal patches are looked for, and have equal features and gradients."""
         if torch.compiler.is_compiling() or not self.shares_equal_on(patches.device):
+            return False
+        if self._random_features and self.features.training:
             return False
         # The gradient by the pixels would go to one of the equal patches only.
         return not patches.requires_grad and not any(map(_counts_patches, self.features.modules()))
@@ -508,6 +526,11 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
     """
     like = next((p for p in network.parameters() if p.is_floating_point()), inputs)
     return inputs.to(like.device, like.dtype)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Of the global random numbers that a network there draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _counts_patches(module: nn.Module) -> bool:

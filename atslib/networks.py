@@ -100,7 +100,7 @@ class AttentionNetwork(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(*layers)
         last = [*self.layers.modules()][-1]
-        if isinstance(last, (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)):
+        if isinstance(last, (nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin, nn.Sigmoid, nn.Hardsigmoid)):
             raise ValueError(f"the attention network ends in {last}: expected logits, of which the model takes the softmax")
         self.stride, self.padding, self.receptive_field = window_geometry(layers)
 

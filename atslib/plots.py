@@ -1,15 +1,16 @@
 """Figures of the book: one style, one colour for each estimator in every chapter, and pictures of what a model sees.
 
-Imported by notebooks only; needs matplotlib and IPython.
+Needs matplotlib; :func:`table` needs IPython, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown
+import torch
 from jaxtyping import Float, Int, Shaped
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -19,6 +20,9 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from atslib.patches import PatchGeometry, pair
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 # Okabe & Ito's palette: told apart by everybody, also in grey.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
@@ -88,8 +92,17 @@ def estimator_line(name: str) -> dict:
 
 
 def show_image(ax: Axes, image: Shaped[Tensor, "C H W"] | Shaped[Tensor, "H W"], title: str | None = None, **options):
-    """An image without axes: grey with one channel, in colour with three; uint8 or [0, 1]."""
-    pixels = np.asarray(image.detach().cpu())
+    """An image without axes: grey with one channel, in colour with three; uint8 or [0, 1].
+
+    Raises:
+        ValueError: another number of axes or of channels (choose ``image[[2, 1, 0]]``, say); another type of pixels.
+    """
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3)):
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected (H, W), or (C, H, W) with one or three channels")
+    if not (image.is_floating_point() or image.dtype in (torch.uint8, torch.bool)):
+        raise ValueError(f"image of type {image.dtype}: expected uint8, or floating point in [0, 1]; divide others by white")
+    image = image.detach().cpu()
+    pixels = np.asarray(image.float() if image.is_floating_point() else image)
     if pixels.ndim == 3:
         pixels = pixels[0] if pixels.shape[0] == 1 else np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 2:
@@ -109,6 +122,29 @@ def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | N
     attention = log_attention.detach().float().exp().cpu()
     options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
     return show_image(ax, attention.sqrt(), title, **options)
+
+
+def overlay_attention(
+    ax: Axes, image: Shaped[Tensor, "C H W"], geometry: PatchGeometry, log_attention: Float[Tensor, "h w"], strength: float = 0.6
+):
+    """An attention map over the image, each location around the middle of what it looks at; on a square-root scale.
+
+    Args:
+        image: as :func:`show_image` takes it.
+        geometry: of the map in the image (:meth:`atslib.AttentionSampling.geometry`).
+        strength: of the map's colour where attention is highest, 0 … 1; elsewhere in proportion to the root of the attention.
+    """
+    image_drawn = show_image(ax, image)
+    root = log_attention.detach().float().exp().sqrt().cpu().numpy()
+    height, width = pair(geometry.patch_size)
+    corners = geometry.top_left(torch.arange(root.size)[None])[0].double().reshape(*root.shape, 2).numpy()
+    rows, columns = corners[:, 0, 0] + (height - 1) / 2, corners[0, :, 1] + (width - 1) / 2  # middles of the locations
+    steps = [np.diff(middles).mean() if len(middles) > 1 else side for middles, side in ((rows, height), (columns, width))]
+    extent = (columns[0] - steps[1] / 2, columns[-1] + steps[1] / 2, rows[-1] + steps[0] / 2, rows[0] - steps[0] / 2)
+    limits = ax.get_xlim(), ax.get_ylim()
+    ax.imshow(root, cmap=ATTENTION_COLOURS, alpha=strength * root / root.max(), extent=extent, vmin=0)
+    ax.set(xlim=limits[0], ylim=limits[1])
+    return image_drawn
 
 
 def outline_patches(
@@ -184,6 +220,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> Markdown:
     Raises:
         ValueError: a row that is not as long as the head.
     """
+    from IPython.display import Markdown
+
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
         if len(row) != len(head):

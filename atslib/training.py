@@ -13,6 +13,7 @@ import re
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
-from atslib.loading import LabelledImages, epoch_batches, load, seed_for
+from atslib.loading import LabelledImages, epoch_batches, known_labels, load, seed_for
 from atslib.models import AttentionSampling, Output, evaluating
 from atslib.patches import ImageSource
 from atslib.precision import has_bfloat16
@@ -263,9 +264,9 @@ def train(
     rates = [group["lr"] for group in made.param_groups]  # at the start
     classes = None  # of the images, where it matters for the order in which they are shown
     if settings.balanced:
-        if not hasattr(train_set, "labels"):
+        classes = known_labels(train_set)
+        if classes is None:
             raise ValueError(f"balanced=True: {type(train_set).__name__} has no attribute labels, the class of each image, (N,)")
-        classes = torch.as_tensor(train_set.labels)
         if classes.ndim != 1 or classes.is_floating_point():
             said = f"shape {tuple(classes.shape)} and type {classes.dtype}"
             raise ValueError(f"balanced=True and labels of {said}: expected the class of each image, (N,)")
@@ -362,7 +363,11 @@ def train(
                         # wrong, and not the image, which the message would ask about.
                         if tally[4] or ((curve or step) and not _finite_attention(model, images)):
                             raise not_finite(epoch, step + 1) from None
+                        _refuse_pixels(images, numbers)
                         raise
+                _check_output(model, out)
+                if not (curve or step):
+                    _warn_of_range(images)
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
                 if loss is None and (not known or device.type == "cpu"):
                     for told in (labels,) if known else (_labels_of(train_set, labels), _labels_of(test_set, labels)):
@@ -460,8 +465,9 @@ def evaluate(
     Args:
         model, dataset: as in :func:`train`.
         batch_size: images at a time.
-        seed: of the draws of locations: with the same images in batches of the same size, the same seed looks at the same
-            patches.
+        seed: of the draws of locations: with the same images in the same order and batches of the same size, the same seed
+            looks at the same patches. What is drawn for an image depends on those before it; :func:`predict` draws for each by
+            itself.
         bfloat16: compute in it, as :func:`train` does where it trains in it.
         device: where to; the model's own if none is given. The model is not moved.
         loss, error: in place of the cross-entropy, and of being wrong, as in :func:`train`.
@@ -495,7 +501,12 @@ def evaluate(
     with evaluating(model):
         for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
             with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                out = model(images, generator=draws, **options)
+                try:
+                    out = model(images, generator=draws, **options)
+                except ValueError:
+                    _refuse_pixels(images, numbers)
+                    raise
+            _check_output(model, out)
             if logits is None:
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
@@ -508,8 +519,9 @@ def evaluate(
     logits, labels, whole = group.sum(logits).cpu(), group.sum(labels).cpu(), group.sum(whole).item() == group.world
     labels = labels.long() if whole else labels.float()
     if not logits.isfinite().all():  # NaN would be counted as an answer, of the class that comes first
-        bad = (~logits.isfinite()).any(1).sum().item()
-        raise FloatingPointError(f"logits that are not finite for {bad} of {len(logits)} images")
+        bad = (~logits.isfinite()).any(1).nonzero()[:, 0].tolist()
+        some = ", ".join(map(str, bad[:5])) + ", …" * (len(bad) > 5)
+        raise FloatingPointError(f"logits that are not finite for {len(bad)} of {len(logits)} images: number {some} of the set")
     found = dict(n=len(labels), labels=labels, logits=logits)
     if loss is None:
         _check_labels(labels, logits.shape[1])
@@ -560,6 +572,35 @@ def _check_set(dataset: Dataset, what: str) -> None:
         raise ValueError(f"a {type(dataset).__name__} for {what}: expected one with a length whose items are (image, label)")
     if not len(dataset):
         raise ValueError(f"{what} of 0 images: expected at least 1")
+
+
+def _refuse_pixels(images: Tensor | ImageSource, numbers: Sequence[int]) -> None:
+    """Raise a ValueError that names the image of the set whose pixels are not finite, if there is one."""
+    if isinstance(images, Tensor):
+        for number, image in zip(numbers, images, strict=True):
+            if not (finite := image.isfinite()).all():
+                share = 1 - finite.double().mean().item()
+                raise ValueError(
+                    f"image {number} of the set: {share:.2g} of its pixels are NaN or infinite; give what is not known a number, "
+                    "the model's fill, say"
+                )
+
+
+def _check_output(model: nn.Module, out: object) -> None:
+    if not hasattr(out, "logits"):
+        raise ValueError(
+            f"{type(model).__name__} returned a {type(out).__name__}: expected an atslib.models.Output, with logits, and with "
+            "log_attention=None where there is no attention"
+        )
+
+
+def _warn_of_range(images: Tensor | ImageSource) -> None:
+    if isinstance(images, Tensor) and images.is_floating_point() and (most := images.max().item()) > 64:
+        warnings.warn(
+            f"floating-point images up to {most:g}, which the networks see as they are: uint8 is seen as [0, 1], others are to "
+            "be divided by their white",
+            stacklevel=3,
+        )
 
 
 def _labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:

@@ -103,6 +103,7 @@ to_do = {
     "laptop": sweep("megapixel_mnist", n_patches=[10, 5, 25, 50, 100], seed=range(3), changes=[[("entropy_weight", 0.001), ("epochs", 15)]],
                     profile="laptop", data=data, out="../results")
     + sweep("megapixel_mnist", estimator=["systematic", "legacy_idiap"], changes=PLATEAU, seed=range(3), **SMALL)
+    + sweep("megapixel_mnist", changes=[[("epochs", 30), *change] for change in PLATEAU[1:3]], seed=range(3), **SMALL)
     + sweep("megapixel_mnist", estimator=COMPARED, seed=range(3), **SMALL),
     "paper": sweep("megapixel_mnist", ["ats", "cnn"], n_patches=[5, 10, 25, 50, 100], seed=range(5), profile="paper", data=data,
                    out="../results"),
@@ -194,6 +195,12 @@ wanted = [
          plain[(plain.prior == prior) & (plain.scale == scale) & (plain.estimator == "systematic")],
          f"{COMMAND} --profile small --n-patches 5 --set saliency_prior={prior} --set feature_scale={scale:g}")
         for prior, scale in ((True, 16), (True, 1), (False, 16), (False, 1))
+    ),
+    *(
+        (f"small, {'with' if prior else 'no'} prior, scale {scale:g}, 30 epochs",
+         small[(small.weight == 0.01) & (epochs_of[small.index] == 30) & (small.prior == prior) & (small.scale == scale)],
+         f"{COMMAND} --profile small --n-patches 5 --set epochs=30 --set saliency_prior={prior} --set feature_scale={scale:g}")
+        for prior, scale in ((True, 1), (False, 16))
     ),
     *(
         (f"small, {'with' if prior else 'no'} prior, scale {scale:g}, {plots.ESTIMATOR_NAMES['legacy_idiap']}",
@@ -504,7 +511,7 @@ if len(by_n):
             f"from N = 50 to N = 5 the error grows by {with_error(by_n[:, 0] - by_n[:, 3])}, and a step takes "
             f"{recorded_ms[5] / recorded_ms[50]:.2f} of the time ({by_size['hardware']['name']}, {by_size['hardware']['threads']} thread): a price for each patch on top of a fixed one, that of the view and its attention. "
             + ("" if live_rises else "The steps made here do not even rise with N: something else was running on this machine, so look at the recorded ones. ") +
-            "The networks differ in λ, schedule and digits, so that ± says how they scatter, not how exactly one setting is known. "
+            f"The networks differ in λ, schedule and digits, and are of {finished.seed.nunique()} seeds only: ± (s/√n) is not the standard error of one setting. One network is apart from another by s = {by_n[:, 1].std(ddof=1):.3f} (N = 10). "
 "\n\n"
             f"**Five patches:** an error of {span(by_n[:, 0])}, where the paper says about 20 %: "
             + f"{'lower than' if by_n[:, 0].mean() < 0.18 else 'near' if by_n[:, 0].mean() < 0.22 else 'higher than'} the paper's on average."
@@ -570,8 +577,13 @@ for a, b in itertools.pairwise(means.index):
 text += f"Seed by seed ({'; '.join(steps_told)}). " if steps_told else ""
 if any(at_chance(row) for _, row in SAME.iterrows()):
     text += "A run that never left chance says how long the plateau lasts with so few patches, not what error they end at: with 40 epochs N = 5 does leave it (first table). "
-earlier = SAME.groupby("n_patches").left.mean().dropna()
-text += f"More patches also end the plateau earlier: it was left in epoch {', '.join(f'{v:.0f}' for v in earlier)} on average with N = {', '.join(f'{n:.0f}' for n in earlier.index)}." if len(earlier) > 1 and (earlier.diff().dropna() <= 0).all() else ""
+plateaus = SAME[SAME.left.notna()].pivot(index="seed", columns="n_patches", values="left").dropna(thresh=2)
+for seed, plateau in plateaus.iterrows():
+    plateau = plateau.dropna()
+    if plateau.is_monotonic_decreasing:
+        text += f"With seed {seed} the plateau ends the earlier, or no later, the more patches: in epoch {', '.join(f'{v:.0f}' for v in plateau)} with N = {', '.join(f'{n:.0f}' for n in plateau.index)}. "
+    else:
+        text += f"With seed {seed} the plateau does not end the earlier the more patches: in epoch {', '.join(f'{v:.0f}' for v in plateau)} with N = {', '.join(f'{n:.0f}' for n in plateau.index)}. "
 display(Markdown(text))
 
 # %% [markdown]
@@ -902,7 +914,7 @@ one, sixteen, even = (pushed[f"untrained, {what}"] for what in ("prior, scale 1"
 signs = {value > 0 for value in sixteen[0]}
 text = (
     f"Features of length 16 make the gradient at the logits {sixteen[2] / one[2]:.0f} times as long. Before anything has been learned, though, its push does not point to the digits: with the prior and scale 16 it is "
-    + ("**away from them for all three seeds**. " if signs == {False} else "towards them for all three seeds. " if signs == {True} else "of either sign, depending on the seed. ")
+    + ("away from them for all three seeds (three equal signs come by chance one time in four). " if signs == {False} else "towards them for all three seeds. " if signs == {True} else "of either sign, depending on the seed. ")
     + f"The entropy's push, {sixteen[1]:+.1f} thousandths at λ = {LAMBDA:g} with the prior, is the same for every network and away from whatever stands out; at scale 1 it is "
     + ("stronger" if abs(one[1]) > max(map(abs, one[0])) else "not stronger") + " than the loss's. From uniform attention it is zero: that is its maximum."
 )
@@ -914,7 +926,7 @@ if "trained reader, prior, scale 16" in pushed:
 Markdown(text)
 
 # %% [markdown]
-# So training is a race. To a reader that cannot read, a digit is a disturbance. The empty ground always gives the same feature, which the classifier soon turns into the safe answer, one tenth for each class and a loss of $\log 10$; digits scatter the logits around it, at a
+# A reading that fits these numbers, though three seeds do not prove it: training is a race. To a reader that cannot read, a digit is a disturbance. The empty ground always gives the same feature, which the classifier soon turns into the safe answer, one tenth for each class and a loss of $\log 10$; digits scatter the logits around it, at a
 # price. The quickest way to a lower loss is to look *away* from them, and that is what the lower film strip shows: the spots at the digits become *darker* than the ground. Once attention has left, nothing is seen that could teach the features to read. The race is won if the features learn to read first.
 #
 # **Unit-norm features speak softly.** The logits are $W z + b$ with $\lVert z \rVert \le 1$. Adam changes a weight by about the learning rate a step, so the lead of one class over another grows by at most $2\, s\, \eta \sqrt{32}$ a step, with $s$ the scale
@@ -930,7 +942,7 @@ for scale, rate, where in ((1, 1e-3, "as in the paper"), (1, 2e-3, "scale 1 here
 # ### What removes the plateau: the records
 #
 # Three things could help: the prior, the scale, and a better gradient than the released code's. Each alone and together, on the small images, 15 epochs, $N = 5$: systematic draws, whose gradient is right
-# ([chapter 5](05_lower_variance.ipynb)), and the released code's draws with its wrong gradient. Then the paper-size runs at two weights $\lambda$ of the entropy. A run counts as having left chance when its test error is below 0.8.
+# ([chapter 5](05_lower_variance.ipynb)), and the released code's draws with its wrong gradient; the prior and the scale alone for 30 epochs, too. Then the paper-size runs at two weights $\lambda$ of the entropy. A run counts as having left chance when its test error is below 0.8.
 
 # %%
 rows = []
@@ -943,9 +955,9 @@ def outcome(group):
 
 
 for prior, scale in ((False, 1), (False, 16), (True, 1), (True, 16)):
-    for (weight, name), group in small[(small.prior == prior) & (small.scale == scale)].groupby(["weight", "estimator"]):
+    for (weight, name, epochs), group in small[(small.prior == prior) & (small.scale == scale)].groupby(["weight", "estimator", "settings.training.epochs"]):
         if name in ("systematic", "legacy_idiap"):
-            label = f"small: {'prior' if prior else 'no prior'}, scale {scale}, λ = {weight:g}, {plots.ESTIMATOR_NAMES[name]}"
+            label = f"small: {'prior' if prior else 'no prior'}, scale {scale}, λ = {weight:g}, {epochs:.0f} epochs, {plots.ESTIMATOR_NAMES[name]}"
             rows.append([label, *outcome(group)])
 for (weight, epochs, dataset), group in ten.groupby(["weight", "settings.training.epochs", "dataset.name"]):
     label = f"paper's size: prior, scale 16, λ = {weight:g}, {epochs:.0f} epochs, {dataset.split(', ')[1]}"
@@ -972,22 +984,30 @@ plt.show()
 SETTINGS = (("prior and scale 16", True, 16), ("the prior alone", True, 1), ("scale 16 alone", False, 16), ("neither", False, 1))
 
 
-def left_chance(estimator):
+def left_chance(estimator, runs=plain):
     """For each setting, how many of the runs with this estimator left chance."""
     parts = []
     for what, prior, scale in SETTINGS:
-        group = plain[(plain.estimator == estimator) & (plain.prior == prior) & (plain.scale == scale)]
+        group = runs[(runs.estimator == estimator) & (runs.prior == prior) & (runs.scale == scale)]
         parts.append(f"{what}: {group.left.notna().sum()} of {len(group)}" if len(group) else f"{what}: not run")
     return "; ".join(parts)
+
+
+longer = small[(small.weight == 0.01) & (small["settings.training.epochs"] > 15)]
 
 
 text = (
     f"**Left chance within 15 epochs of the small images,** with systematic draws: {left_chance('systematic')}. With the released code's draws and gradient: {left_chance('legacy_idiap')}. "
     "One or few seeds each: this says how these runs came out, not how often others would."
 )
-both_alone = [plain[(plain.estimator == e) & ~(plain.prior & (plain.scale == 16))] for e in ("systematic", "legacy_idiap")]
-if all(len(group) for group in both_alone) and not any(group.left.notna().any() for group in both_alone):
-    text += " **A better gradient alone does not end the plateau,** nor does any one of the three: in these runs only prior and scale together did. Where those two are there, how far a run gets depends on the estimator (next section)."
+for epochs, group in longer.groupby("settings.training.epochs"):
+    text += f" With {epochs:.0f} epochs, under a schedule of that length: {left_chance('systematic', group)}."
+lone = plain[~(plain.prior & (plain.scale == 16))]
+if len(lone):
+    text += (
+        f" Within 15 epochs, then, {'none' if not lone.left.notna().any() else lone.left.notna().sum()} of the {len(lone)} runs that lacked the prior or the scale got off the plateau, with either gradient. "
+        "Where both are there, how far a run gets depends on the estimator (next section)."
+    )
 if away:
     text += (
         " **At the paper's size prior and scale are no guarantee:** " + "; ".join(
@@ -1062,8 +1082,15 @@ def versus(a, b):
     if len(difference) < 3:
         return f"- {names_}: {', '.join(f'{value:+.3f}' for value in difference)} by seed{note}; too few seeds for a verdict."
     low, high = interval(difference)
-    outcome = "beyond chance" if low > 0 or high < 0 else f"no difference is shown; one of up to {max(-low, high):.2f} could hide"
-    return f"- {names_}: {', '.join(f'{value:+.3f}' for value in difference)} by seed{note}, mean {difference.mean():+.3f}, 95 % interval {low:+.2f} to {high:+.2f}: {outcome}."
+    exact = permutation_test(difference.tolist(), [0.0] * len(difference), paired=True)
+    if not low < 0 < high and exact < 0.05:
+        outcome = "beyond chance"
+    elif not low < 0 < high:
+        outcome = f"the interval points to a difference, {len(difference)} seeds by themselves do not show it"
+    else:
+        outcome = f"no difference is shown; one of up to {max(-low, high):.2f} could hide"
+    outcome = f"exact paired permutation test p = {exact:.2g}: {outcome}"
+    return f"- {names_}: {', '.join(f'{value:+.3f}' for value in difference)} by seed{note}, mean {difference.mean():+.3f}, 95 % interval {low:+.2f} to {high:+.2f}, {outcome}."
 
 
 pairs = (("legacy_idiap", "des_raj"), ("legacy_port", "des_raj"), ("murthy", "des_raj"), ("eq14", "des_raj"), ("with_replacement", "systematic"), ("systematic", "des_raj"))
@@ -1090,7 +1117,7 @@ if len(differences("legacy_idiap", "des_raj")) > 2:
     if len(draw) > 2:
         low, high = interval(draw)
         answer += (
-            f"How one draws counts for more: with systematic draws the error is lower than with Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds, by {-draw.mean():.2f} on average." if high < 0
+            f"How one draws seems to count for more: with systematic draws the error is lower than with Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds, by {-draw.mean():.2f} on average (the exact test has p = {permutation_test(draw.tolist(), [0.0] * len(draw), paired=True):.2g})." if high < 0
             else "Of systematic draws against Des Raj's no difference is shown, either." if low < 0 < high
             else "Systematic draws do worse here."
         )
@@ -1152,8 +1179,10 @@ display(
 )  # fmt: skip
 if len(trained_uniform):
     said = [
-        f"N = {row.n_patches:.0f}, {row['settings.training.epochs']:.0f} epochs, seed {row.seed}: test error {row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}, training loss {row['final.train_loss']:.2f}, "
+        f"N = {row.n_patches:.0f}, {row['settings.training.epochs']:.0f} epochs, seed {row.seed}: test error {row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}, training loss {row['final.train_loss']:.2f}, on test images "
         + ("lower than guessing" if row["final.test_error"] + 2 * row["final.test_stderr"] < 0.9 else "not lower than guessing beyond chance")
+        + f"; on training images, in the last epoch, an error of {row['curve.train_error'][-1]:.3f}"
+        + (f", {(0.9 - row['curve.train_error'][-1]) / math.sqrt(0.09 / row['dataset.n_train']):.0f} standard errors below guessing" if row["curve.train_error"][-1] < 0.9 - 2 * math.sqrt(0.09 / row["dataset.n_train"]) else ", not below guessing beyond chance")
         for _, row in trained_uniform.iterrows()
     ]
     display(Markdown(f"**Trained with uniform draws,** on the training images of the runs above (guessing has the loss {math.log(10):.2f} and the error 0.90): {'; '.join(said)}. Most of what uniform draws show is the same empty ground, computed once, so that such a run takes a fraction of the time that its N suggests ([chapter 13](13_cost.ipynb))."))
@@ -1162,8 +1191,8 @@ if len(trained_uniform):
 # (cell-claim-mnist-deepmil-memory)=
 # ## Deep MIL's memory
 #
-# The paper leaves Deep MIL out here "because the required memory for a batch size of 1 exceeds the available GPU memory". It names neither the grid nor the GPU; by §4.1.2 the stride is at least half a patch, so that at most 60 × 60 patches lie on this image. The peak of a training step grows in proportion to the patches, so we measure
-# some smaller grids and extend the line.
+# The paper leaves Deep MIL out here "because the required memory for a batch size of 1 exceeds the available GPU memory". It names neither the grid nor the GPU. By §4.1.2 the stride is at least half a patch, so that at most 60 × 60 patches lie on this image. But in §4.3 the paper itself does not keep to that: 2,500 patches of 27 × 27 pixels on 500 × 500 are
+# a stride of 10 pixels at most, not 13.5. The same overlap here would be a stride of 18.5 pixels, 81 × 81 patches. The peak of a training step grows in proportion to the patches, so we measure some smaller grids and extend the line.
 
 # %%
 peaks = {}
@@ -1172,20 +1201,22 @@ for side in (4, 8, 12):
     peaks[side * side] = peak_memory(training_step(mil, one_image, one_label)) / 1e6
 slope, base = np.polyfit(list(peaks), list(peaks.values()), 1)
 off = max(abs(base + slope * k - mb) / mb for k, mb in peaks.items())
-gigabytes = {k: (base + slope * k) / 1e3 for k in (3600, 180 * 180)}
+dense = 1500 * 27 // (50 * 10)  # patches along a side that overlap as the 50 × 50 of the colon cancer images do
+gigabytes = {k: (base + slope * k) / 1e3 for k in (3600, dense * dense, 180 * 180)}
 costs = json.loads(Path("../results/cost/colon_cancer.json").read_text()), json.loads(Path("../results/cost/speed_limits.json").read_text())
 ours = [next(row["peak_mb"] for row in cost[cost["benchmark"] if cost["benchmark"] in cost else key] if row["method"] == "Deep MIL")
         for cost, key in zip(costs, ("colon_cancer", "speed_limits"), strict=True)]  # fmt: skip
 paper_mil = (644, 1497)  # MB, tables 1 and 2 of the paper
-display(plots.table(["patches", *(str(k) for k in peaks), "60 × 60 (by the line)", "180 × 180 (by the line)"],
+display(plots.table(["patches", *(str(k) for k in peaks), *(f"{math.isqrt(k)} × {math.isqrt(k)} (by the line)" for k in gigabytes)],
               [["peak memory of a step (MB)", *(f"{mb:.0f}" for mb in peaks.values()), *(f"{1000 * gb:,.0f}" for gb in gigabytes.values())]]))  # fmt: skip
 display(
     Markdown(
         f"The line fits within {math.ceil(1000 * off) / 10:.1f} %. The densest grid that §4.1.2 allows needs **{gigabytes[3600]:.1f} GB**, all 32,400 locations that attention sampling may draw from **{gigabytes[180 * 180]:.0f} GB**; "
         f"ATS-10 needs {cost_of_n[10]['peak_mb']:.0f} MB. Our step is about as large as the paper's where both are known: {ours[0]:.0f} against {paper_mil[0]} MB (table 1), {ours[1]:,.0f} against {paper_mil[1]:,} MB (table 2). "
-        + ("So the sentence holds for a grid of all locations on most GPUs of its time (2019: up to 32 GB, few had more), "
-           if gigabytes[180 * 180] > 32 else "Even all locations would have fitted into the largest GPUs of its time, ")
-        + ("which that section rules out; the densest that it allows would have fitted into one of 8 GB." if gigabytes[3600] < 8 else "and the densest grid that the section allows exceeds 8 GB too.")
+        + ("So the sentence holds for a grid of all locations on most GPUs of its time (2019: up to 32 GB, few had more), which that section rules out. "
+           if gigabytes[180 * 180] > 32 else "Even all locations would have fitted into the largest GPUs of its time. ")
+        + f"With the overlap of §4.3, {dense} × {dense} patches, a step needs {gigabytes[dense * dense]:.1f} GB, "
+        + ("which would have fitted into the 11 GB of a common card of 2019." if gigabytes[dense * dense] < 11 else "more than the 11 GB of a common card of 2019.")
     )
 )  # fmt: skip
 
@@ -1242,15 +1273,29 @@ Markdown(text)
 
 # %% [markdown]
 # ## Summary
-#
-# - Attention sampling learns the task at the paper's size from image labels alone, on one CPU core, and then looks at ten patches, one per cent of the image. That is with the departures from the paper listed above, and not with every seed.
-# - The plateau at chance is a race. Features that cannot yet read give attention no reason to look at digits, and may teach it to look away; the entropy term levels it. A start that shows digits often (the prior) and features that count for more (the scale) were both there in every small run that won; a smaller λ may help. The tables say how the recorded runs came out; they are too few to say how often.
-# - When it is won, attention leaves the ground and the noise within an epoch of each other; which goes first differs from run to run, where snapshots are close enough to tell.
-# - The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), and these short runs are too few to say whether it shows in the error. The way of drawing seems to count for more.
-# - More patches at test time lower the error of the same network, the first of them most; more patches in training shorten the plateau, and lower loss and error further. Each has its price, on top of that of the view; less where patches repeat.
-# - Uniform sampling is bounded by how rarely it meets a digit; with five or ten patches no training changes that. For 50 or 100 the bound leaves room; what training made of it is said where there is a run.
-# - Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as many of attention sampling; its error is measured where the page says so, and only there.
-#
+
+# %% tags=["hide-input"]
+ended = f" The {len(learned)} finished runs with ten patches that learned end at an error of {span(learned['final.test_error'])}." if len(learned) else ""
+alone = [plain[(plain.prior == prior) & (plain.scale == scale) & (plain.estimator == "systematic")] for _, prior, scale in SETTINGS]
+won = [f"{what} in {group.left.notna().sum()} of {len(group)}" for (what, *_), group in zip(SETTINGS, alone, strict=True) if len(group)]
+falls = [f"from {a} to {b}" for (a, b), lower in zip(itertools.pairwise(looks), worse, strict=True) if lower == len(by_n)] if len(by_n) else []
+trained_falls = [f"{a:.0f} to {b:.0f}" for a, b in itertools.pairwise(means.index) if f"{a:.0f} to {b:.0f}" not in rises["error"] + rises["loss"]]
+exact_draw = permutation_test(draw.tolist(), [0.0] * len(draw), paired=True) if len(draw := differences("systematic", "des_raj")) > 2 else math.nan
+Markdown(
+    f"- Attention sampling learns the task at the paper's size from image labels alone, on one CPU core, and then looks at ten patches, one per cent of the image. That is with the departures from the paper listed above, and not with every seed.{ended}\n"
+    "- The plateau at chance looks like a race: features that cannot yet read give attention no reason to look at digits, and may teach it to look away; the entropy term levels it. "
+    f"On the small images and within 15 epochs it was left with {'; '.join(won)} of the runs. The tables say how the recorded runs came out; they are too few to say how often.\n"
+    + (f"- In the runs that learned, attention leaves the ground and the noise within {max(map(abs, gaps)):.1f} epochs of each other; which goes first can be told in {len(first)} of {len(gaps)}.\n" if gaps else "")
+    + "- The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), and these short runs are too few to say whether it shows in the error."
+    + (f" Systematic draws had a lower error than Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds (exact test p = {exact_draw:.2g}).\n" if len(draw) > 2 else "\n")
+    + (f"- More patches at test time lower the error of the same network: in every network {' and '.join(falls)}." if falls else "- More patches at test time do not lower the error of every network.")
+    + (f" Of networks trained with each N, mean error and loss fall from {', '.join(trained_falls)}, few seeds each." if trained_falls else "")
+    + " Each patch has its price, on top of that of the view; less where patches repeat.\n"
+    "- Uniform sampling is bounded by how rarely it meets a digit; with five or ten patches no training changes that. For 50 or 100 the bound leaves room; what training made of it is said where there is a run.\n"
+    "- Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as many of attention sampling; its error is measured where the page says so, and only there."
+)
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise}

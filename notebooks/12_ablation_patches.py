@@ -34,7 +34,7 @@ from scipy.stats import binom, spearmanr
 
 from atslib import data, plots
 from atslib.experiments import load_records
-from atslib.experiments.history import load_maps, total_variation
+from atslib.experiments.history import exchange_test, load_maps, total_variation
 from atslib.experiments.runs import sweep
 from atslib.experiments.stripes import Stripes, build_model, follow
 from atslib.experiments.summary import permutation_test
@@ -423,34 +423,32 @@ else:
 
 # %% tags=["hide-input"]
 ends = {(run["n_patches"], run["seed"]): run["entropy"][-1] for run in known.values()}
-first_seed = {n: ends[n, 0] for n in PAPER_N if (n, 0) in ends}
-if len(first_seed) > 1:
-    sharpest, rest = min(first_seed, key=first_seed.get), [first_seed[n] for n in sorted(first_seed)[1:]]
-    ordered = rest in (sorted(rest), sorted(rest)[::-1])
-    common = sorted({seed for n, seed in ends if n == 10} & {seed for n, seed in ends if n == 50})
-    broader = sum(ends[50, seed] > ends[10, seed] for seed in common)
+rows, sharper, by_formula = [], [], []  # sharper: beyond chance, against the formula or with it
+for n in PAPER_N:
+    both = sorted({seed for number, seed in ends if number == n} & {seed for number, seed in ends if number == 10})
+    if n == 10 or len(both) < 3:
+        continue
+    less = [ends[n, seed] - ends[10, seed] for seed in both]
+    as_formula = sum((value < 0) == (n < 10) for value in less)
+    p = permutation_test(less, [0.0] * len(less), paired=True)
+    rows.append([f"N = {n}", len(both), ", ".join(f"{value:+.2f}" for value in less), f"{np.mean(less):+.2f}", f"{as_formula} of {len(both)}", f"{p:.2f}", f"{2 / 2 ** len(both):.2g}"])
+    by_formula.append(f"{as_formula} of {len(both)} (N = {n})")
+    if p < 0.05:
+        sharper.append(f"N = {n} ends {'sharper' if np.mean(less) < 0 else 'broader'} than N = 10")
+sharpness = ""
+if rows:
     display(
         Markdown(
-            "**To be seen on the right:** with seed 0 the entropy ends at "
-            + ", ".join(f"{value:.2f} (N = {n})" for n, value in first_seed.items())
-            + f" nats. N = {sharpest} is the sharpest"
-            + (", as the formula has it for the smallest N" if sharpest == min(first_seed) else ", where the formula has the smallest N")
-            + (
-                f"; from N = {sorted(first_seed)[1]} to {max(first_seed)} there is {'an order' if ordered else 'no order'}. "
-                if len(rest) > 1
-                else ". "
-            )
-            + (
-                f"Of the {len(common)} seeds with both, N = 50 ends broader than N = 10 in {broader} (from N = 10 to N = 50: "
-                + ", ".join(f"{ends[10, seed]:.2f} → {ends[50, seed]:.2f}" for seed in common)
-                + "); runs of N = 10 alone, with different seeds and folds, end between "
-                + f"{min(v for (n, _), v in ends.items() if n == 10):.2f} and {max(v for (n, _), v in ends.items() if n == 10):.2f}. "
-                if common
-                else ""
-            )
-            + "The lines say how large the scatter is, not more."
+            "**To be seen on the right,** and with all seeds: how much higher the entropy is at the end than with N = 10 and the same seed, in nats, on the same test images. By the formula of the first section fewer patches ask for sharper attention, so that "
+            "it should be lower for N below 10 and higher above."
         )
     )
+    display(plots.table(["", "seeds of both", "entropy less that with N = 10, by seed", "mean", "as the formula has it", "p (exact, paired)", "smallest p there can be"], rows))
+    sharpness = (
+        f"On tissue the entropy at the end goes the way of the formula in {', '.join(by_formula)} of the seeds; "
+        + (f"beyond chance, {' and '.join(sharper)}." if sharper else "that fewer patches end in sharper attention is not shown, nor is the contrary.")
+    )
+    display(Markdown(sharpness))
 
 # %% tags=["hide-input"]
 verdicts = []
@@ -541,19 +539,8 @@ def exchange(n):
     if len(seeds) < 3:
         return None
 
-    def apart(swap):
-        name = {
-            (label, seed): by_key[(10, n)[label ^ swapped], seed] for seed, swapped in zip(seeds, swap, strict=True) for label in (0, 1)
-        }
-        of_kind = {True: [], False: []}
-        for (a, s), (b, t) in itertools.combinations(name, 2):
-            if s != t:
-                of_kind[a == b].append(last[frozenset((name[a, s], name[b, t]))])
-        return np.mean(of_kind[False]), np.mean(of_kind[True])
-
-    unlike, like = apart((0,) * len(seeds))
-    others = [np.subtract(*apart(swap)) for swap in itertools.product((0, 1), repeat=len(seeds))]
-    return seeds, unlike, like, np.mean([other >= unlike - like - 1e-12 for other in others])
+    tens, others = ([by_key[number, seed] for seed in seeds] for number in (10, n))
+    return seeds, *exchange_test(tens, others, lambda a, b: last[frozenset((a, b))])
 
 
 exchanged = {n: found for n in PAPER_N if n != 10 and (found := exchange(n))}
@@ -640,7 +627,7 @@ if other_n and len(yardstick):
         f"On tissue, two runs with N = 10, another seed and mostly another fold disagree about {yardstick[:, -1].mean():.0%} of the attention, and "
         + (f"with the same seed none of {len(inside)} other N is" if not beyond else f"with the same seed {len(beyond)} of {len(inside)} other N {'is' if len(beyond) == 1 else 'are'}")
         + " farther from N = 10 than the farthest of them. That is a wide yardstick: runs with another N share weights, order and fold with the one they are compared with."
-        + f" {test_of_n}"
+        + f" {test_of_n} {sharpness}"
     )
 else:
     tissue = "On tissue, the yardstick is another seed; no run with another N has been compared yet."

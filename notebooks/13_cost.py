@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 from safetensors.torch import load_file
+from scipy.stats import t as student
 from torch.utils.data import Subset
 
 from atslib import plots
@@ -936,25 +937,26 @@ for k, n in enumerate(counts):
     note, lower = "–", "–"
     if k:
         fall = errors[:, k - 1] - errors[:, k]
-        # The networks are the same at both ends of a step, the images are taken as independent.
-        doubt = math.hypot(*(images_error(means[j], families[chosen][0][0]) for j in (k - 1, k)), networks_error(fall))
-        steps.append((counts[k - 1], n, fall.mean(), doubt))
-        note, lower = f"{round(-fall.mean(), 3) + 0:+.3f} ± {doubt:.3f}", f"{(fall > 0).sum()} of {len(fall)}"
+        # Networks and images are the same at both ends of a step, so it is the falls that are averaged.
+        half = student.ppf(0.975, len(fall) - 1) * networks_error(fall) if len(fall) > 1 else math.inf
+        steps.append((counts[k - 1], n, fall.mean(), half))
+        note = f"{round(-fall.mean(), 3) + 0:+.3f}" + (f" ({-fall.mean() - half:+.3f} … {-fall.mean() + half:+.3f})" if len(fall) > 1 else "")
+        lower = f"{(fall > 0).sum()} of {len(fall)}"
     rows.append([n, f"{ms_at[n]:.1f} ms ({ms_at[n] / ms_at[10]:.2f})", with_error(means[k], bars[k], 3), note, lower])
 networks = f"{len(errors)} network{'s' if len(errors) > 1 else ''}"
-display(plots.table([f"patches (trained with {setting(chosen)}: {networks})", "forward pass (N = 10: 1)", "test error", "change", "lower in"], rows))
+display(plots.table([f"patches (trained with {setting(chosen)}: {networks})", "forward pass (N = 10: 1)", "test error", "change (95 %)", "lower in"], rows))
 
 a, b, *_ = lines["forward", "ATS, view fixed"]
-clear = [f"from {m} to {n}" for m, n, gain, doubt in steps if gain > 2 * doubt]
-unclear = [f"from {m} to {n}" for m, n, gain, doubt in steps if abs(gain) <= 2 * doubt]
-worse = [f"from {m} to {n}" for m, n, gain, doubt in steps if gain < -2 * doubt]
+clear = [f"from {m} to {n}" for m, n, gain, half in steps if gain > half]
+unclear = [f"from {m} to {n}" for m, n, gain, half in steps if abs(gain) <= half]
+worse = [f"from {m} to {n}" for m, n, gain, half in steps if gain < -half]
 patterns = [
     f"**§5, \"finely control the trade-off between accuracy and spent computation\".** One patch more costs {b:.2f} ms, or {b / (a + 10 * b):.0%} of a pass with ten; "
     f"below that lies the {a:.1f} ms for view and attention, which no choice of N saves.",
-    (f"The error falls by more than two standard errors {' and '.join(clear)} patches" if clear else "No step of N lowers the error by more than two standard errors")
-    + (f"; {' and '.join(unclear)} the change is within two" if unclear and clear else "")
+    (f"The error falls beyond chance {' and '.join(clear)} patches" if clear else "No step of N lowers the error beyond chance")
+    + (f"; {' and '.join(unclear)} no fall is shown" if unclear and clear else "")
     + (f"; it rises {' and '.join(worse)}" if worse else "")
-    + ". (The errors of a step are taken as independent, though the images are the same; that makes the doubt too large rather than too small. The scatter of the networks is in it.)",
+    + ". (Chance is that of the networks, each compared with itself on the same images: Student's t for the mean change. What other test images would say is not in it, and no correction is made for the number of steps.)",
     f"The table is of the {networks} of the setting that was trained with ten patches most often and, of such, longest; "
     + (f"{len(families) - 1} other{'s' * (len(families) > 2)} {'are' if len(families) > 2 else 'is'} in the figure." if len(families) > 1 else "there is no other."),
 ]
@@ -1152,8 +1154,8 @@ Markdown(
     + " Deep MIL's memory hardly grows if its patches are taken in chunks "
     f"({chunk_growth:.2f} MB a megapixel at the end), and then most of the paper's factor in memory is gone; the factor in time is not.\n"
     "- N trades error for time after training, in steps of one patch, above a fixed price for view and attention. "
-    + (f"The error falls by more than two standard errors {' and '.join(clear)} patches" if clear else "No step of N that was measured lowers the error by more than two standard errors")
-    + (f", not {' or '.join(unclear)}" if clear and unclear else "")
+    + (f"The error falls beyond chance {' and '.join(clear)} patches" if clear else "No step of N that was measured lowers the error beyond chance")
+    + (f"; {' and '.join(unclear)} no fall is shown" if clear and unclear else "")
     + ".\n"
     "- By arithmetic, a gigapixel fits on one GPU, with two nested levels easily; [chapter 14](14_gigapixel.ipynb) does it."
 )

@@ -43,6 +43,7 @@ from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
 from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm, local_contrast
 from atslib.patches import low_size
+from atslib.prediction import predict
 from atslib.training import Settings, attention_loss, evaluate, train
 
 plots.use_style()
@@ -94,10 +95,14 @@ if not own:
 # %% [markdown]
 # A data set is anything with a length whose items are `(image, label)`: the image a tensor `(channels, height, width)`, `uint8` to save memory, and the
 # label a number. `ImageFiles` is one for files, and `ImageFiles.from_folder` finds them. The test set is told the classes of the training set; if it worked them out by itself
-# and one had no test image, the labels of the others would shift.
+# and one had no test image, the labels of the others would shift. Where there is one folder only, `everything.split(0.2)` takes a fifth of each class for tests; if several images show one patient, slide or place, choose the numbers
+# yourself and use `everything.part(numbers)`.
+#
+# Files of 16 bits or of more than three bands are refused rather than cut down. `ImageFiles(…, read=your_function)` reads them: it gets a path and returns the image, `uint8`, or floating point with white at 1. A view may have other channels than the image: give it to the model as `low`.
 #
 # Images in one batch must have one size. Here each is continued by its own mirror image up to the size of the largest. A border of one
 # colour would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
+# Mirroring has a price, too: what lies near that border is there twice. Where things are to be counted, continue with ground instead.
 
 
 # %%
@@ -430,18 +435,18 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 
 # %% [markdown]
 # A new image need not be padded, for it comes alone. Each answer is that of one draw, and another draw may say something else. Ask several times: the mean is a better answer, and the range tells how much luck there was in one. More patches do the same at a lower price
-# than more answers, since the view is computed once. For a folder of new images give each file any label, which nothing looks at: `evaluate(again, ImageFiles(files, [0] * len(files), train_set.classes), 1)["logits"]` has the answers in the order of the files.
+# than more answers, since the view is computed once. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images.
 
 # %%
-new = read_image(test_set.files[-1])[None]  # (1, 3, h, w)
-with torch.no_grad():
-    looks = torch.stack([again(new).logits.softmax(1)[0] for _ in range(10)])  # (looks, classes)
-    closer = again(new, n_patches=32).logits.softmax(1)[0]
+new = [read_image(test_set.files[-1])]  # (3, h, w); for many, a data set that reads them one by one
+found = predict(again, new, looks=10, progress=False)
+looks = found.looks[0].softmax(1)  # (looks, classes)
+closer = predict(again, new, n_patches=32, progress=False).probabilities[0]
 plots.table(
-    ["class", f"mean of {len(looks)} looks", "lowest … highest", "one look, N = 32"],
+    ["class", f"{len(looks)} looks together", "one look: lowest … highest", "one look, N = 32"],
     [
-        [name, f"{p.mean():.2f}", f"{p.min():.2f} … {p.max():.2f}", f"{q:.2f}"]
-        for name, p, q in zip(train_set.classes, looks.T, closer, strict=True)
+        [name, f"{together:.2f}", f"{p.min():.2f} … {p.max():.2f}", f"{q:.2f}"]
+        for name, together, p, q in zip(train_set.classes, found.probabilities[0], looks.T, closer, strict=True)
     ],
 )
 

@@ -4,9 +4,11 @@ import importlib.util
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -649,8 +651,69 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path):
         read_image(file)
 
 
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_colour_of_more_than_8_bits_is_refused(ending, tmp_path):
+    """Pillow would keep the upper 8 of 16 bits: of a camera with 12 bits, 16 shades."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (8, 9, 3)).astype(np.uint16)
+    file = tmp_path / f"deep.{ending}"
+    if ending == "tif":
+        pytest.importorskip("tifffile").imwrite(file, pixels, photometric="rgb")
+    else:
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+        chunks = [(b"IHDR", struct.pack(">IIBBBBB", 9, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        number = struct.Struct(">I").pack
+        packed = [number(len(data)) + name + data + number(zlib.crc32(name + data)) for name, data in chunks]
+        file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    with Image.open(file) as picture:
+        assert picture.mode == "RGB"  # nothing in its mode tells
+    with pytest.raises(DataError, match=r"pixels of more than 8 bits; .*ImageFiles a read=… of your own"):
+        read_image(file)
+    assert image_size(file) == (8, 9)
+
+
+def test_a_fourth_band_is_not_lost_in_silence(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    bands = np.random.default_rng(0).integers(0, 256, (8, 9, 4)).astype(np.uint8)
+    infrared, transparent = tmp_path / "infrared.tif", tmp_path / "transparent.tif"
+    tifffile.imwrite(infrared, bands, photometric="rgb", extrasamples=["unspecified"])
+    tifffile.imwrite(transparent, bands, photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(DataError, match=r"1 band beside red, green and blue would be lost"):
+        read_image(infrared)
+    assert torch.equal(read_image(transparent), torch.from_numpy(bands[..., :3]).permute(2, 0, 1))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Image files of one's own
+
+
+def read_deep(path):
+    """Of 16 bits, as floating point; at the top level, so that workers that are started anew find it."""
+    tifffile = pytest.importorskip("tifffile")
+    return torch.from_numpy(tifffile.imread(path).astype(np.float32) / 65_535).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_image_files_with_a_reader_of_ones_own(cached, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.random.default_rng(0).integers(0, 65_536, (2, 8, 9, 5)).astype(np.uint16)
+    for name, pixels in zip("ab", deep, strict=True):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "1.tif", pixels, photometric="minisblack", planarconfig="contig")
+    dataset = ImageFiles.from_folder(tmp_path, read=read_deep, cache=tmp_path / ".cache" if cached else None)
+    for _ in range(2):
+        image, label = dataset[1]
+        assert label == 1 and image.dtype == torch.float32
+        np.testing.assert_array_equal(image.permute(1, 2, 0), deep[1].astype(np.float32) / 65_535)
+    assert dataset.class_counts().tolist() == [1, 1]
+
+
+def test_files_that_are_not_there_are_named_at_once(tmp_path):
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    files = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"]
+    with pytest.raises(DataError, match=r"b\.png: not there; expected an image file \(2 of 3 files are missing\)$"):
+        ImageFiles(files, [0, 0, 0])
+    with pytest.raises(DataError, match=r"b\.png: not there; expected an image file$"):
+        ImageFiles(files[:2], [0, 0])
 
 
 @pytest.mark.parametrize("limit", [700, 300])  # Pillow warns of more, and refuses more than twice as many

@@ -12,7 +12,7 @@ from scipy.io import savemat
 from scipy.spatial.distance import jensenshannon
 
 from atslib.data.colon_cancer import FOLDER, KINDS, ColonCancer
-from atslib.experiments.history import coarse, compare, history, jensen_shannon, load_maps, main, total_variation
+from atslib.experiments.history import coarse, compare, exchange_test, history, jensen_shannon, load_maps, main, total_variation
 from atslib.experiments.records import read_record
 from atslib.experiments.runs import Run, run_of
 from atslib.models import AttentionSampling
@@ -46,6 +46,27 @@ def test_coarse_adds_up_squares(size):
         for column in range(found.shape[2]):
             block = attention[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
             torch.testing.assert_close(found[:, row, column], block.sum((1, 2)))
+
+
+def test_exchange_test_by_hand():
+    # Three seeds; a at 0, 1, 2 and b at 0, 1, 5. Distances are those on a line.
+    place = dict(a0=0, a1=1, a2=2, b0=0, b1=1, b2=5)
+    unlike, like, p = exchange_test(["a0", "a1", "a2"], ["b0", "b1", "b2"], lambda x, y: abs(place[x] - place[y]))
+    assert unlike == pytest.approx(((1 + 1) + (5 + 2) + (4 + 1)) / 6)  # seeds 0 and 1, 0 and 2, 1 and 2, either way round
+    assert like == pytest.approx(((1 + 1) + (2 + 5) + (1 + 4)) / 6)
+    assert p == 1  # whatever is exchanged, the same distances come out
+    # Kinds that are far apart: only no exchange and that of all seeds leave them so.
+    place |= dict(b0=10, b1=11, b2=12)
+    unlike, like, p = exchange_test(["a0", "a1", "a2"], ["b0", "b1", "b2"], lambda x, y: abs(place[x] - place[y]))
+    assert (unlike, p) == (10, 2 / 8)
+    # The kind does not matter: distances of like pairs are as large as of unlike ones.
+    assert exchange_test(["a", "b"], ["c", "d"], lambda x, y: 1.0) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("a, b", [(["a"], ["b"]), (["a", "b"], ["c"]), ([], [])])
+def test_exchange_test_needs_pairs(a, b):
+    with pytest.raises(ValueError, match="as many of both"):
+        exchange_test(a, b, lambda x, y: 0.0)
 
 
 def test_compare_takes_the_epochs_that_all_have():

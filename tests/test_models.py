@@ -689,3 +689,62 @@ def test_patches_are_returned_as_they_were_seen():
     low, log_attention = model.attend(image)
     top_left = model.geometry(image, low, log_attention).top_left(out.index)
     assert torch.equal(out.patches, extract_patches(image, top_left, model.patch_size, fill=model.fill))
+
+
+class StochasticDepth(nn.Module):
+    """Leaves its input out for some patches, in training: random numbers that no type of layer tells of."""
+
+    def forward(self, x):
+        return x * (torch.rand(len(x), 1, 1, 1) < 0.5) if self.training else x
+
+
+def test_patches_are_not_shared_where_features_draw_random_numbers():
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(1, 2, 3), StochasticDepth(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    drawn = AttentionSampling(MegapixelMNISTAttention(), features, Classifier(2, 3), patch_size=8, n_patches=30, scale=0.25)
+    image = torch.zeros(1, 1, 64, 64)  # all patches are equal
+    given = []
+    features[1].register_forward_pre_hook(lambda module, inputs: given.append(len(inputs[0])))
+    for call in range(3):
+        given.clear()
+        torch.manual_seed(call)
+        pooled = drawn(image, generator=torch.Generator().manual_seed(1)).pooled
+        # It is found out in the first call, which computes the patches again, and known from then on.
+        assert given == ([1, 30] if call == 0 else [30])
+        assert not torch.allclose(pooled, torch.zeros_like(pooled))
+    drawn.eval()
+    given.clear()
+    drawn(image)
+    assert given == [1]  # where nothing is drawn they are shared again
+    drawn.train()
+    given.clear()
+    drawn(image)
+    assert given == [30]
+
+
+def test_the_view_may_have_other_channels_than_the_image():
+    """A panchromatic image with a multispectral view, say."""
+    torch.manual_seed(0)
+    attention = AttentionNetwork(nn.Conv2d(4, 1, 3, padding=1))
+    model = AttentionSampling(attention, LeNetFeatures(1, 4), Classifier(4, 2), patch_size=20, n_patches=3, scale=0.25)
+    out = model(torch.rand(2, 1, 80, 120), torch.rand(2, 4, 20, 30))
+    assert out.log_attention.shape == (2, 20, 30) and out.logits.shape == (2, 2)
+    with pytest.raises(ValueError, match="expected the same batch"):
+        model(torch.rand(2, 1, 80, 120), torch.rand(1, 4, 20, 30))
+
+
+def test_what_a_model_is_made_of_is_looked_at_when_it_is_made():
+    attention = AttentionNetwork(nn.Conv2d(1, 1, 3))
+    with pytest.raises(ValueError, match=r"fill=\(0, 0, 0\): expected one number"):
+        AttentionSampling(attention, LeNetFeatures(), Classifier(32, 2), fill=(0, 0, 0))
+    attention.stride = (2, 2)
+    with pytest.raises(ValueError, match=r"stride=\(2, 2\) of the attention network AttentionNetwork: expected a whole number"):
+        AttentionSampling(attention, LeNetFeatures(), Classifier(32, 2))
+    with pytest.raises(ValueError, match=r"ends in Sigmoid.*expected logits"):
+        AttentionNetwork(nn.Conv2d(1, 1, 3), nn.Sigmoid())
+
+
+def test_a_seed_is_no_generator():
+    model = UniformSampling(LeNetFeatures(), Classifier(32, 2), n_patches=2)
+    with pytest.raises(ValueError, match=r"generator=0: expected a torch\.Generator, torch\.Generator\(\)\.manual_seed"):
+        model(torch.zeros(1, 1, 100, 100), generator=0)

@@ -1,6 +1,8 @@
 """Pieces of pages that several chapters share: tables and small multiples."""
 
 import math
+import subprocess
+import sys
 
 import matplotlib
 import pytest
@@ -82,3 +84,48 @@ def test_outline_patches(ax, patch):
     assert corners[1] == (35 - width / 2 - 0.5, 15 - height / 2 - 0.5)
     assert [rectangle.get_xy() for rectangle in ax.patches] == corners
     assert {(rectangle.get_width(), rectangle.get_height()) for rectangle in ax.patches} == {(width, height)}
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(2, 4, 4), "expected .* one or three channels"),
+        (torch.zeros(1, 3, 4, 4), r"image of shape \(1, 3, 4, 4\)"),
+        (torch.zeros(4, 4, dtype=torch.int32), "image of type torch.int32: expected uint8"),
+    ],
+)
+def test_images_that_have_no_picture(image, message):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=message):
+        plots.show_image(ax, image)
+
+
+def test_bfloat16_has_a_picture():
+    _, ax = plt.subplots()
+    assert plots.show_image(ax, torch.full((1, 2, 2), 0.5, dtype=torch.bfloat16)).get_array().tolist() == [[0.5, 0.5]] * 2
+
+
+def test_attention_lies_over_what_it_looks_at():
+    """The cell of a location has its patch's middle in the middle, also where the map does not reach the image's border."""
+    geometry = PatchGeometry((80, 120), (20, 30), (6, 9), 16, stride=3, padding=0, receptive_field=5)
+    log_attention = torch.full((6, 9), -50.0)
+    log_attention[4, 7] = 0
+    _, ax = plt.subplots()
+    plots.overlay_attention(ax, torch.zeros(3, 80, 120), geometry, log_attention)
+    picture, overlay = ax.images
+    left, right, bottom, top = overlay.get_extent()
+    cell = ((bottom - top) / 6, (right - left) / 9)
+    assert cell == pytest.approx((12, 12))  # three pixels of the view
+    middle = (top + 4.5 * cell[0], left + 7.5 * cell[1])
+    corner = geometry.top_left(torch.tensor([[4 * 9 + 7]]))[0, 0]
+    assert middle == pytest.approx((corner + 7.5).tolist())
+    assert ax.get_xlim() == (-0.5, 119.5) and ax.get_ylim() == (79.5, -0.5)  # the frame is the image's
+    alpha = overlay.get_alpha()
+    assert alpha[4, 7] == pytest.approx(0.6) and alpha.sum() == pytest.approx(0.6)
+    assert picture.get_array().shape[:2] == (80, 120)
+
+
+def test_plots_need_no_ipython():
+    """But for tables: a training machine has matplotlib, and no notebook."""
+    code = "import sys; sys.modules['IPython'] = None; import atslib.plots"
+    subprocess.run([sys.executable, "-c", code], check=True)

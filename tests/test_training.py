@@ -22,7 +22,7 @@ from atslib.checkpoints import load_checkpoint, read_position, save_checkpoint
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
 from atslib.loading import InMemory, LabelledImages, epoch_batches, seed_for
-from atslib.models import AttentionSampling, DeepMIL, Output
+from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.processes import Processes
 from atslib.training import Settings, _how, _StopSignals, attention_loss, evaluate, train
@@ -321,8 +321,10 @@ def test_an_image_shown_twice_is_changed_in_two_ways(batch_size):
 
 
 def test_balanced_needs_labels():
-    with pytest.raises(ValueError, match="Subset has no attribute labels"):
-        train(model(), torch.utils.data.Subset(data(), range(8)), None, replace(SETTINGS, balanced=True), progress=False)
+    items = [data()[number] for number in range(8)]  # a list has a length and items, and no labels
+    for dataset, kind in ((items, "list"), (Subset(items, range(4)), "Subset")):
+        with pytest.raises(ValueError, match=f"{kind} has no attribute labels"):
+            train(model(), dataset, None, replace(SETTINGS, balanced=True), progress=False)
 
 
 def test_an_augmentation_that_is_a_function_resumes(tmp_path):
@@ -962,3 +964,88 @@ def test_how_a_model_computes_does_not_depend_on_chunks_or_addresses():
 
     priors = [SaliencyPrior(MegapixelMNISTAttention(), saliency=Bright()) for _ in range(2)]
     assert _how(priors[0]) == _how(priors[1])
+
+
+class Pictures(LabelledImages):
+    """Floating-point images, some of them with pixels that are not known."""
+
+    classes = tuple("0123456789")
+
+    def __init__(self, bad=(), n=12, white=1.0):
+        self.labels, self.bad, self.white = torch.arange(n) % 3, bad, white
+
+    def __getitem__(self, number):
+        image = self.white * torch.rand(1, 60, 60, generator=torch.Generator().manual_seed(number))
+        if number in self.bad:
+            image[:, :10, :6] = math.nan
+        return image, int(self.labels[number])
+
+
+def test_an_image_with_unknown_pixels_is_named():
+    with pytest.raises(ValueError, match=r"^image 7 of the set: 0\.017 of its pixels are NaN or infinite"):
+        train(model(), Pictures(bad=[7]), Pictures(), SETTINGS, progress=False)
+    with pytest.raises(ValueError, match=r"^image 3 of the set: "):
+        evaluate(model(), Pictures(bad=[3, 8]), batch_size=5, progress=False)
+    blind = UniformSampling(LeNetFeatures(width=4), Classifier(4, 10), patch_size=28, n_patches=40, estimator="with_replacement")
+    with pytest.raises(FloatingPointError, match=r"not finite for 2 of 12 images: number 3, 8 of the set"):
+        evaluate(blind, Pictures(bad=[3, 8]), progress=False)
+
+
+def test_images_up_to_255_are_warned_of():
+    with pytest.warns(UserWarning, match=r"floating-point images up to 25\d.*divided by their white"):
+        train(model(), Pictures(white=255.0), None, replace(SETTINGS, epochs=1), progress=False)
+
+
+def test_a_model_that_returns_logits_is_told_what_is_expected():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3600, 10)
+
+        def forward(self, image, generator=None):
+            return self.layer(image.flatten(1))
+
+    said = r"Plain returned a Tensor: expected an atslib\.models\.Output"
+    with pytest.raises(ValueError, match=said):
+        train(Plain(), Pictures(), None, SETTINGS, progress=False)
+    with pytest.raises(ValueError, match=said):
+        evaluate(Plain(), Pictures(), progress=False)
+
+
+def test_parts_know_labels_and_classes():
+    whole = Pictures(n=30)
+    part = whole.part([4, 1, 4])
+    assert part.labels.tolist() == [1, 1, 1] and part.classes == whole.classes and len(part) == 3
+    assert torch.equal(part[0][0], whole[4][0]) and part[2][1] == 1
+    for wrong in ([30], [-1]):
+        with pytest.raises(ValueError, match=rf"image {wrong[0]}: expected 0 to 29"):
+            whole.part(wrong)
+    first, second = whole.split(0.2, seed=1)
+    assert first.class_counts()[:3].tolist() == [8, 8, 8] and second.class_counts()[:3].tolist() == [2, 2, 2]
+    assert sorted(first.numbers + second.numbers) == list(range(30))
+    assert whole.split(0.2, seed=1)[1].numbers == second.numbers != whole.split(0.2, seed=2)[1].numbers
+    for share in (0, 1, 0.01):
+        with pytest.raises(ValueError, match=f"share={share}"):
+            whole.split(share)
+
+
+@pytest.mark.parametrize("how", ["subset", "part"])
+def test_balanced_looks_through_parts(how):
+    whole = Pictures(n=12)
+    numbers = [0, 1, 3, 4, 6, 7, 9, 10, 2]  # four of class 0, four of class 1, one of class 2
+    some = Subset(whole, numbers) if how == "subset" else whole.part(numbers)
+    shown = []
+
+    class Watched(LabelledImages):
+        labels, classes = whole.labels, whole.classes
+
+        def __getitem__(self, number):
+            shown.append(int(whole.labels[number]))
+            return whole[number]
+
+    if how == "subset":
+        some.dataset = Watched()
+    else:
+        some.whole = Watched()
+    train(model(), some, None, replace(SETTINGS, epochs=1, balanced=True), progress=False)
+    assert np.bincount(shown).tolist() == [3, 3, 3]

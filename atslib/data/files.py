@@ -7,14 +7,14 @@ import importlib
 import os
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
 from atslib.loading import LabelledImages
@@ -83,30 +83,52 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
 
 
 def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor, "3 H W"]:
-    """The pixels of an image file of any kind and size, as RGB, turned as its EXIF orientation says; transparency is dropped.
+    """The pixels of an image file of any kind and size, as RGB of 8 bits, turned as its EXIF orientation says.
 
-    Of a file with several pages or frames the first. Grey becomes three equal channels.
+    Of a file with several pages or frames the first. Grey becomes three equal channels, transparency is dropped. What has more
+    bits or bands is read by :class:`atslib.data.ImagePyramid`.
 
     Args:
         path: of the file.
         get: for a file of a data set, the command that gets the set; for the message.
 
     Raises:
-        DataError: a file that is missing, truncated, no image, or one of more than 8 bits in grey (of a colour image of 16 bits
-            Pillow gives the upper 8).
+        DataError: a file that is missing, truncated, no image, of more than 8 bits, or with a band beside red, green and blue
+            that is no transparency.
     """
     with _opened(path, get) as (picture, large):
-        deep = picture.mode.startswith(("I", "F"))
+        deep, bands = _is_deep(picture), _other_bands(picture)  # before it is decoded: then Pillow has forgotten
         with _of_any_size() if large else nullcontext():  # TIFF counts its pixels again
             picture.load()
         with suppress(*_DAMAGED_EXIF):
             needed("PIL.ImageOps").exif_transpose(picture, in_place=True)
         pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
-    if deep:  # Pillow's conversion would cut off what is above 255
-        raise DataError(
-            f"{path}: pixels of more than 8 bits; convert the file to 8 bits, or read it yourself as floating point in [0, 1]"
-        )
+    if deep:  # Pillow's conversion would cut off what is above 255, or keep the upper 8 bits
+        raise DataError(f"{path}: pixels of more than 8 bits; convert the file to 8 bits, or {_READ_YOURSELF}")
+    if bands:
+        raise DataError(f"{path}: {bands} beside red, green and blue would be lost; {_READ_YOURSELF}")
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+_READ_YOURSELF = (
+    "give ImageFiles a read=… of your own that returns uint8, or floating point in [0, 1] (ImagePyramid.open reads all of a TIFF)"
+)
+
+
+def _is_deep(picture) -> bool:
+    """Whether the file, not yet decoded, has more than 8 bits for a channel, also where Pillow would give it as RGB."""
+    if picture.mode.startswith(("I", "F")):
+        return True
+    if max(np.ravel(getattr(picture, "tag_v2", {}).get(258, 8))) > 8:  # BitsPerSample of a TIFF
+        return True
+    return any(";16" in str(tile[3]) for tile in picture.tile)  # the decoder's raw mode, "RGB;16B" of a PNG
+
+
+def _other_bands(picture) -> str:
+    """Bands of a TIFF in colour that are neither its colours nor transparency."""
+    extra = np.ravel(getattr(picture, "tag_v2", {}).get(338, ())).tolist()  # ExtraSamples: 1 and 2 are transparency
+    others = sum(kind == 0 for kind in extra) if picture.mode.startswith("RGB") else 0
+    return f"{others} band{'s' * (others > 1)}" if others else ""
 
 
 def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, int]:
@@ -183,16 +205,20 @@ class ImageFiles(LabelledImages):
         labels: of the images, positions in ``classes``.
         classes: their names; unless given, those of the subclass, and without any the labels as words.
         cache: a folder for decoded images, written on first use and mapped into memory from then on; all workers and
-            later runs share it. It takes three bytes a pixel. None decodes every time.
+            later runs share it. It takes three bytes a pixel, or what ``read`` returns. None decodes every time. It does not know
+            what ``read`` does: with another one, take another folder.
+        read: from a path to the image ``(C, H, W)``, uint8, or floating point as the networks shall see it; for images of more
+            channels or bits, or of one size. A function with a name, not a lambda, where workers are started anew (macOS,
+            Windows).
 
     Subclasses may have:
         get: the command that gets the data set, for the message when a file is missing or damaged.
 
-    Items are ``(image, label)``: uint8 of shape ``(3, H, W)`` and an int. For images of more channels or bits, write a set of
-    your own: a ``__len__`` and a ``__getitem__`` that returns such a pair, uint8 or floating point.
+    Items are ``(image, label)``: what ``read`` returns, else uint8 of shape ``(3, H, W)``, and an int.
 
     Raises:
         ValueError: not one label a file; labels that are no whole numbers or no positions in ``classes``.
+        DataError: files that are not there.
     """
 
     get: str | None = None
@@ -204,6 +230,7 @@ class ImageFiles(LabelledImages):
         *,
         classes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
+        read: Callable[[Path], Shaped[Tensor, "C H W"]] | None = None,
     ):
         self.files = [Path(file) for file in files]
         labels = np.asarray(labels)
@@ -222,6 +249,11 @@ class ImageFiles(LabelledImages):
                 f"labels from {int(self.labels.min())} to {most} for {len(self.classes)} classes: expected positions in classes"
             )
         self.cache = None if cache is None else Path(cache).expanduser()
+        self.read = read
+        if missing := [file for file in self.files if not file.exists()]:
+            expected = f"get the data set again with `{self.get}`" if self.get else "expected an image file"
+            others = f" ({len(missing)} of {len(self.files)} files are missing)" if len(missing) > 1 else ""
+            raise DataError(f"{missing[0]}: not there; {expected}{others}")
 
     @classmethod
     def from_folder(
@@ -230,6 +262,7 @@ class ImageFiles(LabelledImages):
         *,
         classes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
+        read: Callable[[Path], Shaped[Tensor, "C H W"]] | None = None,
     ) -> ImageFiles:
         """The images in ``folder/class/…``, at any depth below their class (linked folders there are not entered).
 
@@ -240,7 +273,7 @@ class ImageFiles(LabelledImages):
             folder: holds a folder for each class.
             classes: the classes in the order of the labels; all folders with images, by name, unless given. Give a test set
                 those of the training set, or a class that it lacks would shift its labels.
-            cache: as above.
+            cache, read: as above.
 
         Raises:
             DataError: no such folder, or no image in it; images in a folder that is none of ``classes``.
@@ -260,22 +293,25 @@ class ImageFiles(LabelledImages):
         if unknown := set(found) - set(names):
             raise DataError(f"{root / min(unknown)}: images of no class; expected folders {', '.join(names)}")
         files = [(file, label) for label, name in enumerate(names) for file in images.get(name, [])]
-        return cls(*zip(*files, strict=True), classes=names, cache=cache)
+        return cls(*zip(*files, strict=True), classes=names, cache=cache, read=read)
 
-    def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
+    def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"], int]:
         path = self.files[number]
-        return (read_image(path, self.get) if self.cache is None else self._cached(path)), int(self.labels[number])
+        return (self._read(path) if self.cache is None else self._cached(path)), int(self.labels[number])
 
     def digest(self) -> str:
         """A short digest of the image files' bytes, for records of runs."""
         return files_digest(self.files)
 
-    def _cached(self, path: Path) -> UInt8[Tensor, "3 H W"]:
+    def _read(self, path: Path) -> Shaped[Tensor, "C H W"]:
+        return read_image(path, self.get) if self.read is None else torch.as_tensor(self.read(path))
+
+    def _cached(self, path: Path) -> Shaped[Tensor, "C H W"]:
         found = path.stat() if path.exists() else None
         key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
         place = self.cache / f"{path.stem}-{key}.npy"
         if not place.exists():
-            image = read_image(path, self.get).numpy()
+            image = self._read(path).numpy()
             self.cache.mkdir(parents=True, exist_ok=True)
             part = place.with_name(f"{place.name}.{os.getpid()}.part")  # workers may write the same image at once
             try:

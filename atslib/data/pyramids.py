@@ -21,6 +21,7 @@ import itertools
 import math
 import mmap
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -338,7 +339,8 @@ def _open(path: Path) -> _Opened:
         raise
     except Exception as error:  # each package has its own
         raise DataError(
-            f"{path}: no readable image ({error}); expected TIFF, zarr, or a slide that OpenSlide knows; read_image reads others"
+            f"{path}: no readable image ({error}); expected TIFF, zarr, or a slide that OpenSlide knows; read_image reads "
+            "photographs"
         ) from error
 
 
@@ -400,6 +402,14 @@ class _Plane:
         kept = [axis for axis in axes if axis in ("Y", "X", channel)]
         if kept not in (["Y", "X"], ["Y", "X", channel], [channel, "Y", "X"]) or len(axes) != len(array.shape):
             raise ValueError(f"axes {axes} of shape {tuple(array.shape)}: expected Y, X, and channels before or after")
+        others = [(axis, side) for axis, side in zip(axes, array.shape, strict=True) if axis not in kept and side > 1]
+        if others:
+            lost = " and ".join(f"the first of {side} along {axis}" for axis, side in others)
+            warnings.warn(
+                f"an array of axes {axes} and shape {tuple(array.shape)}: {lost} is taken; for bands as channels open it with "
+                "tifffile or zarr, and give ImagePyramid([array], channels_first=…) the array",
+                stacklevel=2,
+            )
         self._array, self._kept = array, [axis in kept for axis in axes]
         self.shape = tuple(side for side, keep in zip(array.shape, self._kept, strict=True) if keep)
         self.dtype = array.dtype

@@ -9,9 +9,10 @@ distributions of any two runs are from each other, ``distances-foldF.json``. No 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -107,6 +108,44 @@ def compare(maps: dict[str, dict[int, Float[Tensor, "B h w"]]]) -> dict:
             for b in names[number + 1 :]
         ],
     )
+
+
+def exchange_test(a: Sequence[str], b: Sequence[str], distance: Callable[[str, str], float]) -> tuple[float, float, float]:
+    """Are runs of two kinds farther from each other than runs of the same kind?
+
+    Run i of both kinds has the same seed, and with it initial weights and data. If the kind did not matter, the two could as
+    well change their names: all :math:`2^n` ways to do so are counted. Pairs of one seed, which are near each other for another
+    reason, are left out.
+
+    Args:
+        a, b: the runs of either kind, seed by seed.
+        distance: of two runs.
+
+    Returns:
+        mean distance of pairs of unlike kinds; that of pairs of one kind; the share of exchanges whose difference of the two is
+        at least as large (one-sided; it cannot be below :math:`2/2^n`, as exchanging all changes nothing).
+
+    Raises:
+        ValueError: kinds of unequal size, or fewer than two seeds.
+
+    >>> place = dict(a0=0.0, a1=0.1, b0=5.0, b1=5.1)
+    >>> exchange_test(["a0", "a1"], ["b0", "b1"], lambda x, y: abs(place[x] - place[y]))[2]
+    0.5
+    """
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(f"{len(a)} and {len(b)} runs: expected as many of both, at least two")
+
+    def apart(swapped: Sequence[bool]) -> tuple[float, float]:
+        kinds = [[y if swap else x for x, y, swap in zip(one, other, swapped, strict=True)] for one, other in ((a, b), (b, a))]
+        seeds = list(itertools.combinations(range(len(a)), 2))
+        unlike = [distance(kinds[k][i], kinds[1 - k][j]) for i, j in seeds for k in (0, 1)]
+        like = [distance(kind[i], kind[j]) for i, j in seeds for kind in kinds]
+        return sum(unlike) / len(unlike), sum(like) / len(like)
+
+    unlike, like = apart([False] * len(a))
+    exchanged = [apart(swapped) for swapped in itertools.product((False, True), repeat=len(a))]
+    at_least = sum(u - v >= unlike - like - 1e-12 for u, v in exchanged)
+    return unlike, like, at_least / len(exchanged)
 
 
 def main(arguments: list[str] | None = None) -> int:

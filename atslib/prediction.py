@@ -1,0 +1,119 @@
+"""What a trained model says about images without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from atslib.loading import load, seed_for
+from atslib.models import evaluating
+from atslib.patches import ImageSource
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered, for each image and each look at it.
+
+    Attributes:
+        looks: the logits of each look, ``(images, looks, classes)``.
+    """
+
+    looks: Float[Tensor, "n looks classes"]
+
+    @property
+    def logits(self) -> Float[Tensor, "n classes"]:
+        """Mean over the looks. With a linear classifier each look is unbiased for the full model's logits (eq. 1); so is this."""
+        return self.looks.mean(1)
+
+    @property
+    def probabilities(self) -> Float[Tensor, "n classes"]:
+        """Of each class, the softmax of :attr:`logits`."""
+        return self.logits.softmax(1)
+
+    @property
+    def spread(self) -> Float[Tensor, "n classes"]:
+        """Standard deviation of a class's probability from one look to another, n − 1 in the denominator; NaN with one look."""
+        probabilities = self.looks.softmax(2)
+        return probabilities.std(1) if probabilities.shape[1] > 1 else torch.full_like(probabilities[:, 0], torch.nan)
+
+    @property
+    def predicted(self) -> Int[Tensor, " n"]:
+        """The class with the largest of the mean logits."""
+        return self.logits.argmax(1)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: Dataset | Sequence[Tensor | ImageSource],
+    looks: int = 1,
+    *,
+    seed: int = 0,
+    bfloat16: bool = False,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    progress: bool = True,
+    **options,
+) -> Prediction:
+    """The model's answers, in evaluation mode; images may differ in size.
+
+    An image's draws depend on its place in ``images`` and the seed, not on the other images or on ``workers``.
+
+    Args:
+        images: a set or list of images ``(C, H, W)``, or of pairs (image, label), of which the label is not looked at; images in
+            files as :class:`atslib.data.ImagePyramid`.
+        looks: how often each image is looked at, with new draws each time.
+        seed: of the draws.
+        bfloat16: compute in it, as :func:`atslib.training.train` does where it trains in it.
+        device: where to; the model's own if none is given. The model is not moved.
+        workers: processes that read images ahead.
+        options: for the model's call, ``n_patches=50``, say.
+
+    Raises:
+        ValueError: no image; looks that are no whole number above 0; what the model raises, with the number of the image.
+
+    >>> from atslib import UniformSampling
+    >>> from atslib.networks import Classifier, LeNetFeatures
+    >>> model = UniformSampling(LeNetFeatures(), Classifier(32, 10), patch_size=50, n_patches=2)
+    >>> found = predict(model, [torch.zeros(1, 200, 300), torch.zeros(1, 400, 400)], looks=3, progress=False)
+    >>> tuple(found.looks.shape), tuple(found.probabilities.shape)
+    ((2, 3, 10), (2, 10))
+    """
+    if looks != int(looks) or looks < 1:
+        raise ValueError(f"looks={looks}: expected a whole number, at least 1")
+    if not len(images):
+        raise ValueError("0 images: expected at least 1")
+    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = home if device is None else torch.device(device)
+    answers = []
+    loaded = load(_Unlabelled(images), [[number] for number in range(len(images))], device, workers=workers)
+    with evaluating(model):
+        for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
+            draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
+            try:
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    every = [model(image, generator=draws, **options).logits[0].float() for _ in range(int(looks))]
+            except ValueError as error:
+                raise ValueError(f"image {number}: {error}") from error
+            answers.append(torch.stack(every).cpu())
+    return Prediction(torch.stack(answers))
+
+
+class _Unlabelled(Dataset):
+    """The images of a set, with a label that says nothing."""
+
+    def __init__(self, images: Dataset | Sequence):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"] | ImageSource, int]:
+        item = self.images[number]
+        return (item[0] if isinstance(item, tuple | list) else item), 0

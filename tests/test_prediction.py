@@ -1,0 +1,102 @@
+"""Answers about images without labels: one by one the same as all together, several looks, images that do not fit."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from atslib import AttentionSampling, DownsampledCNN
+from atslib.loading import seed_for
+from atslib.models import Output
+from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, ResNet8
+from atslib.prediction import Prediction, predict
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    attention = AttentionNetwork(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 3, padding=1))
+    features, classifier = LeNetFeatures(width=32), Classifier(32, 3, scale=16)
+    return AttentionSampling(attention, features, classifier, patch_size=20, n_patches=3, scale=0.25)
+
+
+def images(n=5):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 60 + 8 * k, 80, generator=generator) for k in range(n)]  # of different sizes
+
+
+class Labelled(Dataset):
+    """As a data set has them, with a label that nobody knows."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, number):
+        return images()[number], None
+
+
+def test_answers_are_the_models():
+    trained, pictures = model().train(), images()
+    found = predict(trained, pictures, looks=3, seed=7, progress=False)
+    assert trained.training and found.looks.shape == (5, 3, 3)
+    trained.eval()
+    for number, image in enumerate(pictures):
+        draws = torch.Generator().manual_seed(seed_for("draws", 7, number))
+        for look in range(3):
+            with torch.no_grad():
+                expected = trained(image[None], generator=draws).logits[0]
+            assert torch.equal(found.looks[number, look], expected)
+    assert not torch.equal(found.looks[:, 0], found.looks[:, 1])  # each look draws anew
+
+
+def test_an_images_answer_does_not_depend_on_others():
+    trained, pictures = model(), images()
+    all_of_them = predict(trained, pictures, progress=False).looks
+    assert torch.equal(predict(trained, pictures[:2], progress=False).looks, all_of_them[:2])
+    assert torch.equal(predict(trained, Labelled(), progress=False).looks, all_of_them)
+    assert torch.equal(predict(trained, Labelled(), workers=2, progress=False).looks, all_of_them)
+    assert not torch.equal(predict(trained, pictures, seed=1, progress=False).looks, all_of_them)
+
+
+def test_what_is_made_of_the_looks():
+    looks = torch.tensor([[[0.0, 2.0], [4.0, 0.0]], [[1.0, 3.0], [1.0, 3.0]]])
+    found = Prediction(looks)
+    assert found.logits.tolist() == [[2, 1], [1, 3]] and found.predicted.tolist() == [0, 1]
+    torch.testing.assert_close(found.probabilities, torch.tensor([[2.0, 1.0], [1.0, 3.0]]).softmax(1))
+    first = torch.tensor([0.0, 2.0]).softmax(0), torch.tensor([4.0, 0.0]).softmax(0)
+    torch.testing.assert_close(found.spread[0], (first[0] - first[1]).abs() / 2**0.5)
+    assert found.spread[1].tolist() == [0, 0]
+    assert Prediction(looks[:, :1]).spread.isnan().all()
+
+
+def test_options_and_models_without_draws():
+    trained, pictures = model(), images(2)
+    many = predict(trained, pictures, n_patches=200, progress=False).logits
+    full = torch.cat([trained.exact(image[None]).logits for image in pictures]).detach()
+    few = predict(trained, pictures, n_patches=1, progress=False).logits
+    assert (many - full).abs().max() < (few - full).abs().max()
+    cnn = DownsampledCNN(ResNet8(1, 4), Classifier(4, 3))
+    assert predict(cnn, pictures, looks=2, progress=False).spread.max() == 0
+
+
+def test_what_does_not_fit_is_named():
+    trained = model()
+    with pytest.raises(ValueError, match="0 images"):
+        predict(trained, [])
+    for looks in (0, 1.5):
+        with pytest.raises(ValueError, match=f"looks={looks}: expected a whole number"):
+            predict(trained, images(1), looks=looks)
+    bad = images(3)
+    bad[1] = torch.full((1, 60, 80), float("nan"))
+    with pytest.raises(ValueError, match=r"image 1: .*NaN"):
+        predict(trained, bad, progress=False)
+    bad[1] = torch.zeros(1, 8, 8)
+    with pytest.raises(ValueError, match="image 1: "):
+        predict(trained, bad, progress=False)
+
+
+def test_an_output_of_ones_own_will_do():
+    class Constant(nn.Module):
+        def forward(self, image, generator=None):
+            return Output(logits=torch.tensor([[1.0, 2.0]]), log_attention=None, index=None, pooled=torch.zeros(1, 1))
+
+    assert predict(Constant(), images(1), progress=False).predicted.tolist() == [1]
