@@ -44,8 +44,8 @@ class Output:
         pooled: the (estimated) attention-weighted feature that was classified, ``(B, D)``.
         stderr: standard error of ``pooled`` due to the sampling, ``(B, D)``, where the estimator can tell.
         patches: what was seen at ``index``, ``(B, N, C, h, w)``, on request.
-        within, within_entropy: of a nested model (:class:`atslib.nested.NestedSampling`): what the inner model says about the
-            regions, and the estimate of the mean entropy of its attention in them, ``(B,)``.
+        within: of a nested model (:class:`atslib.nested.NestedSampling`): what the inner model says about the regions.
+        within_entropy: of a nested model: the estimate of the mean entropy of the inner model's attention, ``(B,)``.
     """
 
     logits: Float[Tensor, "B classes"]

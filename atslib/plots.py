@@ -131,7 +131,7 @@ def overlay_attention(
 
     Args:
         image: as :func:`show_image` takes it.
-        geometry: of the map in the image (:meth:`atslib.AttentionSampling.geometry`).
+        geometry: of the map in the image (:meth:`atslib.models.AttentionSampling.geometry`).
         strength: of the map's colour where attention is highest, 0 … 1; elsewhere in proportion to the root of the attention.
     """
     image_drawn = show_image(ax, image)

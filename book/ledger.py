@@ -101,6 +101,13 @@ def page(rows: list[Row]) -> str:
             "|---|---:|---|",
             *summary,
             "",
+            "How they are given. A claim of a difference is *confirmed* if a test finds the difference; a claim of a size, or that",
+            "nothing changes, *differs* if an interval or a test excludes it in every way of counting that the page has (runs,",
+            "folds, images). That no difference was found shows that there is none only as far as the note says how large a one",
+            "could hide; where runs are few or short this is *pending*, and so is a claim whose runs begin otherwise than the",
+            "paper's in what the claim is about. A figure or table is *confirmed* if ours shows what the paper's shows, and",
+            "*differs* if it shows something else; the note says in which respect, and what could not be run.",
+            "",
             "```{raw} html",
             _filters(rows),
             '<div class="ledger-scroll"><table class="table ledger" id="ledger"><thead><tr><th>in the paper</th>'

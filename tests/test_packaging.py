@@ -64,7 +64,7 @@ def conda_requirements():
 @pytest.mark.parametrize("python", PYTHONS)
 def test_pins_lie_in_the_ranges(python):
     pinned = pins(python)
-    for name, wanted in requirements("data", "slides", "distributed", "book", "test", "dev").items():
+    for name, wanted in requirements("data", "slides", "distributed", "plots", "book", "test", "dev").items():
         for requirement in wanted:
             environment = default_environment() | {"python_version": python}
             if requirement.marker and not requirement.marker.evaluate(environment):
@@ -90,7 +90,7 @@ def test_environment_agrees_with_pyproject():
     assert str(have.pop("pip")) == ""
     want = {
         CONDA_NAMES.get(name, name): found[0].specifier
-        for name, found in requirements("data", "slides", "distributed", "book", "test").items()
+        for name, found in requirements("data", "slides", "distributed", "plots", "book", "test").items()
         if not found[0].marker  # back-ports for an old Python; conda takes a new one
     }
     assert have == want

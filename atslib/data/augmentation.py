@@ -18,10 +18,10 @@ class Augmentation:
     host, so that one seed gives the same changes on every device, and of uint8 images nothing waits for the device.
 
     Args:
-        contrast: c.
-        brightness: b, relative to the range of the pixels.
+        contrast: largest change, c of the formula.
+        brightness: the same, b, relative to the range of the pixels.
         shift: largest translation in pixels, down and across; whole pixels.
-        probability: p.
+        probability: of either change, p.
         fill: what comes in at the border, in the image's own range; None repeats the border's pixels.
 
     :data:`COLON_CANCER` and :data:`SPEED_LIMITS` are the two of the experiments. The released code has the numbers of the second;

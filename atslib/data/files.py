@@ -277,10 +277,6 @@ class ImageFiles(LabelledImages):
 
         Raises:
             DataError: no such folder, or no image in it; images in a folder that is none of ``classes``.
-
-        >>> ImageFiles.from_folder("nowhere")
-        Traceback (most recent call last):
-        atslib.data.files.DataError: nowhere: no such folder; expected one with a folder of images for each class
         """
         root = Path(folder).expanduser()
         if not root.is_dir():

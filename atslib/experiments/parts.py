@@ -24,7 +24,8 @@ class Data:
     """The data of a run.
 
     Attributes:
-        train, test: items ``(image, label)``.
+        train: the training set, items ``(image, label)``.
+        test: the test set.
         name: of the data set.
         describe: gives the data set's part of the run's record; may read all files.
         suffix: of the run's name, where the data are not those that the experiment takes by default.
@@ -65,8 +66,11 @@ class Parts:
     """The networks of an experiment and the sizes that go with them; each method takes what it needs.
 
     Attributes:
-        attention, features, cnn: make a new network each time they are called.
-        width, cnn_width: length of the vectors that ``features`` and ``cnn`` give.
+        attention: makes a new network each time it is called.
+        features: the same.
+        cnn: the same.
+        width: length of the vectors that ``features`` gives.
+        cnn_width: of those that ``cnn`` gives.
         classes: how many.
         patch_size: in pixels.
         scale: of the view, relative to the image.

@@ -49,8 +49,13 @@ class Run:
     What does not matter to the method is None, so that two runs are equal if they are the same.
 
     Attributes:
-        experiment, method, estimator, n_patches, seed, profile: as in the record.
+        experiment: ``"megapixel_mnist"``, ``"colon_cancer"`` or ``"speed_limits"``.
+        method: ``"ats"``, ``"uniform"``, ``"deep_mil"``, ``"cnn"`` or ``"nested"``.
+        estimator: a name in :data:`atslib.estimators.ESTIMATORS`.
         order: in which estimators that draw along a curve visit the map.
+        n_patches: N.
+        seed: of weights, order and draws; of the colon cancer images it also says which fold is for tests.
+        profile: sizes and length of the run, a name in the experiment's ``PROFILES``.
         cnn_scale: of the image that the CNN sees.
         changes: pairs of a field of the profile, or of its training settings, and the value that takes its place.
         data: the data root, ``"generated"``, or None.

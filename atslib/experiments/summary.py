@@ -164,7 +164,7 @@ def results_table(
     """One row for each combination of ``by``: how many runs, and "mean ± standard error" of each column.
 
     Args:
-        records: of :func:`atslib.experiments.load_records`, those that shall be in the table.
+        records: of :func:`atslib.experiments.records.load_records`, those that shall be in the table.
         columns: the record's field -> its heading; ``{"final.test_error": "test error"}``.
 
     Returns:
