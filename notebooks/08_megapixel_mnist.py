@@ -226,10 +226,19 @@ def kept_often(path):
     return any(isinstance(epoch, float) for epoch in attention_snapshots(path))
 
 
+left_by_name = {names[k]: left for k, left in records.left.items()}
+
+
+def learned_without_prior(name):
+    """Whether this is a run that began with uniform attention and left chance: the fair ones to compare with the paper's figure."""
+    return "saliency_prior_False" in name and (left := left_by_name.get(name)) is not None and left == left
+
+
 snapshots = {
     path.name.removesuffix(".attention.safetensors"): attention_snapshots(path)
     for path in sorted(WEIGHTS.glob("megapixel_mnist-ats-*.attention.safetensors"))
     if "laptop" in path.name or "ats-systematic-n5-seed0-small" in path.name or kept_often(path)  # those that the page shows
+    or learned_without_prior(path.name.removesuffix(".attention.safetensors"))
 }
 
 
@@ -786,14 +795,16 @@ def crossing(epochs, values):
     return epochs[k - 1] + (0.5 - way[k - 1]) / (way[k] - way[k - 1]) * step, step
 
 
-rows, gaps, told = [], [], []
-for name in [n for n in panels if evolution[n][1][-1, 0] > 0.5 and n in names.values()]:
+rows, gaps, told, fair = [], [], [], []
+for name in [n for n in panels if n in names.values() and (evolution[n][1][-1, 0] > 0.5 or learned_without_prior(n))]:
     epochs, mass = evolution[name]
     something = mass[:, 0] + mass[:, 1]
     (ground, step_ground), (noise, step_noise) = crossing(epochs, something), crossing(epochs, mass[:, 0] / something)
     step_between = max(step_ground, step_noise)
     gaps.append(noise - ground)
     told.append(abs(noise - ground) > step_between)
+    if learned_without_prior(name):
+        fair.append(f"{short(name)}: the ground is half left in epoch {ground:.1f}, noise is half told from digits in epoch {noise:.1f}" + ("" if told[-1] else ", too close for its snapshots"))
     rows.append([short(name), f"{something[0]:.2f} → {something[-1]:.2f}", f"{ground:.2f}",
                  f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}", f"{noise:.2f}", f"{step_between:.2f}"])  # fmt: skip
 display(plots.table(["finished run that learned", "attention not on the ground", "half of this by epoch", "of it, on digits", "half of that by epoch", "epochs between snapshots"], rows))
@@ -805,13 +816,13 @@ display(
          + "Half ways that are closer than two snapshots are read off a straight line between them, so **in such a run the order cannot be told**. "
          + (f"That leaves {len(first)} of {len(gaps)} runs; in {sum(first)} of these the ground goes first. " if first else f"That is so in all {len(gaps)}. ")
          if gaps else "No run has learned yet. ")
-        + "In the paper's figure they are several epochs apart. The comparison is not a fair one: with the saliency prior the first step is partly done before training, "
+        + "In the paper's figure they are several epochs apart. With the saliency prior the comparison is not a fair one: the first step is partly done before training, "
         + (f"{with_prior[1][0, 0] + with_prior[1][0, 1]:.2f} of the attention is on something at epoch 0, against "
            f"{(looked_at['laptop'][1] | looked_at['laptop'][2]).float().mean():.2f} for uniform attention. " if with_prior else "")
-        + "Without the prior, attention does not separate anything in the runs we have: "
-        + ("; ".join(
+        + (f"**Without the prior**, as in the paper, these left chance: {'; '.join(fair)}. " if fair else "Without the prior no run has left chance. ")
+        + (f"In those that did not, attention separates nothing: {'; '.join(idle)}." if (idle := [
             f"{short(n)}: entropy {evolution[n][1][-1, 3]:.3f} of at most {math.log(72 * 72):.3f}"
-            for n in panels if "prior_False" in n and "-small" in n) or "there is none") + "."
+            for n in panels if "prior_False" in n and "-small" in n and not learned_without_prior(n)]) else "")
     )
 )  # fmt: skip
 

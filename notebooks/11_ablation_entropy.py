@@ -192,7 +192,7 @@ Markdown(
 #
 # ## The images of the paper
 #
-# Now the real ones. Each run trains on the 80 images of fold 0, one of the five splits of [chapter 9](09_colon_cancer.ipynb), and draws ten patches; only $\lambda$ differs.
+# Now the real ones. Each run trains on 80 of the 100 images, one of the five splits of [chapter 9](09_colon_cancer.ipynb), and draws ten patches. Runs of one seed have the same split, the same initial weights and the same order of images; only $\lambda$ differs.
 
 # %% tags=["hide-input"]
 shown = "paper" if profile == "paper" else "laptop"
@@ -205,7 +205,11 @@ if profile != "smoke":
     else:
         group = Processes("cuda" if torch.cuda.is_available() else "cpu")
         started = time.monotonic()
-        for run in sweep("colon_cancer", changes=weights, profile=shown, out="../results"):
+        wanted = sweep("colon_cancer", changes=weights, seed=range(6), profile=shown, out="../results")
+        if PROFILES[shown].feature_scale != 1:
+            unscaled_too = [(("entropy_weight", weight), ("feature_scale", 1.0)) for weight in (0.0, 0.01)]
+            wanted += sweep("colon_cancer", changes=unscaled_too, seed=(0, 5, 1, 2), profile=shown, out="../results")
+        for run in wanted:
             left = max_seconds - (time.monotonic() - started)
             if run.state != "done" and (left <= 0 or not run.execute(group, max_seconds=left)):
                 break
@@ -308,21 +312,29 @@ else:
 # To be seen: along a row, when structure appears and whether it still changes after epoch 60; down a column, how the contrast of the map depends on $\lambda$. How sure this is, and whether the places with more attention than others stay the same, is
 # counted below.
 #
-# In numbers, for all training images, from the records:
+# In numbers, for all training images of each run, from the records:
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Entropy of the attention against epoch for each recorded weight, with thin lines for further runs of weight 0.01 and a line at log 10,000. Left the first 60 epochs, in which all lines begin at the grey one and fall in the second half, lambda 1 not at all; right the whole training, at whose end the lines lie in the order of lambda, small ones lowest."}}
 LOG_K = math.log(100 * 100)
 figure, (early, late) = plt.subplots(1, 2, figsize=(7, 3.5), sharey=True)
+runs_of = {weight: ten.loc[[weight]].set_index("seed").sort_index() for weight in STYLES if weight in ten.index}
+
+
+def draw_runs(ax, weight, epochs, curves):
+    """Every run of this λ as a thin line, their mean as a thick one."""
+    for curve in curves:
+        ax.plot(epochs, curve, color=STYLES[weight]["color"], linewidth=0.6, alpha=0.5)
+    ax.plot(epochs, np.mean(curves, axis=0), **STYLES[weight], linewidth=2, label=f"λ = {weight:g} ({len(curves)})")
+
+
 for ax in (early, late):
-    for _, row in others.iterrows():
-        ax.plot(row["curve.epoch"], row["curve.entropy"], color=plots.BLUE, linewidth=0.7, alpha=0.6)
-    for weight, row in of.items():
-        ax.plot(row["curve.epoch"], row["curve.entropy"], **STYLES[weight], label=f"λ = {weight:g}")
+    for weight, runs in runs_of.items():
+        draw_runs(ax, weight, runs["curve.epoch"].iloc[0], list(runs["curve.entropy"]))
     ax.axhline(LOG_K, color=plots.GREY, linewidth=1)
     ax.set(xlabel="epoch")
 early.set(ylabel="entropy (nats)", xlim=(0, 60), title="the first 60 epochs")
 late.set(title="all")
-figure.legend(*early.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+figure.legend(*early.get_legend_handles_labels(), title="λ (runs)", loc="outside lower center", ncols=3)
 plt.show()
 
 
@@ -331,8 +343,8 @@ def entropy_at(row, epoch):
 
 
 # %% [markdown]
-# Grey: uniform attention over 10,000 locations, $\log K$. Thin lines: $\lambda$ = 0.01 with other seeds and folds. A difference has to be compared with how far apart the thin lines are;
-# but most of these are over other training images, and the verdicts below take the same images for all.
+# Grey: uniform attention over 10,000 locations, $\log K$. Thin lines: single runs, each with a seed and training images of its own; thick: their mean. The thin lines of one $\lambda$ say how much chance and the choice of images do. The tests below compare
+# runs of one seed with each other.
 #
 # Is it *selective for the right thing*? The nuclei of these images are marked. A location is *near* one if its centre is at most half a patch from it. Left, the share of attention near an
 # epithelial nucleus. Right the AUC, the area under the ROC curve: the probability that a location near one has more attention than one that is not. Both are means over the positive test images; nothing of this was
@@ -351,33 +363,23 @@ def on_nuclei(name):
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-nuclei = {weight: found for weight, name in stem.items() if (found := on_nuclei(name))}
-if nuclei:
+measured = {weight: [found for file in runs["file"] if (found := on_nuclei(Path(file).stem))] for weight, runs in runs_of.items()}
+measured = {weight: found for weight, found in measured.items() if found}
+if measured:
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
     for key, label, ax in zip(("mass", "auc"), ("attention near epithelial nuclei", "AUC"), axes, strict=True):
-        for file in others["file"]:
-            if found := on_nuclei(Path(file).stem):
-                ax.plot(
-                    [int(e) for e in found["epochs"]],
-                    [v[key] for v in found["epochs"].values()],
-                    color=plots.BLUE,
-                    lw=0.7,
-                    alpha=0.6,
-                )
-        for weight, found in nuclei.items():
-            ax.plot(
-                [int(e) for e in found["epochs"]],
-                [v[key] for v in found["epochs"].values()],
-                **STYLES[weight],
-                label=f"λ = {weight:g}",
-            )
+        for weight, found in measured.items():
+            epochs = sorted({int(epoch) for numbers in found for epoch in numbers["epochs"]})
+            draw_runs(ax, weight, epochs, [[numbers["epochs"][str(epoch)][key] for epoch in epochs] for numbers in found])
         ax.set(xlabel="epoch", ylabel=label)
-    axes[0].axhline(next(iter(next(iter(nuclei.values()))["epochs"].values()))["area"], color=plots.GREY, linewidth=1)
+    areas = [np.mean([image["area"] for image in numbers["final"]]) for found in measured.values() for numbers in found]
+    axes[0].axhspan(min(areas), max(areas), color=plots.GREY, alpha=0.4, linewidth=0)
     axes[1].axhline(0.5, color=plots.GREY, linewidth=1)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), title="λ (runs)", loc="outside upper center", ncols=3)
     plt.show()
     rank, near = (
-        {weight: np.mean([image[key] for image in found["final"]]) for weight, found in nuclei.items()} for key in ("auc", "mass")
+        {weight: np.mean([np.mean([image[key] for image in numbers["final"]]) for numbers in found]) for weight, found in measured.items()}
+        for key in ("auc", "mass")
     )
     ended = [m[last] for m in maps.values() if last in m] if maps else []
     ranks = [
@@ -387,10 +389,10 @@ if nuclei:
     ]
     display(
         Markdown(
-            f"Grey: uniform attention on the test images of fold 0. Near: within {series([f'{radius:g}' for radius in sorted({found['radius'] for found in nuclei.values()})])} pixels. The share near nuclei {'falls with λ' if list(near.values()) == sorted(near.values(), reverse=True) else 'does not fall with every step of λ'}. At the end the AUC is {min(rank.values()):.2f} … "
+            f"Each run on its own test images. Grey: uniform attention (left, from the fold with the smallest share near nuclei to that with the largest). Near: within {series([f'{radius:g}' for radius in sorted({numbers['radius'] for found in measured.values() for numbers in found})])} pixels. The share near nuclei, as the mean over runs, {'falls with λ' if list(near.values()) == sorted(near.values(), reverse=True) else 'does not fall with every step of λ'}. At the end the AUC is {min(rank.values()):.2f} … "
             f"{max(rank.values()):.2f} over all λ{f', and {rank[1.0]:.2f} with λ = 1, where attention is uniform for every other purpose' if 1.0 in rank else ''}. "
             + (
-                f"The rank correlation of the maps of any two λ above is {min(ranks):.2f} or more at the end ({len(ended[0])} test images; all runs have the same seed and fold). "
+                f"The rank correlation of the maps of any two λ above is {min(ranks):.2f} or more at the end ({len(ended[0])} test images; runs of seed 0). "
                 + (
                     "In these runs λ changes how strongly the nuclei are preferred, and hardly what is preferred."
                     if min(ranks) > 0.9
@@ -413,43 +415,36 @@ path = folder / "distances-fold0.json"
 distances = json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(runs={}, pairs=[], epochs=[])
 tv = {frozenset((pair["a"], pair["b"])): pair["tv"][-1] for pair in distances["pairs"]}  # at the last epoch
 
+
+
+def with_range(values, digits=2):
+    """Mean, and lowest to highest if there are several."""
+    return f"{np.mean(values):.{digits}f}" + (f" ({min(values):.{digits}f} … {max(values):.{digits}f})" if len(values) > 1 else "")
+
+
+def pm(values):
+    mean, stderr = mean_and_stderr(values)
+    return f"{mean:.2f}" + ("" if math.isnan(stderr) else f" ± {stderr:.2f}")
+
+
 rows = []
-for weight, row in of.items():
-    found, last = nuclei.get(weight), row["curve.entropy"][-1]
-    ends = [np.mean([image[key] for image in found["final"]]) for key in ("mass", "auc")] if found else None
+for weight, runs in runs_of.items():
+    found = measured.get(weight, ())
     rows.append(
         [
             f"{weight:g}",
-            f"{entropy_at(row, 60):.2f}",
-            f"{last:.2f}",
-            f"{math.exp(last):,.0f}",
-            f"{row['final.train_loss']:.2f}",
-            f"{row['final.test_loss']:.2f}",
-            f"{row['final.test_error']:.2f} ± {row['final.test_stderr']:.2f}",
-            *(f"{value:.2f}" for value in ends or ()),
-            *(() if ends else ("–", "–")),
+            len(runs),
+            with_range([entropy_at(row, 60) for _, row in runs.iterrows()]),
+            with_range([row["curve.entropy"][-1] for _, row in runs.iterrows()]),
+            *(pm(runs[f"final.{key}"]) for key in ("train_loss", "test_loss", "test_error")),
+            *(pm([np.mean([image[key] for image in numbers["final"]]) for numbers in found]) if found else "–" for key in ("mass", "auc")),
         ]
     )
-display(
-    plots.table(
-        [
-            "λ",
-            "entropy, epoch 60",
-            "entropy, end",
-            "as a number of 10,000 locations",
-            "train loss",
-            "test loss",
-            "test error, 20 images",
-            "on nuclei",
-            "AUC",
-        ],
-        rows,
-    )
-)
+display(plots.table(["λ", "runs", "entropy, epoch 60", "entropy, end", "train loss", "test loss", "test error", "on nuclei", "AUC"], rows))
 display(
     Markdown(
-        "These are of seed 0 alone, and the entropies over its training images. With 20 test images, one more mistake is an error of 0.05: differences of that size between the rows say nothing. "
-        + (f"λ = 0.01 with the {len(others)} other seeds: test error {'{:.2f} ± {:.2f}'.format(*mean_and_stderr(others['final.test_error']))}." if len(others) > 1 else "")
+        f"Entropies are over each run's training images, lowest … highest run in brackets; uniform attention has {LOG_K:.2f}, a tenth of the locations evenly {LOG_K - math.log(10):.2f}. ± is the standard error over runs. Each run is tested on 20 images, so that "
+        "one more mistake is an error of 0.05: differences of that size between the rows say nothing."
     )
 )
 

@@ -224,7 +224,7 @@ display(
 
 # %% [markdown]
 # The formula is not exact here: the strength of a hit is learned, attention need not be even on a square, and draws are systematic and so miss less often than independent ones. And the toy, with two squares in an image, is
-# chosen to show the effect. It says nothing about how large the effect is on tissue.
+# chosen to show the effect. It ends a few epochs after the switch, while §F looks at the end of training: whether the two would come nearer to each other later was not tested. And it says nothing about how large the effect is on tissue.
 #
 # ## The images of the paper
 #

@@ -421,7 +421,8 @@ Markdown(text)
 # %% [markdown]
 # ## Keep it, and use it
 #
-# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale, fill and estimator are not among them and come from the code that builds the model.
+# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale, fill and estimator are not among them and come from the code that builds the model: weights fit a model of another scale without complaint, and answer worse. `torch.export` takes the
+# attention network, the features and the classifier, each by itself; the draw between them stays in Python.
 
 # %%
 file = Path(temporary.name) / "cloth.safetensors"  # a folder that is deleted below: choose a lasting one

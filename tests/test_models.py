@@ -20,6 +20,7 @@ from atslib.networks import (
     ResNet,
     ResNet8Features,
     ResNet16,
+    SaliencyPrior,
     SpeedLimitsAttention,
     UnitNorm,
 )
@@ -748,3 +749,13 @@ def test_a_seed_is_no_generator():
     model = UniformSampling(LeNetFeatures(), Classifier(32, 2), n_patches=2)
     with pytest.raises(ValueError, match=r"generator=0: expected a torch\.Generator, torch\.Generator\(\)\.manual_seed"):
         model(torch.zeros(1, 1, 100, 100), generator=0)
+
+
+def test_the_parts_can_be_exported():
+    """The draw stays in Python; what a device without it needs are attention, features and classifier."""
+    torch.manual_seed(0)
+    attention = SaliencyPrior(MegapixelMNISTAttention())
+    model = AttentionSampling(attention, LeNetFeatures(1, 8), Classifier(8, 3), patch_size=20, n_patches=3, scale=0.25).eval()
+    patches, view, pooled = torch.rand(4, 1, 20, 20), torch.rand(1, 1, 30, 40), torch.rand(1, 8)
+    for part, inputs in ((model.attention, view), (model.features, patches), (model.classifier, pooled)):
+        torch.testing.assert_close(torch.export.export(part, (inputs,)).module()(inputs), part(inputs))
