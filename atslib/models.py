@@ -108,6 +108,7 @@ class AttentionSampling(nn.Module):
     """
 
     share_equal: bool | None = None
+    _random_features = False  # whether they have been found to draw random numbers in training
 
     def __init__(
         self,
@@ -140,7 +141,6 @@ class AttentionSampling(nn.Module):
                     "expected a whole number of pixels of the view, the same in height and width"
                 )
         self.attention, self.features, self.classifier = attention, features, classifier
-        self._random_features = False  # whether they have been found to draw random numbers in training
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = estimator
 

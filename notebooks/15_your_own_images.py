@@ -292,7 +292,7 @@ optimiser.step()
 # ## Look again
 #
 # The same image as above, after training, with the same random numbers. In the cloth drawn here the patches and the map have hardly changed: the prior had found the specks, and which of them matters
-# can hardly be seen in the view. What has been learned is in the features.
+# can hardly be seen in the view. What has been learned is in the features. (To see the map on the image itself: `plots.overlay_attention(ax, image, geometry, out.log_attention[0])`, with the geometry from `look`.)
 
 # %% mystnb={"image": {"alt": "Left, the test image with eight patches around the specks. Right, the attention map with bright spots at the specks and little elsewhere."}}
 after = look(model, image)
