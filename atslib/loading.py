@@ -110,14 +110,18 @@ class LabelledImages(Dataset):
             seed: says which images.
 
         Raises:
-            ValueError: another share, or one that leaves a part without images.
+            ValueError: another share, or one that leaves a part without images; labels that are not one class an image.
         """
+        labels = self.labels.cpu()
+        if labels.ndim != 1 or labels.is_floating_point():
+            said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
+            raise ValueError(f"labels of {said}: expected the class of each image, (N,)")
         if not 0 < share < 1:
             raise ValueError(f"share={share}: expected a number in (0, 1)")
         shuffle = torch.Generator().manual_seed(seed_for("split", seed))
         second = torch.zeros(len(self), dtype=torch.bool)
-        for label in self.labels.unique():
-            mine = (self.labels == label).nonzero()[:, 0]
+        for label in labels.unique():
+            mine = (labels == label).nonzero()[:, 0]
             second[mine[torch.randperm(len(mine), generator=shuffle)[: round(share * len(mine))]]] = True
         if second.all() or not second.any():
             raise ValueError(f"share={share} of {len(self)} images: one of the two parts would have none")

@@ -133,7 +133,12 @@ def overlay_attention(
         image: as :func:`show_image` takes it.
         geometry: of the map in the image (:meth:`atslib.models.AttentionSampling.geometry`).
         strength: of the map's colour where attention is highest, 0 … 1; elsewhere in proportion to the root of the attention.
+
+    Raises:
+        ValueError: a map of another size than the geometry's, a batch of maps, say.
     """
+    if tuple(log_attention.shape) != tuple(geometry.map_size):
+        raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected the geometry's map, {geometry.map_size}")
     image_drawn = show_image(ax, image)
     root = log_attention.detach().float().exp().sqrt().cpu().numpy()
     height, width = pair(geometry.patch_size)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from atslib.loading import load, seed_for
 from atslib.models import evaluating
 from atslib.patches import ImageSource
+from atslib.training import _device_of
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,7 @@ def predict(
         raise ValueError(f"looks={looks}: expected a whole number, at least 1")
     if not len(images):
         raise ValueError("0 images: expected at least 1")
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    device = home if device is None else torch.device(device)
+    device = _device_of(model) if device is None else torch.device(device)
     answers = []
     loaded = load(_Unlabelled(images), [[number] for number in range(len(images))], device, workers=workers)
     with evaluating(model):

@@ -125,6 +125,13 @@ def test_attention_lies_over_what_it_looks_at():
     assert picture.get_array().shape[:2] == (80, 120)
 
 
+def test_a_batch_of_maps_is_no_overlay():
+    geometry = PatchGeometry((80, 120), (20, 30), (6, 9), 16, stride=3, padding=0, receptive_field=5)
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"log_attention of shape \(1, 6, 9\): expected the geometry's map, \(6, 9\)"):
+        plots.overlay_attention(ax, torch.zeros(3, 80, 120), geometry, torch.zeros(1, 6, 9))
+
+
 def test_plots_need_no_ipython():
     """But for tables: a training machine has matplotlib, and no notebook."""
     code = "import sys; sys.modules['IPython'] = None; import atslib.plots"

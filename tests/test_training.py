@@ -1027,6 +1027,9 @@ def test_parts_know_labels_and_classes():
     for share in (0, 1, 0.01):
         with pytest.raises(ValueError, match=f"share={share}"):
             whole.split(share)
+    whole.labels = torch.zeros(30, 2)
+    with pytest.raises(ValueError, match=r"labels of shape \(30, 2\).*the class of each image"):
+        whole.split(0.2)
 
 
 @pytest.mark.parametrize("how", ["subset", "part"])
