@@ -229,7 +229,6 @@ of = {
     for weight in STYLES
     if ((ten.index == weight) & (ten["seed"] == 0)).any()
 }
-others = ten[(ten.index == 0.01) & (ten["seed"] != 0)]  # of λ = 0.01, with other seeds
 stem = {weight: Path(row["file"]).stem for weight, row in of.items()}
 EXPERIMENT = f"python -m atslib.experiments colon_cancer --profile {shown} --data DIR --resume"
 
