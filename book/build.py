@@ -286,10 +286,14 @@ def assemble(notebooks: dict[str, nbformat.NotebookNode], runs: list[Run]) -> No
         BOOK, SRC, ignore=shutil.ignore_patterns("_build", "_ext", "_vendor", "_*.yml", "*.py", "__pycache__")
     )
     shutil.copy(ROOT / "LICENSE", SRC)  # the licence page quotes it
+    rows = ledger.read()
     for name, notebook in notebooks.items():
+        notebook.cells[0].source = ledger.with_box(notebook.cells[0].source, rows, name)
         write(notebook, SRC / "notebooks" / f"{name}.ipynb")
     write_text(SRC / "execution.md", statistics(runs))
-    write_text(SRC / "ledger.md", ledger.page(ledger.read()))
+    write_text(SRC / "ledger.md", ledger.page(rows))
+    intro = (SRC / "intro.md").read_text(encoding="utf-8")
+    write_text(SRC / "intro.md", intro.replace("<!-- main answers -->", ledger.main_answers(rows)))
 
 
 def render() -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 from sources import NOTEBOOKS, ROOT, cell_labels, read_source
 
 LEDGER = ROOT / "results" / "ledger.csv"
-COLUMNS = ("id", "kind", "paper_ref", "statement", "where", "verdict", "evidence", "note")
+COLUMNS = ("id", "kind", "paper_ref", "statement", "where", "verdict", "answer", "evidence", "note")
 KINDS = ("equation", "figure", "table", "claim")
 VERDICTS = {
-    "confirmed": "holds as printed",
+    "confirmed": "holds; the note says under which conditions",
     "differs": "comes out otherwise than the paper says",
     "erratum": "is wrong as printed; the page shows what is right",
     "stand-in": "holds, on other data than the paper's",
     "pending": "not run yet, or not enough to tell; the note says what is missing",
 }
+LONGEST_NOTE = 240  # characters: what is longer opens on a click
+LONGEST_ANSWER = 160  # characters: what fits into two lines of a page
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Row:
     statement: str
     where: str
     verdict: str
+    answer: str  # one sentence for the top of a chapter, of every row but the equations
     evidence: str
     note: str
 
@@ -60,6 +63,10 @@ def problems(rows: list[Row]) -> list[str]:
             found.append(f"{row.id}: verdict {row.verdict!r}, expected one of {', '.join(VERDICTS)}")
         if not row.statement or not row.paper_ref:
             found.append(f"{row.id}: no statement or no place in the paper")
+        if not row.answer and row.kind != "equation":
+            found.append(f"{row.id}: no answer, one sentence that says what came out")
+        if len(row.answer) > LONGEST_ANSWER:
+            found.append(f"{row.id}: an answer of {len(row.answer)} characters, expected at most {LONGEST_ANSWER}")
         if row.verdict != "pending" and not row.where:
             found.append(f"{row.id}: verdict {row.verdict} without a cell that shows it")
         if row.verdict in ("erratum", "differs", "stand-in") and not row.note:
@@ -86,8 +93,11 @@ def problems(rows: list[Row]) -> list[str]:
 
 def page(rows: list[Row]) -> str:
     """The ledger as a page of the book."""
-    count = Counter(row.verdict for row in rows)
-    summary = [f"| **{verdict}** | {count[verdict]} | {meaning} |" for verdict, meaning in VERDICTS.items()]
+    count = Counter((row.verdict, row.kind) for row in rows)
+    summary = [
+        f"| **{verdict}** | {meaning} | " + " | ".join(str(count[verdict, kind] or "–") for kind in KINDS) + " |"
+        for verdict, meaning in VERDICTS.items()
+    ]
     return "\n".join(
         [
             "# The claim ledger",
@@ -97,8 +107,8 @@ def page(rows: list[Row]) -> str:
             "tests and run records named with it. The page is made from `results/ledger.csv` when the book is built, and a test",
             "fails if a link in it leads nowhere.",
             "",
-            "| verdict | rows | meaning |",
-            "|---|---:|---|",
+            "| verdict | meaning | " + " | ".join(f"{kind}s" for kind in KINDS) + " |",
+            "|---|---|" + "---:|" * len(KINDS),
             *summary,
             "",
             "How they are given. A claim of a difference is *confirmed* if a test finds the difference; a claim of a size, or",
@@ -120,6 +130,63 @@ def page(rows: list[Row]) -> str:
             "",
         ]
     )
+
+
+# What the paper stands on, in the order of its argument: the rows that the first page of the book shows.
+MAIN = """
+    claim-unbiased-value claim-gradient-with claim-gradient-without claim-minimum-variance claim-25x-30x claim-memory-independent
+    claim-order-of-magnitude fig2 tab1 tab2 claim-colon-attention claim-nested
+""".split()
+
+
+def box(rows: list[Row], name: str) -> str:
+    """
+    What became of the figures, tables and claims that a notebook judges, for the top of its page; empty if there are none.
+
+    It is put there when the book is built: in the notebook it would stand above the cells that compute it.
+    """
+    judged = {}
+    for row in rows:
+        labels = [label for there, _, label in (place.partition("#") for place in places(row)) if there == name]
+        if row.answer and labels:
+            judged[row] = f"#{labels[0]}"
+    if not judged:
+        return ""
+    return "\n".join(
+        [
+            "::::{admonition} In short",
+            ":class: tip",
+            *_answers(judged, "../ledger.html"),
+            "The words of the verdicts, and the conditions of each, are in [the ledger](../ledger.md).",
+            "::::",
+            "",
+        ]
+    )
+
+
+def main_answers(rows: list[Row]) -> str:
+    """The table of the first page."""
+    by_id = {row.id: row for row in rows}
+    linked = {by_id[i]: "notebooks/" + places(by_id[i])[0].replace("#", ".html#") for i in MAIN}
+    return "\n".join(_answers(linked, "ledger.html"))
+
+
+def _answers(linked: dict[Row, str], ledger_page: str) -> list[str]:
+    """A table of statement, verdict and answer; each row links to the cell that computes it and to its place in the ledger."""
+    head = '<table class="table in-short"><thead><tr><th>the paper</th><th>verdict</th><th>here</th></tr></thead><tbody>'
+    body = [
+        f'<tr><td><a href="{link}">{html.escape(row.statement)}</a> <span class="ledger-note">{html.escape(row.paper_ref)}</span>'
+        f'</td><td><a href="{ledger_page}#{row.id}" class="verdict verdict-{row.verdict}">{row.verdict}</a></td>'
+        f"<td>{html.escape(row.answer)}</td></tr>"
+        for row, link in linked.items()
+    ]
+    return ["```{raw} html", head, *body, "</tbody></table>", "```"]
+
+
+def with_box(text: str, rows: list[Row], name: str) -> str:
+    """The first cell of a notebook with the box above its first section."""
+    found = box(rows, name)
+    return re.sub(r"^## ", lambda match: f"{found}\n## ", text, count=1, flags=re.MULTILINE) if found else text
 
 
 def _filters(rows: list[Row]) -> str:
@@ -144,11 +211,16 @@ def _table_row(row: Row) -> str:
         f"<code>{html.escape(e.removeprefix('tests/').removeprefix('results/runs/')).replace('_', '_<wbr>')}</code>"
         for e in row.evidence.split()
     ]
-    note = f'<br><span class="ledger-note">{html.escape(row.note)}</span>' if row.note else ""
+    answer = f"<br>{html.escape(row.answer)}" if row.answer else ""
+    note = f'<span class="ledger-note">{html.escape(row.note)}</span>' if row.note else ""
+    if len(row.note) > LONGEST_NOTE:
+        note = f"<details><summary>the conditions, and what is missing</summary>{note}</details>"
+    elif note:
+        note = f"<br>{note}"
     return (
         f'<tr id="{row.id}" data-kind="{row.kind}" data-verdict="{row.verdict}">'
         f'<td><b>{row.id.replace("-", "-<wbr>")}</b><br><span class="ledger-note">{html.escape(row.paper_ref)}</span></td>'
-        f"<td>{html.escape(row.statement)}{note}</td>"
+        f"<td><b>{html.escape(row.statement)}</b>{answer}{note}</td>"
         f'<td><span class="verdict verdict-{row.verdict}">{row.verdict}</span></td><td>{"<br>".join(shown + evidence)}</td></tr>'
     )
 

@@ -68,6 +68,8 @@ def test_page_has_a_row_and_an_anchor_for_each():
         (dict(statement=""), "no statement or no place"),
         (dict(paper_ref=""), "no statement or no place"),
         (dict(verdict="differs", note=""), "needs a note"),
+        (dict(kind="claim", answer=""), "no answer"),
+        (dict(answer="yes " * 50), "an answer of 200 characters, expected at most"),
         (dict(verdict="stand-in", note=""), "needs a note"),
         (dict(evidence="tests/test_estimators.py::unbiased"), "no test unbiased"),
     ],
@@ -75,6 +77,29 @@ def test_page_has_a_row_and_an_anchor_for_each():
 def test_a_row_that_lacks_something_is_named(change, message):
     row = next(row for row in ledger.read() if row.id == "eq1")
     assert any(message in problem for problem in ledger.problems([replace(row, **change)]))
+
+
+def test_the_answers_above_a_chapter():
+    row = replace(
+        next(row for row in ROWS if row.kind == "claim"),
+        id="claim-x",
+        where="02_variance_optimality#cell-a 13_cost#cell-b",
+        answer="less < more",
+    )
+    text = "# Title\n\nWhat this is.\n\n## First section\n\n## Second section"
+    cell = ledger.with_box(text, [row], "13_cost")
+    assert '<a href="#cell-b">' in cell and "less &lt; more" in cell and 'href="../ledger.html#claim-x"' in cell
+    assert cell.index("What this is.") < cell.index("In short") < cell.index("## First section") < cell.index("## Second")
+    assert cell.count("In short") == 1
+    assert ledger.with_box(text, [row], "12_ablation_patches") == text
+    assert ledger.with_box(text, [replace(row, answer="")], "13_cost") == text
+
+
+def test_the_first_page_has_the_main_claims():
+    page = ledger.main_answers(ROWS)
+    for claim in ledger.MAIN:
+        assert f'href="ledger.html#{claim}"' in page
+    assert "<!-- main answers -->" in (ledger.ROOT / "book" / "intro.md").read_text(encoding="utf-8")
 
 
 def test_rows_that_stand_twice_and_other_columns(tmp_path):
