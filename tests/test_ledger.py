@@ -105,7 +105,7 @@ def test_the_first_page_has_the_main_claims():
 def test_rows_that_stand_twice_and_other_columns(tmp_path):
     row = ledger.read()[0]
     assert f"{row.id}: stands there 2 times" in ledger.problems([row, row])
-    assert "<td>a &lt; b" in ledger.page([replace(row, statement="a < b")])
+    assert "<td><b>a &lt; b" in ledger.page([replace(row, statement="a < b")])
     (tmp_path / "ledger.csv").write_text("id,kind\neq1,equation\n")
     with pytest.raises(ValueError, match="columns are"):
         ledger.read(tmp_path / "ledger.csv")
