@@ -99,6 +99,9 @@ def _one_uniform(estimator: Systematic | PPS, log_attention: Tensor, n: int) -> 
     cuts = torch.cat([cumulative.new_tensor([0.0, 1.0]), (cumulative / cumulative[-1] * n).frac()]).unique()
     middle, length = (cuts[1:] + cuts[:-1]) / 2, cuts.diff()
     index = estimator.place(batch.expand(len(middle), *log_attention.shape), middle[:, None], n)
+    if estimator.distinct:  # a location taken for certain is a whole unit long: rounding may leave a sliver that has it twice
+        possible = (index.sort(1).values.diff(dim=1) > 0).all(1)
+        index, length = index[possible], length[possible]
     return index, length
 
 

@@ -74,6 +74,8 @@ class Estimator:
         Raises:
             ValueError: attention with NaN, all zero or not normalised; ``n`` < 1; for draws of distinct locations,
                 ``n`` larger than the number of locations whose attention is not zero.
+
+        Looks at values, so that it cannot be mapped by ``torch.func.vmap``; for gradients by image, loop.
         """
         with torch.no_grad():
             return self._sample(check_log_attention(log_attention, n, self.distinct), log_attention, int(n), generator)
@@ -86,7 +88,7 @@ class Estimator:
     def weights(self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
         """Weights :math:`W_m` of the drawn locations, without gradient: condition (*) of the module's docstring.
 
-        This one serves every draw whose members each follow the attention: :math:`W_m = 1/n` (eq. 4).
+        This one serves every draw that holds location i :math:`n a_i` times on average: :math:`W_m = 1/n` (eq. 4).
         """
         return torch.full_like(index, 1 / index.shape[1], dtype=_working_dtype(log_attention))
 
@@ -112,7 +114,8 @@ class Estimator:
             The estimate, in float32 (float64 if the inputs are).
 
         Raises:
-            ValueError: shapes that do not fit, or a built-in baseline of an estimator that has none.
+            ValueError: shapes that do not fit, or a built-in baseline of an estimator that has none; on the CPU also attention
+                above one at the locations drawn, so that it is no logarithm of a distribution, or distinct draws that are not.
 
         Derivatives of any order are unbiased where the first is. The factor is computed as
         :math:`\\exp(\\log a - \\mathrm{sg}(\\log a)) = a / \\mathrm{sg}(a)`: it has the value and the first derivative of the one
@@ -120,6 +123,7 @@ class Estimator:
         """
         _check_draw(log_attention, index, features)
         log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))  # (B, n)
+        _check_drawn(log_a, log_attention.dtype, index, self.distinct)
         ratio = (log_a - log_a.detach()).exp()[..., None]  # a over a held constant: one, and its gradient is the score
         weights = self.weights(log_attention, index)[..., None]  # (B, n, 1)
         features = features.to(torch.promote_types(features.dtype, weights.dtype))
@@ -343,7 +347,7 @@ class Murthy(_Successive):
         :math:`e^{-(n + 1)(t \\arctan t - \\log(1 + t^2) / 2)}`, :math:`t = 2 \\pi / ((n + 1) h)`: double precision for
         this h.
         """
-        flat = log_attention.detach().flatten(1).double()
+        flat = _normalised(log_attention).double()
         log_a = flat.gather(1, index)
         never_drawn = flat.scatter(1, index, -math.inf).logsumexp(1, keepdim=True)
         peak = index.shape[1] + 1
@@ -435,7 +439,7 @@ class PPS(_AlongCurve):
 
     @torch.no_grad()
     def weights(self, log_attention, index):
-        log_a = log_attention.detach().flatten(1).double().gather(1, index)
+        log_a = _normalised(log_attention).double().gather(1, index)
         log_pi = self._log_inclusion(log_attention, index.shape[1]).gather(1, index)
         return (log_a - log_pi).exp().to(_working_dtype(log_attention))
 
@@ -450,7 +454,7 @@ class PPS(_AlongCurve):
         the others then needs no more than certainty.
         """
         flat = log_attention.detach().flatten(1).double()
-        flat = flat - flat.logsumexp(1, keepdim=True)  # in half precision it sums to one only roughly
+        flat = flat - flat.logsumexp(1, keepdim=True)  # to float64: the inclusions are to sum to n
         largest = flat.topk(n, dim=1).indices
         log_a, log_left = _log_masses(flat, largest)  # (B, n): of the (k + 1)-th largest, and without the k largest
         certain = torch.arange(n, dtype=flat.dtype, device=flat.device)
@@ -482,6 +486,7 @@ class LegacyIdiap(DesRaj):
             raise ValueError(f"{self.name} reproduces published code, which has no baseline; got baseline={baseline!r}")
         _check_draw(log_attention, index, features)
         log_a = log_attention.flatten(1).gather(1, index).to(_working_dtype(log_attention))
+        _check_drawn(log_a, log_attention.dtype, index, self.distinct)
         features = features.to(torch.promote_types(features.dtype, log_a.dtype))
         with torch.no_grad():
             a, mass = (m.exp()[..., None] for m in _log_masses(log_attention.detach(), index))  # (B, n, 1)
@@ -568,6 +573,24 @@ def check_log_attention(
     return flat
 
 
+def _check_drawn(log_a: Float[Tensor, "B n"], given: torch.dtype, index: Int[Tensor, "B n"], distinct: bool) -> None:
+    """What the drawn locations alone tell of attention that is no log-attention, and of a draw that is another estimator's.
+
+    On the CPU only: a GPU would have to wait.
+    """
+    if not log_a.is_cpu or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(log_a):
+        return
+    if distinct and (index.sort(1).values.diff(dim=1) == 0).any():
+        raise ValueError("the draw holds a location twice: expected distinct ones, as this estimator's own sample() draws them")
+    attention = log_a.detach().exp()
+    most = (attention.sum(1) if distinct else attention.amax(1)).max().item() if attention.numel() else 0.0
+    if most > math.exp(_NORMALISATION_TOLERANCE.get(given, 1e-3)):
+        raise ValueError(
+            f"attention of {most:.4g} at the locations drawn, expected at most 1: log_attention is to be the logarithm, "
+            "normalised with log_softmax over all locations"
+        )
+
+
 def _check_draw(log_attention: Tensor, index: Tensor, features: Tensor) -> None:
     """Shapes only: nothing here looks at values, so that a GPU need not wait."""
     if features.ndim != 3 or features.shape[:2] != index.shape:
@@ -586,6 +609,15 @@ def _working_dtype(log_attention: Tensor) -> torch.dtype:
     return torch.float64 if log_attention.dtype == torch.float64 else torch.float32
 
 
+def _normalised(log_attention: Tensor) -> Float[Tensor, "B K"]:
+    """As ``(B, K)``, held constant and in at least float32, what half precision rounds made to sum to one again.
+
+    So all estimators have the same target: those that weigh by 1/n draw from the normalised attention anyway.
+    """
+    flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
+    return flat if flat.dtype == log_attention.dtype else flat - flat.logsumexp(1, keepdim=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Masses and draws
 
@@ -597,13 +629,12 @@ def _log_masses(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     and the draws from m on. Where those drawn hold at most half of the mass nothing cancels, and on the CPU the pass over all
     locations is saved.
     """
-    flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
+    flat = _normalised(log_attention)
     log_a = flat.gather(1, index)  # (B, n)
     drawn = log_a.exp().sum(1)
     never_drawn = drawn.neg().log1p_()[:, None]  # (B, 1)
-    # Half precision is normalised too loosely to tell what is left without looking; on a GPU, looking is cheaper than asking.
-    safe = flat.is_cpu and flat.dtype == log_attention.dtype
-    rows = (drawn > 0.5).nonzero()[:, 0] if safe else torch.arange(len(flat), device=flat.device)
+    # On a GPU, looking is cheaper than asking.
+    rows = (drawn > 0.5).nonzero()[:, 0] if flat.is_cpu else torch.arange(len(flat), device=flat.device)
     if len(rows):
         never_drawn[rows] = flat[rows].scatter_(1, index[rows], -math.inf).logsumexp(1, keepdim=True)
     from_the_end = torch.cat([never_drawn, log_a.flip(1)], dim=1)  # (B, 1 + n)

@@ -16,6 +16,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from numbers import Integral, Real
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.checkpoint import checkpoint
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
@@ -93,10 +95,10 @@ class AttentionSampling(nn.Module):
         share_equal: whether the features of equal patches are computed once. Values and gradients are the same up to rounding,
             and a draw costs as much as it shows different patches: sharp attention draws the same locations again and again, and
             empty ground is the same everywhere. None, as a model begins, for patches on the CPU; on a GPU the host has to wait
-            for the number of patches. Where it would change the result nothing is shared: batch normalisation by the batch's own
-            statistics, dropout, images with a gradient. A feature network that is found to draw random numbers by other means
-            (stochastic depth, say) computes each patch by itself, in that call and in training from then on; one with a generator
-            of its own cannot be found out, so set this to False.
+            for the number of patches. Where it would change the result nothing is shared: images with a gradient, and features
+            that depend on more than the patch itself (batch normalisation by the batch's own statistics, dropout). The first call
+            in each mode finds that out: it computes a few patches in different company, twice, and leaves buffers and random
+            numbers as they were. Where a network has a generator of its own, set this to False: it may not be found out.
 
     Raises:
         ValueError: a size or a number of patches that is none, a scale outside (0, 1], an attention network without geometry, an
@@ -108,7 +110,6 @@ class AttentionSampling(nn.Module):
     """
 
     share_equal: bool | None = None
-    _random_features = False  # whether they have been found to draw random numbers in training
 
     def __init__(
         self,
@@ -219,6 +220,7 @@ class AttentionSampling(nn.Module):
             ValueError: an image of the wrong rank or type, a view of another aspect or batch.
         """
         _check_image(image)
+        given = low
         if low is None:
             low = self.view(image)
         else:
@@ -236,7 +238,9 @@ class AttentionSampling(nn.Module):
                 f"view of {low.shape[2]} × {low.shape[3]} pixels: smaller than the receptive field of the attention network, "
                 f"{self.attention.receptive_field}, so there is no location; use a larger scale"
             )
-        logits = self.attention(_for(self.attention, low))
+        seen = _for(self.attention, low)
+        # A network that begins with an operation in place would change what is the caller's.
+        logits = self.attention(seen.clone() if seen is given else seen)
         if logits.ndim != 3 or len(logits) != len(low):
             raise ValueError(
                 f"the attention network returned shape {tuple(logits.shape)} for a view of {tuple(low.shape)}: expected a map of "
@@ -279,11 +283,11 @@ class AttentionSampling(nn.Module):
         geometry = self.geometry(image, low, log_attention)
         attention = log_attention.flatten(1).exp()  # (B, K)
         parts = torch.arange(attention.shape[1], device=attention.device).split(max(1, chunk // len(image)))
-        if len(parts) > 1:
-            _refuse_batch_norm(self.features, chunk, "call model.eval() first")
-        for index in parts:
+        for number, index in enumerate(parts):
             index = index.expand(len(image), -1)  # (B, chunk)
             seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+            if len(parts) > 1 and not number:
+                _refuse_batch_norm(self.features, seen, chunk, "call model.eval() first")
             yield attention.gather(1, index), seen
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
@@ -292,21 +296,15 @@ class AttentionSampling(nn.Module):
             first, which = distinct_patches(every)
             if len(first) < len(every):
                 distinct = every[first].contiguous(memory_format=torch.channels_last)
-                before = _random_state(patches.device)
-                features = _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
-                if torch.equal(before, _random_state(patches.device)):
-                    return features
-                self._random_features = self.features.training  # equal patches are to have random numbers of their own
+                return _features(self.features, distinct[None])[0][which].unflatten(0, patches.shape[:2])
         return _features(self.features, patches)
 
     def _may_share(self, patches: Shaped[Tensor, "B N C h w"]) -> bool:
         """Whether equal patches are looked for, and have equal features and gradients."""
         if torch.compiler.is_compiling() or not self.shares_equal_on(patches.device):
             return False
-        if self._random_features and self.features.training:
-            return False
         # The gradient by the pixels would go to one of the equal patches only.
-        return not patches.requires_grad and not any(map(_counts_patches, self.features.modules()))
+        return not patches.requires_grad and _depends_on(self.features, patches.flatten(0, 1)) == "patch"
 
     def _classify(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
         return self.classifier(_for(self.classifier, pooled))
@@ -415,7 +413,8 @@ class DeepMIL(nn.Module):
         corners = self.top_left(image).split(self._per_image(len(image)), dim=1)
         look: Callable[..., Tensor] = self._look
         if len(corners) > 1:
-            _refuse_batch_norm(self.features, self.chunk, "use chunk=None or a network with norm='group'")
+            two = extract_patches(image, corners[0][:, :2], self.patch_size, fill=self.fill)
+            _refuse_batch_norm(self.features, two, self.chunk, "use chunk=None or a network with norm='group'")
             if torch.is_grad_enabled():
                 look = partial(checkpoint, self._look, use_reentrant=False)
         features = torch.cat([look(image, some) for some in corners], dim=1)  # (B, K, D)
@@ -488,7 +487,9 @@ class DownsampledCNN(nn.Module):
         Raises:
             ValueError: an image of the wrong rank or type.
         """
-        pooled = self.features(_for(self.features, self.view(image)))
+        seen = _for(self.features, self.view(image))
+        # A network that begins with an operation in place would change what is the caller's.
+        pooled = self.features(seen.clone() if seen is image else seen)
         return Output(logits=self.classifier(_for(self.classifier, pooled)), log_attention=None, index=None, pooled=pooled)
 
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
@@ -528,30 +529,74 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
     return inputs.to(like.device, like.dtype)
 
 
+# What the features of a network depend on, by the modes of its layers: found out once.
+_DEPENDS_ON: weakref.WeakKeyDictionary[nn.Module, dict[tuple, str]] = weakref.WeakKeyDictionary()
+
+
+def _depends_on(network: nn.Module, patches: Shaped[Tensor, "M C h w"]) -> str:
+    """Whether the features of a patch depend on the ``"patch"`` alone, on the ``"batch"`` too, or on ``"random"`` numbers.
+
+    ``"unknown"`` where they cannot be computed for other patches than those of the call.
+    """
+    modes = tuple((type(module), module.training) for module in network.modules())
+    known = _DEPENDS_ON.setdefault(network, {})
+    if modes not in known:
+        # A model within a model looks after its own features; a lazy layer is made in its first call, which is the caller's.
+        if isinstance(network, AttentionSampling) or any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+            return "unknown"
+        if any(map(_counts_batch, network.modules())):  # not tried: in several processes it may not be called just to see
+            known[modes] = "batch"
+        else:
+            try:
+                known[modes] = _found_to_depend_on(network, patches)
+            except Exception:  # whatever it is, the call itself says what is wrong, if anything is
+                return "unknown"
+    return known[modes]
+
+
+def _counts_batch(module: nn.Module) -> bool:
+    """Batch normalisation by the batch's own statistics."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or not module.track_running_stats)
+
+
+@torch.no_grad()
+def _found_to_depend_on(network: nn.Module, patches: Shaped[Tensor, "M C h w"]) -> str:
+    """:func:`_depends_on` by trial: a patch beside an equal one and beside another. Leaves no trace in the network."""
+    one, other = patches[:1].detach(), patches[-1:].detach()
+    if torch.equal(one, other):
+        other = 255 - one if one.dtype == torch.uint8 else 1 - one
+    buffers = list(network.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    device = next(network.parameters(), patches).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        numbers = _random_state(device)
+        twice, beside = (_features(network, torch.cat([one, second])[None])[0] for second in (one, other))
+        drawn = not torch.equal(numbers, _random_state(device))
+    changed = not all(map(torch.equal, buffers, before))
+    for buffer, was in zip(buffers, before, strict=True):
+        buffer.copy_(was)
+    found = torch.stack([twice[0], twice[1], beside[0]])
+    near = 1e-4 * found[0].abs().max().item()  # rounding; the two batches are of one size, so that it is mostly none
+    equal = torch.allclose(found, found[:1].expand_as(found), rtol=0, atol=near, equal_nan=True)
+    return "random" if drawn else "patch" if equal and not changed else "batch"
+
+
 def _random_state(device: torch.device) -> Tensor:
     """Of the global random numbers that a network there draws from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
-def _counts_patches(module: nn.Module) -> bool:
-    """Whether it matters to a layer how often a patch is there: to statistics over the batch, and to what is drawn for each."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.training or not module.track_running_stats
-    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return module.training and module.track_running_stats
-    drawn = (nn.modules.dropout._DropoutNd, nn.RReLU)
-    inside = isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
-    return module.training and (inside or isinstance(module, drawn))
-
-
-def _refuse_batch_norm(features: nn.Module, chunk: int | None, instead: str) -> None:
+def _refuse_batch_norm(features: nn.Module, patches: Shaped[Tensor, "B N C h w"], chunk: int | None, instead: str) -> None:
     """Raise a ValueError if patches in chunks would each be normalised by their own chunk."""
-    for name, module in features.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise ValueError(
-                f"chunk={chunk} with {type(module).__name__} ({name!r} of the features) in training mode: each chunk would have "
-                f"statistics of its own; {instead}"
-            )
+    layers = ((name, part) for name, part in features.named_modules() if _counts_batch(part))
+    for name, layer in layers:
+        what = f"{type(layer).__name__} ({name!r} of the features)" + " in training mode" * layer.training
+        break
+    else:
+        if torch.compiler.is_compiling() or _depends_on(features, patches.flatten(0, 1)) != "batch":
+            return
+        what = f"{type(features).__name__}, whose features depend on the other patches of the batch"
+    raise ValueError(f"chunk={chunk} with {what}: each chunk would have statistics of its own; {instead}")
 
 
 def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:

@@ -240,7 +240,11 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 
 def magnitude(view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 1 h w"]:
-    """How much there is at each pixel: :math:`|V|`, mean over the channels."""
+    """How much there is at each pixel: :math:`|V|`, mean over the channels.
+
+    For images in which 0 means that nothing is there. Where they are normalised around another value, that is as salient as
+    what is bright: take :func:`local_contrast`.
+    """
     return _at_least_float32(view).abs().mean(1, keepdim=True)
 
 
@@ -252,13 +256,15 @@ def redness(view: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 1 h w"]:
     1 for pure red, 0 for grey and for whatever has as much green or blue. A sum below 1/255 counts as 1/255.
 
     Raises:
-        ValueError: a view without three channels.
+        ValueError: a view without three channels; on the CPU, also a negative pixel, as images normalised around zero have.
 
     Source: Ruta, Li & Liu, *Real-time traffic sign recognition from video by class-specific discriminative features*, Pattern
     Recognition 43, 2010.
     """
     if view.shape[1] != 3:
         raise ValueError(f"view of shape {tuple(view.shape)}: expected 3 channels, red, green and blue")
+    if view.is_cpu and not torch.compiler.is_compiling() and (least := view.min().item()) < 0:
+        raise ValueError(f"view with a pixel of {least:.3g}: expected colours from 0, before any normalisation around zero")
     red, green, blue = _at_least_float32(view).split(1, dim=1)  # (B, 1, h, w) each
     return torch.minimum(red - green, red - blue).clamp(min=0) / (red + green + blue).clamp(min=1 / 255)
 
@@ -293,8 +299,9 @@ class SaliencyPrior(nn.Module):
     .. math::  \\text{logits} = \\text{network}(V) + p \\log(\\epsilon + \\overline{s(V)})
 
     with :math:`\\overline{s(V)}` the mean, or the maximum, of a saliency s of the view's pixels in each location's receptive
-    field. The saliency has to fit the images: :func:`magnitude`, the default, finds bright things on a dark ground, as in
-    Megapixel MNIST, and on a bright ground would look at the ground; there :func:`local_contrast` serves.
+    field. The saliency has to fit the images: :func:`magnitude`, the default, finds bright things on a ground of zeros, as in
+    Megapixel MNIST, and on a bright ground, or on black that was normalised to a negative value, would look at the ground;
+    there :func:`local_contrast` serves.
 
     An untrained network is close to uniform: of ten patches of a Megapixel MNIST image hardly one holds a digit, and training
     stays at chance for hundreds of epochs. With the prior the first draws already fall on objects; what is worth a look among

@@ -270,13 +270,19 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
     working = torch.promote_types(dtype, torch.float32)  # half precision would round the weights
-    flat = image.reshape(batch * channels, height, width)
-    parts = []
+    try:
+        planes = [image.view(batch * channels, height, width)]
+    except RuntimeError:  # expanded, or channels last: image by image, or all of it would be copied
+        planes = list(image)
+    views = []
     with torch.autocast(image.device.type, enabled=False):  # a mean of hundreds of pixels, in full precision
-        for rows in _row_means(flat, size[0], working):
-            columns = _column_means(rows, size[1])
-            parts.append((columns / 255 if image.dtype == torch.uint8 else columns).to(dtype))
-    return torch.cat(parts, dim=1).reshape(batch, channels, *size)
+        for plane in planes:
+            parts = []
+            for rows in _row_means(plane, size[0], working):
+                columns = _column_means(rows, size[1])
+                parts.append((columns / 255 if image.dtype == torch.uint8 else columns).to(dtype))
+            views.append(torch.cat(parts, dim=1))
+    return torch.cat(views).reshape(batch, channels, *size)
 
 
 def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) -> Iterator[Float[Tensor, "C q W"]]:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from atslib.loading import load, seed_for
 from atslib.models import evaluating
 from atslib.patches import ImageSource
-from atslib.training import _device_of
+from atslib.training import _check_set, _device_of, _warn_of_range
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def predict(
         options: for the model's call, ``n_patches=50``, say.
 
     Raises:
-        ValueError: no image; looks that are no whole number above 0; what the model raises, with the number of the image.
+        ValueError: no image, or a loader in place of a set; looks that are no whole number above 0; what the model raises, with
+            the number of the image.
+        FloatingPointError: logits that are not finite.
 
     >>> from atslib import UniformSampling
     >>> from atslib.networks import Classifier, LeNetFeatures
@@ -88,13 +90,16 @@ def predict(
     """
     if looks != int(looks) or looks < 1:
         raise ValueError(f"looks={looks}: expected a whole number, at least 1")
-    if not len(images):
-        raise ValueError("0 images: expected at least 1")
+    _check_set(images, "a set")
+    if "generator" in options:
+        raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
     device = _device_of(model) if device is None else torch.device(device)
     answers = []
     loaded = load(_Unlabelled(images), [[number] for number in range(len(images))], device, workers=workers)
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
+            if not number:
+                _warn_of_range(image)
             draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -102,6 +107,8 @@ def predict(
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
             answers.append(torch.stack(every).cpu())
+            if not answers[-1].isfinite().all():  # NaN would be counted as an answer, of the class that comes first
+                raise FloatingPointError(f"image {number}: logits that are not finite")
     return Prediction(torch.stack(answers))
 
 

@@ -188,9 +188,10 @@ def train(
     """Train ``model`` in place and return its curve, one dict an epoch; fewer than ``settings.epochs`` if it was stopped.
 
     Each dict holds ``epoch``, ``seconds`` (of training so far, tests not counted), ``train_loss`` (cross-entropy, mean over
-    the epoch, with the class weights if there are any), ``train_error``, ``entropy`` (mean, nats; not of methods without
-    attention), and, in epochs with a test, ``test_loss`` and ``test_error``. With another ``loss`` it stands in place of the
-    cross-entropy, and errors are there where ``error`` says what they are.
+    the epoch), ``train_error``, ``entropy`` (mean, nats; not of methods without attention), and, in epochs with a test,
+    ``test_loss`` and ``test_error``. With another ``loss`` it stands in place of the cross-entropy, and errors are there where
+    ``error`` says what they are. Of training, class weights and the images that a balanced epoch repeats count; the test has
+    each image once, unweighted, so that with these the two losses do not compare.
 
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. It is put into
@@ -260,7 +261,13 @@ def train(
         # Convolutions like the channels last; on a CPU, group normalisation is ten times slower that way.
         if device.type != "cpu" or not any(isinstance(module, nn.GroupNorm) for module in network.modules()):
             network.to(memory_format=torch.channels_last)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"{type(model).__name__} has no parameter with requires_grad: there is nothing to train")
+    if optimiser is not None and not settings.learning_rate:
+        raise ValueError("learning_rate=0 with an optimiser: its rates are scaled by what the schedule leaves of this one")
     made = torch.optim.Adam(model.parameters(), lr=settings.learning_rate) if optimiser is None else optimiser(model)
+    if isinstance(made, torch.optim.LBFGS):
+        raise ValueError("optimiser LBFGS: expected one that makes a step from one gradient, such as torch.optim.AdamW")
     rates = [group["lr"] for group in made.param_groups]  # at the start
     classes = None  # of the images, where it matters for the order in which they are shown
     if settings.balanced:
@@ -476,7 +483,8 @@ def evaluate(
         options: for the model's call, ``n_patches=50``, say.
 
     Returns:
-        ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial), ``n``
+        ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial,
+        :math:`\\sqrt{e (1 - e) / n}`: 0 where all or none are wrong, which is not to say that the error is known), ``n``
         (images), ``confusion`` (images by true and by answered class), ``predicted``, ``labels`` and ``logits`` (tensors, in
         the set's order). With a ``loss``: its mean, ``n``, ``labels`` and ``logits``. With an ``error``: its mean, and as
         ``stderr`` that of the mean, :math:`s / \\sqrt n`.
@@ -508,6 +516,7 @@ def evaluate(
                     raise
             _check_output(model, out)
             if logits is None:
+                _warn_of_range(images)
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
                 whole = torch.ones((), device=device)
@@ -569,7 +578,7 @@ def _check_set(dataset: Dataset, what: str) -> None:
     if isinstance(dataset, DataLoader):
         raise ValueError(f"a DataLoader for {what}: expected the set itself, loader.dataset, and workers as an argument")
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        raise ValueError(f"a {type(dataset).__name__} for {what}: expected one with a length whose items are (image, label)")
+        raise ValueError(f"a {type(dataset).__name__} for {what}: expected a set with a length and items, (image, label) each")
     if not len(dataset):
         raise ValueError(f"{what} of 0 images: expected at least 1")
 

@@ -444,7 +444,7 @@ found, _ = minimise(lambda p: sum(eq8(p, a, g) for g in shuffled) / len(shuffled
 print(f"norms in any order: found {row(found, 6)}")
 
 # %% [markdown]
-# Confirmed, among independent draws weighted by $a/p$. Note the $-\lVert\mu\rVert^2$: the more the features agree, the less there is to estimate.
+# Confirmed, among independent draws from one distribution, each weighted by $a/p$. Note the $-\lVert\mu\rVert^2$: the more the features agree, the less there is to estimate.
 
 # %% [markdown]
 # (one-direction)=
@@ -525,7 +525,7 @@ print(f"variance along c: best for c {along(p, positive):.6f}, attention {along(
 #
 # Equation 5 compares distributions for *one* draw of the form $a_I f_I / p_I$. Better estimators lie outside of this family.
 #
-# - **Draws that know of each other.** $N$ independent draws may hit the same location twice. Drawing without replacement, or spreading the draws
+# - **Draws that share the work.** $N$ independent draws may hit the same location twice. Drawing without replacement, or spreading the draws
 #   evenly over the attention, can have less variance at the same $N$ and the same attention: Des Raj's and Murthy's weights and stratified draws never have more. The cell below shows it for three
 #   locations; [chapter 4](04_without_replacement.ipynb) and [chapter 5](05_lower_variance.ipynb) are about it.
 # - **The gradient.** What trains the network is the gradient of the estimate, a different vector with its own best distribution
@@ -549,9 +549,9 @@ for name, estimator in compared.items():
 # - Equations 5 to 9 hold. "Variance" means the trace of the covariance; from eq. 6 to eq. 7 the quantities differ by the constant
 #   $\lVert\mu\rVert^2$ and only the argmins are equal.
 # - The least total variance belongs to $p^* \propto a \lVert f \rVert$. Using $a$ instead costs a factor $1 + c^2 / (1 - \rho^2)$, with $c$ the coefficient of variation of the norms.
-# - With equal norms the factor is one, and the attention has the least total variance of all independent draws weighted by $a/p$: this is why the feature networks of this book end in a unit norm.
+# - With equal norms the factor is one, and the attention has the least total variance of all independent draws from one distribution, weighted by $a/p$: this is why the feature networks of this book end in a unit norm.
 # - For a single direction (also called $c$ above) the best distribution is $a \lvert\langle c, f\rangle\rvert$, which is another one, unit norm or not.
-# - The optimum is one among independent draws. Draws without replacement and evenly spread draws can have less variance.
+# - The optimum is one among independent draws from one distribution. Draws without replacement and evenly spread draws can have less variance.
 
 # %% [markdown]
 # ## Exercises

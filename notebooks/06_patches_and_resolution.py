@@ -782,5 +782,6 @@ plt.show()
 # :::{solution} ex-06-border
 # :class: dropdown
 # The patches: `extract_patches` fills with 0, which is mid-grey in $[-1, 1]$; pass `fill=-1` (in `AttentionSampling`, too). The attention network: `padding=1` pads the view with 0
-# as well; give its convolutions `padding_mode="replicate"`, or shift the view so that black is 0. With `uint8` images neither happens: they are read as $[0, 1]$.
+# as well; give its convolutions `padding_mode="replicate"`, or shift the view so that black is 0. With `uint8` images on a black ground neither happens: they are read as $[0, 1]$. On a bright ground 0 is a black bar: give
+# `fill` the ground's brightness.
 # :::

@@ -586,8 +586,8 @@ Markdown(summary)
 #
 # :::{solution} ex-14-entropy
 # :class: dropdown
-# The mean over drawn regions estimates $\sum_m a_m H(b_{\cdot|m})$ only if each draw follows $a$ and all weigh the same, as with replacement or in systematic draws. Without
-# replacement the later draws do not follow $a$; the estimator's weights correct for it. And its gradient for $a$ is missing: moving attention to regions of higher entropy is rewarded too.
+# The mean over drawn regions estimates $\sum_m a_m H(b_{\cdot|m})$ only if a draw holds region $m$ $Na_m$ times on average and all weigh the same, as with replacement or in systematic draws. Without
+# replacement that is not so; the estimator's weights correct for it. And its gradient for $a$ is missing: moving attention to regions of higher entropy is rewarded too.
 # :::
 #
 # :::{exercise}

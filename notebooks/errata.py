@@ -127,7 +127,7 @@ print(f"derivative of the mean: {truth:.1f}")  # NBVAL_CHECK_OUTPUT
 # (cell-err-minimum-variance)=
 # ### "The minimum variance estimator of the full model"
 #
-# Sampling from the attention has minimal *total* variance among *independent* draws weighted by $a/p$, for features of equal norm ([chapter 2](02_variance_optimality.ipynb)). Dependent draws do better. Two locations with attention ½ each, features $-1$ and $+1$, two draws: with eq. 14's weights
+# Sampling from the attention has minimal *total* variance among *independent* draws from one distribution, weighted by $a/p$, for features of equal norm ([chapter 2](02_variance_optimality.ipynb)). Other draws do better. Two locations with attention ½ each, features $-1$ and $+1$, two draws: with eq. 14's weights
 # one of each is exact (Des Raj averages it with the first draw alone, which is not).
 
 # %%

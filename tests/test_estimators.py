@@ -581,19 +581,38 @@ def test_second_derivatives_are_unbiased_too(estimator, with_baseline):
 @pytest.mark.parametrize("name", ["pps", "des_raj", "eq14", "murthy", "systematic"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_loosely_normalised_attention(name, dtype):
-    """Half precision sums to one only roughly: weights add up to what there is, distinct draws stay distinct."""
+    """Half precision sums to one only roughly: weights are those of the normalised attention, distinct draws stay distinct."""
     attention = torch.cat([torch.tensor([0.15]), 0.85 * torch.rand(63, generator=torch.Generator().manual_seed(0)).softmax(0)])
     log_attention = attention.log().view(1, 8, 8).to(dtype)
     index = ESTIMATORS[name].sample(log_attention.expand(20_000, -1, -1), 8, generator=torch.Generator().manual_seed(1))
     if ESTIMATORS[name].distinct:
         assert (index.sort(1).values.diff(dim=1) > 0).all()
-    if name in ("des_raj", "eq14"):  # of these the weights of every draw sum to the mass
-        weights = ESTIMATORS[name].weights(log_attention.expand(100, -1, -1), index[:100])
-        total = log_attention.double().exp().sum()
-        torch.testing.assert_close(weights.double().sum(1), total.expand(100), rtol=1e-5, atol=0)
+    weights = ESTIMATORS[name].weights(log_attention.expand(100, -1, -1), index[:100])
+    if name == "pps":  # of the others the weights of every draw sum to one
+        exact = log_attention.double() - log_attention.double().flatten(1).logsumexp(1)
+        expected = ESTIMATORS[name].weights(exact.expand(100, -1, -1), index[:100])
+        torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=0)
+    else:
+        torch.testing.assert_close(weights.double().sum(1), torch.ones(100, dtype=torch.float64), rtol=1e-5, atol=0)
     if name == "pps":
         included = ESTIMATORS[name]._log_inclusion(log_attention, 8).exp()
         torch.testing.assert_close(included.sum(), torch.tensor(8.0, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_probabilities_in_place_of_their_logarithms_are_found_out(name):
+    attention = torch.tensor([[[0.5, 0.3], [0.2, 0.0]]])
+    index, features = torch.tensor([[0, 1]]), torch.ones(1, 2, 1)
+    ESTIMATORS[name](attention.log(), index, features)
+    for wrong in (attention, 3 * attention):  # probabilities, and logits as they come
+        with pytest.raises(ValueError, match="at the locations drawn, expected at most 1"):
+            ESTIMATORS[name](wrong, index, features)
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if ESTIMATORS[name].distinct])
+def test_a_location_twice_is_another_estimators_draw(name):
+    with pytest.raises(ValueError, match="holds a location twice"):
+        ESTIMATORS[name](UNIFORM, torch.tensor([[2, 0, 2]]), torch.ones(1, 3, 1))
 
 
 def test_a_standard_error_is_as_precise_as_the_estimate():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from atslib.enumeration import every_draw
 from atslib.estimators import ESTIMATORS
@@ -194,6 +195,7 @@ def sparse():
 
 def outcome(model, call, image):
     """Logits and their gradients by all parameters, and how many patches the features were asked for."""
+    call(image)  # the first call finds out what the features depend on
     seen = []
     hook = model.features.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     logits = call(image).logits
@@ -273,8 +275,8 @@ def test_dropout_inside_of_a_layer_counts_too(kind, dropout, at_once):
 
     model = small_model()
     model.features = Words()
-    assert model._may_share(torch.zeros(3, 1, 8, 8)) == at_once
-    assert model.eval()._may_share(torch.zeros(3, 1, 8, 8))
+    assert model._may_share(torch.zeros(3, 1, 1, 8, 8)) == at_once
+    assert model.eval()._may_share(torch.zeros(3, 1, 1, 8, 8))
 
 
 def test_gradients_by_pixels_are_those_of_each_patch(sparse):
@@ -643,6 +645,8 @@ def test_what_lies_outside_the_image_is_fill():
     parts = (features, Classifier(5, 3))
     ats = AttentionSampling(MegapixelMNISTAttention(), *parts, 12, 6, 0.125, fill=255)  # all 6 patches cross the border
     uniform, mil = UniformSampling(*parts, 12, 6, 0.125, fill=255), DeepMIL(MILAttention(5), *parts, 12, (2, 3), fill=255)
+    ats(image)  # the first call finds out what the features depend on, with patches of its own
+    seen.clear()
     for look in (ats, ats.exact, uniform, mil):
         look(image)
     assert seen == [[1.0]] * 4
@@ -653,7 +657,10 @@ def test_a_chunk_bounds_the_patches_of_a_whole_batch():
     features, seen = watched(small_features(), len)
     parts = (features, Classifier(5, 3))
     with torch.no_grad():
-        AttentionSampling(MegapixelMNISTAttention(), *parts, 8, 2, 0.125).exact(image, chunk=4)
+        ats = AttentionSampling(MegapixelMNISTAttention(), *parts, 8, 2, 0.125)
+        ats(image)  # the first call finds out what the features depend on, with patches of its own
+        seen.clear()
+        ats.exact(image, chunk=4)
         DeepMIL(MILAttention(5), *parts, 8, (2, 3), chunk=4)(image)
     assert seen == [4] * 6
 
@@ -710,17 +717,94 @@ def test_patches_are_not_shared_where_features_draw_random_numbers():
         given.clear()
         torch.manual_seed(call)
         pooled = drawn(image, generator=torch.Generator().manual_seed(1)).pooled
-        # It is found out in the first call, which computes the patches again, and known from then on.
-        assert given == ([1, 30] if call == 0 else [30])
+        assert given == ([2, 2, 30] if call == 0 else [30])  # the first call finds it out with a few patches
         assert not torch.allclose(pooled, torch.zeros_like(pooled))
     drawn.eval()
     given.clear()
     drawn(image)
-    assert given == [1]  # where nothing is drawn they are shared again
+    assert given == [2, 2, 1]  # where nothing is drawn they are shared again
     drawn.train()
     given.clear()
     drawn(image)
     assert given == [30]
+
+
+class BatchCentred(nn.Module):
+    """Batch normalisation that no type of layer tells of, with or without running statistics."""
+
+    def __init__(self, running):
+        super().__init__()
+        self.running = running
+        if running:
+            self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        if self.running:  # no patch sees the others, but how often one is there counts
+            self.mean.lerp_(x.mean()[None], 0.1)
+            return x
+        return x - x.mean((0, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_patches_are_not_shared_where_features_depend_on_the_batch(running):
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(1, 2, 3), BatchCentred(running), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    model = AttentionSampling(MegapixelMNISTAttention(), features, Classifier(2, 3), patch_size=8, n_patches=30, scale=0.25)
+    image = torch.zeros(1, 1, 64, 64)
+    image[..., 8:24, 8:24] = torch.rand(16, 16)
+    numbers = torch.get_rng_state()
+    found = []
+    for model.share_equal in (None, False):
+        if running:
+            features[1].mean.zero_()
+        found.append(model(image, generator=torch.Generator().manual_seed(1)).pooled)
+        found.append(features[1].mean.clone() if running else torch.zeros(1))
+    torch.testing.assert_close(found[:2], found[2:], rtol=0, atol=0)
+    assert torch.equal(numbers, torch.get_rng_state())  # finding it out draws no number of the caller's
+    mil = DeepMIL(MILAttention(2), features, Classifier(2, 3), 8, (2, 2), chunk=1)
+    for chunked in (mil, lambda image: model.exact(image, chunk=64)):
+        with pytest.raises(ValueError, match="Sequential, whose features depend on the other patches of the batch"):
+            chunked(image)
+    model.eval(), mil.eval()
+    model.share_equal = None
+    assert model._may_share(image[None, :, :, :8, :8]) and mil(image).logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_gradients_are_right_where_features_draw_random_numbers(reentrant):
+    def gradient(call):
+        torch.manual_seed(0)
+        features = nn.Sequential(nn.Conv2d(1, 2, 3), StochasticDepth(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        model = AttentionSampling(MegapixelMNISTAttention(), features, Classifier(2, 3), 8, 30, scale=0.25)
+        image = torch.zeros(1, 1, 64, 64, requires_grad=True)  # the reentrant kind wants an input with a gradient
+        call(lambda i: model(i.detach()).logits, image).square().sum().backward()
+        return model.classifier.linear.weight.grad
+
+    once = gradient(lambda model, image: model(image))
+    torch.testing.assert_close(gradient(lambda model, image: checkpoint(model, image, use_reentrant=reentrant)), once)
+
+
+@pytest.mark.parametrize("make", ["low", "view", "cnn"])
+def test_a_network_that_works_in_place_leaves_the_callers_tensors_alone(make):
+    class Normalised(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5).div_(0.25))
+
+    torch.manual_seed(0)
+    image, low = torch.rand(1, 1, 16, 24), torch.rand(1, 1, 8, 12)
+    if make == "cnn":
+        model = DownsampledCNN(Normalised(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), Classifier(2, 3))
+    else:
+        attention = Normalised(nn.Conv2d(1, 1, 3), nn.Flatten(1, 2))
+        attention.stride, attention.padding, attention.receptive_field = 1, 0, 3
+        model = AttentionSampling(attention, small_features(), Classifier(5, 3), 8, 2, scale=1 if make == "view" else 0.5)
+    given = (image, low) if make == "low" else (image,)
+    before = [tensor.clone() for tensor in given]
+    with torch.no_grad():
+        model(*given)
+    assert all(map(torch.equal, given, before))
 
 
 def test_the_view_may_have_other_channels_than_the_image():

@@ -301,6 +301,8 @@ def test_redness_by_hand():
     torch.testing.assert_close(redness(view), redness(0.3 * view))  # whatever the light
     with pytest.raises(ValueError, match="expected 3 channels"):
         redness(view[:, :1])
+    with pytest.raises(ValueError, match=r"a pixel of -1: expected colours from 0, before any normalisation"):
+        redness(2 * view - 1)
 
 
 @pytest.mark.parametrize("peak, power", [(False, 1.0), (True, 1.0), (True, 2.0)])

@@ -249,6 +249,19 @@ def test_downsample_needs_no_copy_of_a_large_image(size):
     assert peak_memory(lambda: downsample(image, (size, size))) - image.nbytes < 0.2 * image.nbytes
 
 
+@pytest.mark.parametrize("layout, saved", [("channels last", 0.25), ("expanded", 0.8)])  # share of the pixels
+def test_downsample_needs_no_copy_of_a_batch_in_another_layout(layout, saved):
+    image = torch.randint(0, 256, (2, 3, 1000, 1000), dtype=torch.uint8)
+    last, expanded = image.contiguous(memory_format=torch.channels_last), image[:1, :1].expand(8, 3, -1, -1)
+    image = last if layout == "channels last" else expanded
+    expected = downsample(image.contiguous(), (100, 100))
+    torch.testing.assert_close(downsample(image, (100, 100)), expected, rtol=0, atol=1e-7)
+    held = image.untyped_storage().nbytes()
+    taken = peak_memory(lambda: downsample(image, (100, 100))) - held
+    copied = peak_memory(lambda: downsample(image.contiguous(), (100, 100))) - held
+    assert copied - taken > saved * image.numel()
+
+
 def test_downsample_is_not_rounded_by_autocast():
     image = torch.randint(0, 256, (1, 1, 60, 60), dtype=torch.uint8)
     with torch.autocast("cpu", torch.bfloat16):

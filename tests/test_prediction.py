@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from atslib import AttentionSampling, DownsampledCNN
 from atslib.loading import seed_for
@@ -92,6 +92,27 @@ def test_what_does_not_fit_is_named():
     bad[1] = torch.zeros(1, 8, 8)
     with pytest.raises(ValueError, match="image 1: "):
         predict(trained, bad, progress=False)
+
+
+def test_what_is_no_set_of_images_is_named():
+    with pytest.raises(ValueError, match="a DataLoader for a set: expected the set itself"):
+        predict(model(), DataLoader(images()))
+    with pytest.raises(ValueError, match="a generator for a set"):
+        predict(model(), (image for image in images()))
+    with pytest.raises(ValueError, match="a generator for predict: expected a seed"):
+        predict(model(), images(), generator=torch.Generator())
+
+
+def test_an_answer_that_is_not_finite_is_no_class():
+    trained = model()
+    trained.classifier.linear.weight.data[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="image 0: logits that are not finite"):
+        predict(trained, images(), progress=False)
+
+
+def test_floating_point_images_of_another_range_are_warned_of():
+    with pytest.warns(UserWarning, match="floating-point images up to 255, which the networks see as they are"):
+        predict(model(), [torch.full((1, 60, 80), 255.0)], progress=False)
 
 
 def test_an_output_of_ones_own_will_do():

@@ -388,8 +388,19 @@ def test_labels_of_the_test_set_are_looked_at_first(tmp_path):
 def test_what_is_no_set_is_named(run):
     with pytest.raises(ValueError, match=r"a DataLoader for a .* set: expected the set itself"):
         run(DataLoader(data()))
-    with pytest.raises(ValueError, match=r"a generator for a .* set: expected one with a length"):
+    with pytest.raises(ValueError, match=r"a generator for a .* set: expected a set with a length"):
         run(item for item in data())
+
+
+def test_what_cannot_be_trained_is_named():
+    frozen = model().requires_grad_(False)
+    with pytest.raises(ValueError, match="AttentionSampling has no parameter with requires_grad"):
+        train(frozen, data(), None, SETTINGS, progress=False)
+    with pytest.raises(ValueError, match="learning_rate=0 with an optimiser"):
+        still = replace(SETTINGS, learning_rate=0.0)
+        train(model(), data(), None, still, optimiser=lambda m: torch.optim.SGD(m.parameters(), lr=0.1), progress=False)
+    with pytest.raises(ValueError, match="optimiser LBFGS: expected one that makes a step from one gradient"):
+        train(model(), data(), None, SETTINGS, optimiser=lambda m: torch.optim.LBFGS(m.parameters()), progress=False)
 
 
 def test_items_are_pairs():
