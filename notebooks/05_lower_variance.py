@@ -870,14 +870,14 @@ def draw_and_weigh(name, n):
 
 
 timed = {(name, n): draw_and_weigh(name, n) for name in NAMES for n in (10, 100)} | {"network": lambda: attention_network(views)}
-measured = {row["method"]: np.array(row["ms_all"]) for row in compare(timed, repetitions=15, memory=False)}
-cost = {key: times.min() for key, times in measured.items()}
+timings = {row["method"]: torch.tensor(row["ms_all"]) for row in compare(timed, repetitions=15, memory=False)}
+cost = {key: times.min().item() for key, times in timings.items()}
 network_time = cost["network"]
 
 
 def times_as_long(name, than, n=10):
     """Median over the repetitions, in each of which the two come one after the other: what disturbs one disturbs the other."""
-    return np.median(measured[name, n] / measured[than, n])
+    return (timings[name, n] / timings[than, n]).median().item()
 
 
 display(

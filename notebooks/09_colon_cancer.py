@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Colon cancer
 #
-# Does an image of stained tissue, 500 × 500 pixels, show epithelial nuclei? The label of the whole image is all that a model is trained on.
+# Does an image of stained tissue, 500 × 500 pixels, show epithelial nuclei? A model is told nothing but the label of the whole image.
 # The paper's §4.3 asks whether ten patches, drawn by attention, answer as well as all 2,500 patches of the image, or as a network that reads
 # every pixel, and whether attention ends up on the epithelium that nobody pointed out to it.
 #
@@ -14,7 +14,7 @@
 # - on what kind of images the same network does not start to learn, and a way to start it.
 #
 # **Time and hardware:** one or two minutes on one CPU core; nothing is downloaded. The runs behind the tables were made before, on
-# one core each, in the minutes that the first table gives for each machine; `profile="laptop"` repeats them.
+# one core each, in [the minutes given for each machine](#cell-colon-runs); `profile="laptop"` repeats them.
 #
 # The images may not be redistributed, so this page shows none. [What is in the set and where to get it](data_colon_cancer.ipynb) is a page of
 # its own.
@@ -54,41 +54,13 @@ from atslib.training import train
 plots.use_style()
 trained = "paper" if profile == "paper" else "laptop"  # the profile of the runs
 TERM = "Deep MIL†"  # trained with the entropy term of ATS
-ORDER = ("U-10", "U-50", "CNN 0.5", "CNN 1", "Deep MIL", TERM, "ATS-10", "ATS-50")
-COLOURS = dict(zip(ORDER, (plots.GREY, plots.BLACK, plots.GREEN, plots.BLUE, plots.PURPLE, plots.SKY, plots.ORANGE, plots.RED), strict=True))
+ORDER = ("U-10", "U-50", "CNN 0.5", "CNN 1", "Deep MIL", "ATS-10", "ATS-50")
+COLOURS = dict(zip(ORDER, (plots.GREY, plots.BLACK, plots.GREEN, plots.BLUE, plots.PURPLE, plots.ORANGE, plots.RED), strict=True))
 try:
     tests = [ColonCancer(split="test", fold=fold) for fold in range(N_FOLDS)]
 except (DataError, ImportError):
     tests = None  # the page does without
 
-
-def pm(values, digits=3):
-    mean, stderr = mean_and_stderr(values)
-    return f"{mean:.{digits}f}" + ("" if math.isnan(stderr) else f" ± {stderr:.{digits}f}")
-
-
-# %% [markdown]
-# ## The methods
-#
-# | | what it reads |
-# |---|---|
-# | U-10, U-50 | 10 or 50 patches of 27 × 27 pixels from anywhere, averaged |
-# | CNN | all pixels, at half (0.5) or full resolution (1) |
-# | Deep MIL {cite}`ilse2018` | 2,500 patches of a 50 × 50 grid, weighed by attention computed from their features |
-# | Deep MIL† | the same, rewarded in training for spread attention as ATS is; our first runs were so, the paper's are not |
-# | ATS-10, ATS-50 | 10 or 50 patches drawn by attention {cite}`katharopoulos2019`, which sees the image at a fifth of its resolution |
-#
-# The feature network of U, Deep MIL and ATS is the same. All are trained on 80 images and tested on the other 20; five runs, each with another
-# fold as its test and another seed, test every image once.
-#
-# ## What was trained
-#
-# The paper trains for 30,000 updates and does not say how many images an update has. The runs below, of the
-# profile `laptop`, are shorter, and the two methods that read everything get fewer images still.
-# **The budget is not the same for all**: look at the column "images seen" before you compare. U-10 and ATS-10, which are cheap, were also
-# trained with as many updates as the paper; those runs are in no table but [their own](#cell-colon-long).
-
-# %% tags=["hide-input"]
 less = [(("batch_size", 4), ("updates", 500))] if trained == "laptop" else [()]
 least = [(("batch_size", 4), ("updates", 400))] if trained == "laptop" else [()]
 paper = colon_cancer.PROFILES["paper"]
@@ -97,7 +69,7 @@ long_run = [(("test_every", paper.training.test_every), ("updates", paper.update
 PLAN = {
     "U-10": dict(method=["uniform"], n_patches=[10]),
     "U-50": dict(method=["uniform"], n_patches=[50]),
-    "CNN 0.5": dict(method=["cnn"], cnn_scale=[0.5], changes=less),
+    "CNN 0.5": dict(method=["cnn"], cnn_scale=[0.5]),
     "CNN 1": dict(method=["cnn"], cnn_scale=[1.0], changes=less),
     "Deep MIL": dict(method=["deep_mil"], changes=least),
     "ATS-10": dict(method=["ats"], n_patches=[10]),
@@ -121,7 +93,49 @@ elif profile != "smoke":
                 run.execute(group, max_seconds=left, report=lambda line: None)
     nuclei.main(["--out", "../results"])
 
+# %% [markdown]
+# (cell-tab1)=
+# ## Table 1: error, loss, time and memory
+#
+# U-10 and U-50 average 10 or 50 patches of 27 × 27 pixels from anywhere. CNN 0.5 and CNN 1 read all pixels, at half and at full resolution. Deep MIL
+# {cite}`ilse2018` weighs the 2,500 patches of a 50 × 50 grid by an attention computed from their features. ATS-10 and ATS-50 {cite}`katharopoulos2019` draw 10 or 50 patches by an attention that
+# sees the image at a fifth of its resolution. U, Deep MIL and ATS have the same feature network. All are trained on 80 images and tested on the other 20; five runs,
+# each with another fold as its test and another seed, test every image once.
+
 # %% tags=["hide-input"]
+PAPER = {  # Table 1 of Katharopoulos & Fleuret (2019): train loss and test error with their standard errors, ms, MB
+    "U-10": (0.210, 0.031, 0.156, 0.006, 1.8, 19),
+    "U-50": (0.075, 0.000, 0.124, 0.010, 4.6, 24),
+    "CNN 0.5": (0.002, 0.000, 0.104, 0.009, 4.8, 65),
+    "CNN 1": (0.002, 0.000, 0.092, 0.012, 18.7, 250),
+    "Deep MIL": (0.007, 0.000, 0.093, 0.004, 48.5, 644),
+    "ATS-10": (0.083, 0.019, 0.093, 0.014, 1.8, 21),
+    "ATS-50": (0.028, 0.002, 0.093, 0.019, 4.5, 26),
+}
+BUDGET = {"batch_size", "updates", "test_every"}  # how long a method is trained and how often tested, not what it is
+AT_END = 10  # recorded epochs whose mean is a run's last training loss
+
+
+def smooth(curve):
+    """Mean of the last ten recorded epochs, at each of them."""
+    return pandas.Series(curve).rolling(AT_END, min_periods=1).mean().to_numpy()
+
+
+def last_loss(curve):
+    """The training loss that a run ends with; of a short curve, which is still falling, the last epoch alone."""
+    return float(smooth(curve)[-1] if len(curve) >= 6 * AT_END else curve[-1])
+
+
+def pm(values, digits=3, between=" "):
+    mean, stderr = mean_and_stderr(values)
+    return f"{mean:.{digits}f}" + ("" if math.isnan(stderr) else f"{between}± {stderr:.{digits}f}")
+
+
+def listed(names):
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 records = load_records("../results/runs")
 records = records[(records["experiment"] == "colon_cancer") & records["dataset.name"].str.startswith("CRCHistoPhenotypes")]
 own = records[(records["profile"] == trained) & (records["method"] == "ats") & (records["n_patches"] == 10)]
@@ -132,6 +146,7 @@ records = records.assign(
         for row in records.reindex(columns=["method", "n_patches", "settings.cnn_scale"]).itertuples(index=False)
     ],
     seen=(records["settings.updates"] * records["settings.training.batch_size"]).astype(int),  # folds differ by an image or two
+    train_loss=[last_loss(curve) for curve in records["curve.train_loss"]],
     changes=[
         {name.removeprefix("settings.changes."): value for name, value in row.items() if pandas.notna(value)}
         for row in records.filter(like="settings.changes.").to_dict("records")
@@ -139,9 +154,6 @@ records = records.assign(
     if records.filter(like="settings.changes.").shape[1]
     else [{}] * len(records),
 )
-
-
-BUDGET = {"batch_size", "updates", "test_every"}  # how long a method is trained and how often tested, not what it is
 as_long = (records["settings.updates"] >= paper.updates) & (trained == "laptop")  # as the paper's: apart from the others
 
 
@@ -160,9 +172,9 @@ def chosen(scheme, among=~as_long, **own):
 
 
 of, together, long = chosen("stratified"), chosen("runs"), chosen("stratified", among=as_long)
-if "Deep MIL" in (rewarded := chosen("stratified", entropy_weight="0.01")):
-    of[TERM] = rewarded["Deep MIL"]
-of = {label: of[label] for label in ORDER if label in of}
+rewarded = chosen("stratified", entropy_weight="0.01")
+with_term = {TERM: rewarded["Deep MIL"]} if "Deep MIL" in rewarded else {}  # Deep MIL with the entropy term: in a section of its own
+every = of | with_term
 
 
 def begun(loss):
@@ -170,21 +182,115 @@ def begun(loss):
     return loss <= 0.95 * math.log(2)
 
 
-def stuck(label, groups=of):
+def stuck(label, groups=every):
     """The runs of a method that ended before they had begun to learn."""
-    return groups[label][~begun(groups[label]["final.train_loss"])] if label in groups else ()
+    return groups[label][~begun(groups[label]["train_loss"])] if label in groups else ()
 
 
-def caveat(*labels, groups=of):
-    """Which of the methods have such runs, as a sentence in brackets; empty if none has."""
-    idle = {label: len(stuck(label, groups)) for label in labels}
-    found = [f"{count} of the {len(groups[label])} runs of {label} had not begun to learn" for label, count in idle.items() if count]
-    return f" ({'; '.join(found)})" if found else ""
+def idle(*labels, groups=every):
+    """Which of the methods have such runs, in words; empty if none has."""
+    counts = {label: len(stuck(label, groups)) for label in labels}
+    return "; ".join(f"{count} of the {len(groups[label])} runs of {label}" for label, count in counts.items() if count)
+
+
+cost = json.loads(Path("../results/cost/colon_cancer.json").read_text(encoding="utf-8"))
+rename = {"CNN 1/2": "CNN 0.5"}
+measured = {rename.get(row["method"], row["method"]): row for row in cost["colon_cancer"]}
+base, paper_base = measured["ATS-10"], PAPER["ATS-10"]
+rows = []
+for label in ORDER:
+    loss, loss_se, error, error_se, ms, mb = PAPER[label]
+    runs, seen, ours = "–", "–", ["–"] * 2
+    if label in of:
+        runs, seen = len(of[label]), f"{of[label]['seen'].iloc[0]:,}"
+        ours = [pm(of[label][key], between="<br>") for key in ("train_loss", "final.test_error")]
+    times, memories = ["–"] * 2, ["–"] * 2
+    if label in measured:
+        row = measured[label]
+        times[0], memories[0] = f"{row['ms'] / base['ms']:.1f}<br>{row['ms']:,.0f} ms", f"{row['peak_mb'] / base['peak_mb']:.1f}<br>{row['peak_mb']:.0f} MB"
+    times[1], memories[1] = f"{ms / paper_base[4]:.1f}<br>{ms:g} ms", f"{mb / paper_base[5]:.1f}<br>{mb} MB"
+    rows.append([label, runs, seen, ours[0], f"{loss:.3f}<br>± {loss_se:.3f}", ours[1], f"{error:.3f}<br>± {error_se:.3f}", *times, *memories])
+display(plots.table(["", "runs", "images seen", "training loss", "paper", "test error", "paper", "time", "paper", "memory", "paper"], rows))
+display(
+    Markdown(
+        "Mean of the runs ± its standard error (s/√n). The training loss is the cross-entropy on augmented images while the weights still move; of each run it is the mean of "
+        f"the last {AT_END} recorded epochs, or the last epoch alone where fewer than {6 * AT_END} are recorded. Time and memory are of a forward and backward pass of one image, as multiples of ATS-10's and as measured: ours on a CPU "
+        "thread, the paper's on a GPU."
+        + (
+            f" **{idle(*of)}** ended with the training loss of a constant answer ({math.log(2):.2f}) and had not begun to learn: their error says what the budget is worth, not the method."
+            if idle(*of)
+            else ""
+        )
+    )
+)
+
+# %% [markdown]
+# In the left panel every fold is a small dot, with mean and standard error beside it, and the paper's number is hollow. At the right, the trained
+# networks look again at their test images, with more or fewer patches than they were trained with; nothing is trained anew.
+
+# %% mystnb={"image": {"alt": "Left, test error of each method: small dots for the folds scatter widely around means with error bars; hollow diamonds are the paper's. Right, mean test error of ATS and uniform networks against the number of patches looked at in the test, with error bars, on the same axis."}}
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[1.2, 1], sharey=True)
+for x, label in enumerate(ORDER):
+    left.errorbar(x + 0.22, PAPER[label][2], PAPER[label][3], color=plots.GREY, marker="D", mfc="white", capsize=2, lw=1)
+    if label in of:
+        error = of[label]["final.test_error"]
+        left.plot(x - 0.22 + np.linspace(-0.06, 0.06, len(error)), error, ".", color=COLOURS[label], alpha=0.5)
+        mean, stderr = mean_and_stderr(error)
+        left.errorbar(x, mean, 0 if math.isnan(stderr) else stderr, color=COLOURS[label], marker="o", capsize=3)
+left.set(ylabel="test error", ylim=(0, None), title="◇ the paper's")
+left.set_xticks(range(len(ORDER)), ORDER, rotation=60, ha="right", rotation_mode="anchor")
+more_looks = {}
+for label, marker in (("U-10", "v"), ("ATS-10", "^"), ("U-50", "s"), ("ATS-50", "o")):
+    if label in of:
+        looks = sorted(
+            int(n)
+            for n in (c.split(".")[2] for c in of[label].filter(like="final.by_n_patches."))
+            if n in ("5", "10", "25", "50")
+        )
+        looks = [n for n in dict.fromkeys(looks) if of[label][f"final.by_n_patches.{n}.test_error"].notna().all()]
+        pairs = [mean_and_stderr(of[label][f"final.by_n_patches.{n}.test_error"]) for n in looks]
+        nudge = {"U-10": 0.94, "ATS-10": 0.98, "U-50": 1.02, "ATS-50": 1.06}[label]
+        right.errorbar(
+            np.array(looks) * nudge, *zip(*pairs, strict=True), marker=marker, color=COLOURS[label], label=label, capsize=2
+        )
+        more_looks[label] = looks, [mean for mean, _ in pairs]
+right.set(
+    xscale="log",
+    xlabel="patches in the test",
+    xticks=[5, 10, 25, 50],
+    xticklabels=[5, 10, 25, 50],
+    title="more looks",
+)
+right.minorticks_off()
+right.legend(loc="upper right")
+plt.show()
+
+# %% tags=["hide-input"]
+awake = {label: group["final.test_error"] for label, group in of.items() if not len(stuck(label)) and len(group) > 1}
+within = np.median([error.max() - error.min() for error in awake.values()])
+means = [error.mean() for error in awake.values()]
+asleep = [label for label in of if label not in awake]
+Markdown(
+    f"The folds of one method differ by {within:.2f} in the median, from the best to the worst; the means of the methods{', ' + listed(asleep) + ' aside,' if asleep else ''} by {max(means) - min(means):.2f}"
+    + (": **the folds scatter more than the methods differ**. " if within > max(means) - min(means) else ". ")
+    + "More patches in the test change the error "
+    + ", ".join(f"of {label} from {errors[0]:.2f} ({looks[0]} patches) to {errors[-1]:.2f} ({looks[-1]})" for label, (looks, errors) in more_looks.items())
+    + "."
+)
+
+# %% [markdown]
+# (cell-colon-runs)=
+# ## How these runs differ from the paper's
+#
+# **The methods did not see equally many images.** The paper trains all for 30,000 updates and does not say how many images an update has.
+# Look at "images seen" before you compare. U-10 and ATS-10, which are cheap, were also trained with as many updates as the paper, [in a section of their own](#cell-colon-long).
+
+# %% tags=["hide-input"]
 
 
 def there(name):
     label, _, which = name.partition(", ")
-    return {"": of, LONG: long}.get(which, together).get(label, ())
+    return {"": every, LONG: long}.get(which, together).get(label, ())
 
 
 def command(options, seeds):
@@ -198,32 +304,30 @@ def command(options, seeds):
 usual = next(iter(of.values()))["machine"].mode()[0]  # times compare within one machine only
 
 
-def minutes_of(group, on=usual):
-    """Mean training time of the runs on one machine, nan if there is none; and how many there are."""
-    times = [seconds[-1] / 60 for seconds, machine in zip(group["curve.seconds"], group["machine"], strict=True) if machine == on]
-    return (np.mean(times) if times else math.nan), len(times)
-
-
 def minutes_by_machine(group):
-    """The same for each machine on which there is a run: a, b, c … as named below the table."""
+    """Mean training time of the runs on each machine on which there is one: a, b, c … as named below the table."""
     parts = []
     for letter, machine in letters.items():
-        minutes, count = minutes_of(group, machine)
-        if count:
-            parts.append(f"{minutes:.0f} on {letter}" + f" ({count} run{'s' * (count > 1)})" * (count < len(group)))
+        times = [seconds[-1] / 60 for seconds, where in zip(group["curve.seconds"], group["machine"], strict=True) if where == machine]
+        if times:
+            parts.append(f"{np.mean(times):.0f} on {letter}" + f" ({len(times)} run{'s' * (len(times) > 1)})" * (len(times) < len(group)))
     return "; ".join(parts)
 
 
-by_frequency = [usual, *sorted({machine for group in (*of.values(), *together.values(), *long.values()) for machine in group["machine"]} - {usual})]
-letters = dict(zip("abcdefgh", by_frequency, strict=False))
+on_machines = sorted({machine for group in (*every.values(), *together.values(), *long.values()) for machine in group["machine"]} - {usual})
+letters = dict(zip("abcdefgh", [usual, *on_machines], strict=False))
 rows = []
-for name in (*list(PLAN)[:5], *([TERM] if TERM in of else []), *list(PLAN)[5:]):
+for name in PLAN:
     group = there(name)
-    minutes = minutes_by_machine(group) if len(group) else "–"
-    seen = f"{group['seen'].iloc[0]:,}" if len(group) else "–"
-    rows.append([name, f"{len(group)} of {N_FOLDS}" if name in PLAN else f"{len(group)}", seen, minutes])
-display(plots.table(["", "runs", "images seen by each", "minutes each, on machine"], rows))
-display(Markdown("; ".join(f"{letter}: {machine}" for letter, machine in letters.items()) + ". Times compare within one machine only."))
+    given = [f"{group['settings.updates'].iloc[0]:,.0f}", f"{group['settings.training.batch_size'].iloc[0]:.0f}", f"{group['seen'].iloc[0]:,}"] if len(group) else ["–"] * 3
+    rows.append([name, f"{len(group)} of {N_FOLDS}", *given, minutes_by_machine(group) if len(group) else "–"])
+display(plots.table(["", "runs", "updates", "images an update", "images seen by each", "minutes each, on machine"], rows))
+display(
+    Markdown(
+        "; ".join(f"{letter}: {machine}" for letter, machine in letters.items())
+        + ". Other runs went on beside these, so the minutes are no benchmark, and they compare within one machine only."
+    )
+)
 missing = {name: [seed for seed in range(N_FOLDS) if not len(there(name)) or seed not in there(name).index] for name in PLAN}
 if any(missing.values()):
     print("What is missing is made by")
@@ -232,92 +336,62 @@ if any(missing.values()):
             print(" ", command(PLAN[name], seeds))
 
 # %% tags=["hide-input"]
-in_tables = {file for group in (*of.values(), *together.values(), *long.values()) for file in group["file"]}
+first = next(iter(of.values())).iloc[0]
+whole = sum(row["ms"] for row in cost["colon_cancer"] if "chunks" not in row["method"]) / 1000  # seconds an image, all methods
+days = whole * paper.updates * paper.training.batch_size * N_FOLDS / 86400
+most_seen = max(group["seen"].iloc[0] for group in of.values())
+shorter = [label for label, group in of.items() if group["seen"].iloc[0] < most_seen]
+half = [letter for letter, machine in letters.items() if "bfloat16" in machine]
+display(
+    Markdown(
+        f"- **Length.** {listed([label for label in of if label not in shorter])} made {first['settings.updates']:,.0f} updates of {first['settings.training.batch_size']:.0f} images, {first['settings.updates'] / paper.updates:.0%} of the paper's number of updates; "
+        + (f"{listed(shorter)}, which cost more, saw fewer images still. " if shorter else "")
+        + f"All methods of the table with {paper.updates:,} updates of {paper.training.batch_size} images would take {days:.0f} days of one core, at the cost measured above.\n"
+        f"- **Scale of the features.** Features of length 1 are multiplied by {first['settings.feature_scale']:g} before the classifier: without it the answers can grow only slowly, one of the reasons "
+        "[why training stays at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
+        f"- **Optimiser.** The learning rate falls ({first['settings.training.schedule']}), and gradients are clipped.\n"
+        "- **Draws** are systematic, along a curve through the attention map ([chapter 5](05_lower_variance.ipynb)).\n"
+        + (f"- **Precision.** The runs on machine {listed(half)} computed in bfloat16, numbers of 16 bits, half of the usual.\n" if half else "")
+        + f"- **Split.** Ours are [five folds, stratified](data_colon_cancer.ipynb); the paper does not say how it split the set. PyTorch {first['software.torch']}."
+    )
+)
+in_tables = {file for group in (*every.values(), *together.values(), *long.values()) for file in group["file"]}
 budget = [set(changes) <= BUDGET | {"entropy_weight"} for changes in records["changes"]]
 others = records[
     ~records["file"].isin(in_tables) & np.array(budget, dtype=bool) & (records["seed"] < N_FOLDS) & records["label"].isin(["CNN 0.5", "CNN 1", "Deep MIL"])
 ]
 if len(others):
-    tried = [
-        f"{row['label']}, {row['settings.updates']:,.0f} updates of {row['settings.training.batch_size']:.0f} image{'s' * (row['settings.training.batch_size'] > 1)}{', with the entropy term' * (row['settings.training.entropy_weight'] > 0)}, fold {row['seed']}: "
-        f"training loss {row['final.train_loss']:.2f}, test error {row['final.test_error']:.2f}"
-        for _, row in others.iterrows()
-    ]
-    display(Markdown(f"Other budgets that were tried and are in no table below (a constant answer has a loss of {math.log(2):.2f}): {'; '.join(tried)}."))
-
-# %% tags=["hide-input"]
-first = next(iter(of.values())).iloc[0]
-on = {}  # machine -> what ran there
-for label, group in of.items():
-    for machine, some in group.groupby("machine"):
-        folds_there = "" if len(some) == len(group) else f" (fold{'s' * (len(some) > 1)} {', '.join(map(str, some.index))})"
-        on.setdefault(machine, []).append(label + folds_there)
-cost = json.loads(Path("../results/cost/colon_cancer.json").read_text(encoding="utf-8"))
-whole = sum(row["ms"] for row in cost["colon_cancer"] if "chunks" not in row["method"]) / 1000  # seconds an image, all methods
-days = whole * paper.updates * paper.training.batch_size * N_FOLDS / 86400
-Markdown(
-    f"What ran where: {'; '.join('on ' + machine + ': ' + ', '.join(labels) for machine, labels in sorted(on.items()))}. PyTorch {first['software.torch']}, other runs beside them, so the minutes are no "
-    f"benchmark{', least of all between machines' * (len(on) > 1)}. bfloat16 is arithmetic with numbers of 16 bits, half of the usual; it, too, is a departure from the paper. U and ATS made {first['settings.updates']:,.0f} updates of {first['settings.training.batch_size']:.0f} images, "
-    f"{first['settings.updates'] / paper.updates:.0%} of the paper's number of updates; at the cost measured below, the paper's {paper.updates:,} updates, with our "
-    f"{paper.training.batch_size} images each and on five folds, would take {days:.0f} days of one core for the methods measured. Other departures from the paper, for all methods: "
-    f"unit-norm features are multiplied by {first['settings.feature_scale']:g} before the classifier, the learning rate falls "
-    f"({first['settings.training.schedule']}), gradients are clipped, locations are drawn systematically along a curve "
-    "([chapter 5](05_lower_variance.ipynb))."
-)
+    rows = []
+    for (label, weight, updates, size), group in others.groupby(
+        ["label", "settings.training.entropy_weight", "settings.updates", "settings.training.batch_size"]
+    ):
+        with_it = label + "†" * (label == "Deep MIL" and weight > 0)
+        rows.append([with_it, ", ".join(map(str, sorted(group["seed"]))), f"{updates:,.0f}", f"{size:.0f}", *(pm(group[key]) for key in ("train_loss", "final.test_error"))])
+    display(Markdown(f"Other budgets that were tried, and are in no other table (a constant answer has a loss of {math.log(2):.2f}):"))
+    display(plots.table(["", "folds", "updates", "images an update", "training loss", "test error"], rows))
 
 # %% [markdown]
-# (cell-tab1)=
-# ## Table 1: errors and losses
+# ### Deep MIL with the entropy term
 #
-# The paper's numbers stand beside ours. Both give the mean of the runs ± its standard error (s/√n); a number without ± is of a single run.
-# The training loss is the cross-entropy over the last epoch, on augmented images, while weights still move.
-
-# %%
-PAPER = {  # Table 1 of Katharopoulos & Fleuret (2019): train loss and test error with their standard errors, ms, MB
-    "U-10": (0.210, 0.031, 0.156, 0.006, 1.8, 19),
-    "U-50": (0.075, 0.000, 0.124, 0.010, 4.6, 24),
-    "CNN 0.5": (0.002, 0.000, 0.104, 0.009, 4.8, 65),
-    "CNN 1": (0.002, 0.000, 0.092, 0.012, 18.7, 250),
-    "Deep MIL": (0.007, 0.000, 0.093, 0.004, 48.5, 644),
-    "ATS-10": (0.083, 0.019, 0.093, 0.014, 1.8, 21),
-    "ATS-50": (0.028, 0.002, 0.093, 0.019, 4.5, 26),
-}
-errors, losses = [], []
-for label in (label for label in ORDER if label in PAPER or label in of):
-    group = of.get(label)
-    theirs = ["–", "–"]
-    if label in PAPER:
-        loss, loss_se, error, error_se, *_ = PAPER[label]
-        theirs = [f"{error:.3f} ± {error_se:.3f}", f"{loss:.3f} ± {loss_se:.3f}"]
-    runs, seen = ("–", "–") if group is None else (len(group), f"{group['seen'].iloc[0]:,}")
-    ours = ["–"] * 3 if group is None else [pm(group[f"final.{key}"]) for key in ("test_error", "train_loss", "test_loss")]
-    errors.append([label, runs, seen, ours[0], theirs[0]])
-    losses.append([label, ours[1], theirs[1], ours[2]])
-display(plots.table(["", "runs", "images seen", "test error", "the paper's"], errors))
-display(plots.table(["", "training loss", "the paper's", "test loss"], losses))
-if idle := [label for label in of if len(stuck(label))]:
-    display(
-        Markdown(
-            f"{'; '.join(f'{len(stuck(label))} of the {len(of[label])} runs of {label}' for label in idle)} ended with the training loss of a constant answer ({math.log(2):.2f}) and had not begun to learn; "
-            "such an error says what the budget is worth, not the method."
-        )
-    )
+# Our first runs of Deep MIL were rewarded for spread attention, as attention sampling is ([eq. 21](07_entropy_and_exploration.ipynb)). The paper states this term for ATS only,
+# and Deep MIL, which sees all patches anyway, has nothing to explore. These runs are in no comparison; † marks them where their attention is shown.
 
 # %% tags=["hide-input"]
-if TERM in of:
-    both = [(seed, of["Deep MIL"].loc[seed], row) for seed, row in of[TERM].iterrows() if "Deep MIL" in of and seed in of["Deep MIL"].index]
-    ran = "; ".join(
-        f"fold {seed}, without and with: test error {a['final.test_error']:.2f} and {b['final.test_error']:.2f}, training loss {a['final.train_loss']:.2f} and {b['final.train_loss']:.2f}"
-        for seed, a, b in both
+if with_term:
+    rows = []
+    for seed, b in with_term[TERM].iterrows():
+        a = of["Deep MIL"].loc[seed] if "Deep MIL" in of and seed in of["Deep MIL"].index else None
+        values = [(f"{r['train_loss']:.2f}", f"{r['final.test_error']:.2f}", "bfloat16" if r["settings.training.bfloat16"] else "float32") if r is not None else ("–",) * 3 for r in (a, b)]
+        rows.append([f"fold {seed}", *(value for pair in zip(*values, strict=True) for value in pair)])
+    display(plots.table(["", "training loss", f"{TERM}", "test error", f"{TERM}", "precision", f"{TERM}"], rows))
+    same = "Deep MIL" in of and all(
+        begun(b["train_loss"]) == begun(of["Deep MIL"].loc[seed, "train_loss"]) for seed, b in with_term[TERM].iterrows() if seed in of["Deep MIL"].index
     )
-    mixed = [str(seed) for seed, a, b in both if a["settings.training.bfloat16"] != b["settings.training.bfloat16"]]
     display(
         Markdown(
-            f"**† Deep MIL with the entropy term** of [eq. 21](07_entropy_and_exploration.ipynb), λ = {of[TERM]['settings.training.entropy_weight'].iloc[0]:g}, as attention sampling has it. Our first runs were trained so. "
-            "The paper states the term for ATS only, and Deep MIL, which sees all patches anyway, has nothing to explore. "
-            + (f"Run both ways: {ran}." if both else "No fold was run both ways yet.")
-            + (f" On fold {' and '.join(mixed)} the two also differ in precision: one in float32, the other in bfloat16." if mixed else "")
-            + (" On each of these folds either both began to learn within this budget, or neither did." if both and all(begun(a["final.train_loss"]) == begun(b["final.train_loss"]) for _, a, b in both) else "")
+            f"Both with {with_term[TERM]['seen'].iloc[0]:,} images; λ = {with_term[TERM]['settings.training.entropy_weight'].iloc[0]:g}. "
+            + ("On each of these folds either both began to learn or neither did. " if same else "")
+            + "So few runs cannot say what the term does."
         )
     )
 
@@ -336,13 +410,6 @@ def binomial(p, n):
 
 
 p = float(np.mean(of["ATS-10"]["final.test_error"])) if "ATS-10" in of else PAPER["ATS-10"][2]
-expected = {label: binomial(row[2], N_IMAGES) for label, row in PAPER.items()}
-below = sum(row[3] < expected[label] for label, row in PAPER.items())
-ours_below = [
-    mean_and_stderr(group["final.test_error"])[1] < binomial(group["final.test_error"].mean(), N_IMAGES)
-    for group in of.values()
-    if len(group) == N_FOLDS
-]
 # An error of five runs on 20 images each is a whole number of images out of 100.
 no_such_mean = [row[2] for row in PAPER.values() if abs(100 * row[2] - round(100 * row[2])) > 0.05]
 other_seeds = records[(records["seed"] >= N_FOLDS) & (records["label"] == "ATS-10") & (records["changes"] == {})]
@@ -353,41 +420,40 @@ again = [
 ]
 Markdown(
     f"With ATS-10's error of {p:.3f}, one fold of 20 images has a standard error of **{binomial(p, 20):.3f}**, and all {N_IMAGES} images together "
-    f"**{binomial(p, N_IMAGES):.3f}**. One image is worth {1 / 20:.2f} of a fold's error. "
+    f"**{binomial(p, N_IMAGES):.3f}**. One image is {1 / 20:.2f} of a fold's error. "
     + (f"ATS-10, trained twice on a fold with two seeds, has the errors {'; '.join(again)}. " if again else "")
-    + "\n\n"
-    f"In the paper, {below} of the {len(PAPER)} standard errors are below what chance gives to five runs tested on 20 images each "
-    f"({min(expected.values()):.3f} to {max(expected.values()):.3f}). That alone says little: of ours, made in just this way, {sum(ours_below)} of {len(ours_below)} are below it, too, since five runs tell a standard error only roughly. "
     + (
-        f"But the paper did not test so: five runs on 20 images each have a mean error that is a multiple of {1 / N_IMAGES:g}, and {'none' if len(no_such_mean) == len(PAPER) else f'{len(PAPER) - len(no_such_mean)}'} of its {len(PAPER)} errors is one. "
-        "Its test sets were of another size, or each of its five runs had several; if all runs were tested on the same images, small standard errors are no surprise, and say nothing about other images. "
+        f"\n\nThe paper's errors are not of five runs on 20 images each: the mean of such runs is a multiple of {1 / N_IMAGES:g}, and {'none' if len(no_such_mean) == len(PAPER) else f'{len(PAPER) - len(no_such_mean)}'} of its {len(PAPER)} errors is one. "
+        "Its test sets were of another size, or its runs had several each. If all its runs were tested on the same images, its standard errors say nothing about other images."
         if no_such_mean
         else ""
     )
-    + "The paper does not say how it split the set.\n\n"
+    + "\n\n"
     f"A yardstick without any network: give each image the label of the one whose six colour numbers (mean and spread of red, green, blue) are "
     f"nearest, and the error is {1 - tissue['nearest_has_same_label']:.2f}. "
     "[Most neighbours in number are crops of one slide](data_colon_cancer.ipynb)."
 )
 
 # %% [markdown]
-# So we say "better" only where two tests agree. The **permutation test** takes the folds as pairs and exchanges the two methods within each; with five
-# pairs its p-value cannot be below 2/2⁵ = 0.0625. The **sign test** pools the 100 test images: of those that only one of two methods gets wrong, each
-# is as likely to be the one's as the other's if the methods are equally good. It takes the images as independent, which crops of one slide are not, and
-# each method as trained once: its p-values are rather too small. A difference is shown, on this page, if the sign test's p is below 0.05 and the permutation test of
-# all five folds is as low as it can be. Where only the sign test points to one, this is what the page says.
+# So this page says "better" only where two tests agree:
+#
+# - the **permutation test** takes the folds as pairs and exchanges the two methods within each; with five pairs its p-value cannot be below 2/2⁵ = 0.0625;
+# - the **sign test** pools the 100 test images: of those that only one of two methods gets wrong, each is as likely to be the one's as the other's if both are equally good. It takes the
+#   images as independent, which crops of one slide are not, and each method as trained once: its p-values are rather too small.
+#
+# A difference is *shown* if the sign test's p is below 0.05 and the permutation test of all five folds is as low as it can be. Folds on which one of the two had not begun to learn are left out:
+# a constant answer makes all its mistakes for one reason, which no test of images knows.
 
 # %% tags=["hide-input"]
 
 
-def compare(a, b, begun_only=False, groups=of):
-    """Errors of two methods on the folds that both were tested on, or None; begun_only: those on which both had begun to learn."""
+def judged(a, b, groups=of):
+    """Two methods on the folds that both were tested on and on which both had begun to learn; None if there is no such fold."""
     if a not in groups or b not in groups:
         return None
     one, two = groups[a], groups[b]
     seeds = [s for s in one.index.intersection(two.index) if one.loc[s, "dataset.digest"] == two.loc[s, "dataset.digest"]]
-    if begun_only:
-        seeds = [s for s in seeds if begun(one.loc[s, "final.train_loss"]) and begun(two.loc[s, "final.train_loss"])]
+    seeds = [s for s in seeds if begun(one.loc[s, "train_loss"]) and begun(two.loc[s, "train_loss"])]
     if not seeds:
         return None
     one, two = one.loc[seeds], two.loc[seeds]
@@ -397,8 +463,7 @@ def compare(a, b, begun_only=False, groups=of):
     p1, p2 = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)  # Bonett & Price (2012): an interval that holds for few images, too
     half = 1.96 * math.sqrt((p1 + p2 - (p1 - p2) ** 2) / (n + 2))
     gap = (one["final.test_error"] - two["final.test_error"]).to_numpy()
-    spread = student.ppf(0.975, len(gap) - 1) * mean_and_stderr(gap)[1] if len(gap) > 1 else math.inf
-    fits = [np.log(group["final.train_loss"]) for group in (two, one)]
+    spread = student.ppf(0.975, len(gap) - 1) * mean_and_stderr(gap)[1] if len(gap) > 2 else math.inf
     return dict(
         folds=len(seeds),
         n=n,
@@ -408,15 +473,10 @@ def compare(a, b, begun_only=False, groups=of):
         sign=sign_test(*wrong),
         interval=(p1 - p2 - half, p1 - p2 + half),
         by_fold=(gap.mean() - spread, gap.mean() + spread),
-        factor=math.exp((fits[0] - fits[1]).mean()),  # by which a's training loss is lower: the geometric mean over the folds
-        lower_in=int((fits[1] < fits[0]).sum()),
-        factor_p=permutation_test(*fits, paired=True),
+        lower_in=int((one["train_loss"] < two["train_loss"]).sum()),
         losses={
-            key: (
-                *(g[f"final.{key}"].mean() for g in (one, two)),
-                permutation_test(*(g[f"final.{key}"] for g in (one, two)), paired=True),
-            )
-            for key in ("train_loss", "test_loss")
+            key: (*(g[key].mean() for g in (one, two)), permutation_test(one[key], two[key], paired=True))
+            for key in ("train_loss", "final.test_loss")
         },
     )
 
@@ -437,49 +497,26 @@ def favoured(a, b, c):
     return a if c["means"][0] < c["means"][1] else b
 
 
-def only_the_sign_test(a, b, c):
-    rest = f"{folds(c)} cannot show one" if c["folds"] < N_FOLDS else f"the permutation test of {folds(c)} does not"
-    return f"the sign test alone points to a difference (in favour of {favoured(a, b, c)}); {rest}"
-
-
-def judged(a, b, groups=of):
-    """The comparison that a verdict may rest on: of folds on which both had begun to learn."""
-    return compare(a, b, begun_only=True, groups=groups)
-
-
 def p_text(p):
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def counted(a, b, c):
-    (ea, eb), (xa, xb) = c["means"], c["only"]
-    return (
-        f"errors {ea:.3f} and {eb:.3f}. {a} alone is wrong on {xa}, {b} alone on {xb} (sign test {p_text(c['sign'])}; permutation "
-        f"{p_text(c['permutation'])}, at least {2 / 2 ** c['folds']:.2g})."
-    )
-
-
-def told(a, b, groups=of):
-    c, fair = compare(a, b, groups=groups), judged(a, b, groups)
-    if c is None:
-        return f"- **{a} and {b}**: no fold in common yet."
-    text = f"- **{a} and {b}**, {folds(c)}, {c['n']} images: {counted(a, b, c)} "
-    if fair is None:
-        return f"{text}No fold on which both had begun to learn{caveat(a, b, groups=groups)}: nothing can be said."
-    if fair["folds"] < c["folds"]:
-        text += (
-            f"But a run that gives a constant answer makes all its mistakes for one reason{caveat(a, b, groups=groups)}, which no test of images knows. "
-            f"On the {folds(fair)} on which both had begun: {counted(a, b, fair)} "
-        )
-    outcome = {
-        "both": f"**{favoured(a, b, fair)} is better**",
-        "sign": f"Open: {only_the_sign_test(a, b, fair)}",
-        "none": "**No difference is shown**",
-    }[evidence(fair)]
-    low, high = fair["interval"]
-    less, more = fair["by_fold"]
-    between = "" if math.isinf(more) else f", or between {less:+.2f} and {more:+.2f} with the folds, not the images, as the sample"
-    return f"{text}{outcome}; a difference between {low:+.2f} and {high:+.2f} is compatible with this (95 %){between}."
+def table_of_pairs(pairs, groups=of):
+    """The table of some pairs of methods, one row each."""
+    rows = []
+    for a, b in pairs:
+        if (c := judged(a, b, groups)) is None:
+            rows.append([f"{a}, {b}", "0", *["–"] * 7, "nothing to compare"])
+            continue
+        low, high = c["interval"]
+        least, most = c["by_fold"]
+        outcome = {"both": f"**{favoured(a, b, c)} is better**", "sign": "open: sign test alone", "none": "no difference shown"}[evidence(c)]
+        rows.append(
+            [f"{a}, {b}", c["folds"], f"{c['means'][0]:.3f}, {c['means'][1]:.3f}", f"{c['only'][0]}, {c['only'][1]}", f"{c['means'][0] - c['means'][1]:+.3f}", f"{low:+.2f} … {high:+.2f}",
+             "–" if math.isinf(most) else f"{least:+.2f} … {most:+.2f}", f"{c['sign']:.2g}", f"{c['permutation']:.2g}", outcome]
+        )  # fmt: skip
+    head = ["pair", "folds", "errors", "images that one alone gets wrong", "difference", "95 % by images", "95 % by folds", "p, sign test", "p, permutation", "verdict"]
+    return plots.table(head, rows)
 
 
 # %% [markdown]
@@ -487,101 +524,86 @@ def told(a, b, groups=of):
 # ### Does ATS-10 equal Deep MIL and the CNN in error?
 #
 # §4.3.1: "compared to *Deep MIL* and CNN, ATS-10 performs equally well". That a test finds no difference does not show that there is none, so
-# each line gives the interval of differences that the images allow, and that which the folds allow (Student's t): the first takes each method as trained
-# once, the second knows few folds, of which each has but 20 images. We call a value excluded if it lies outside of both.
+# the table gives the interval of differences that the images allow, and that which the folds allow (Student's t). The first takes each method as trained
+# once, the second knows few folds of 20 images each. A value is excluded, on this page, if it lies outside of both.
 
 # %% tags=["hide-input"]
-rivals = ["Deep MIL", *([TERM] if TERM in of else []), "CNN 1", "CNN 0.5"]
-comparisons = {b: judged("ATS-10", b) for b in rivals}
-tested = {b: c for b in rivals if (c := compare("ATS-10", b)) is not None}
-known = {b: c for b, c in comparisons.items() if c is not None}
+rivals = ["Deep MIL", "CNN 1", "CNN 0.5"]
+known = {b: c for b in rivals if (c := judged("ATS-10", b)) is not None}
 differ = [b for b, c in known.items() if evidence(c) == "both"]
 hinted = [b for b, c in known.items() if evidence(c) == "sign"]
-few = [b for b in ("Deep MIL", "CNN 1") if b not in tested or tested[b]["folds"] < N_FOLDS]
+few = [b for b in ("Deep MIL", "CNN 1") if b not in known or known[b]["folds"] < N_FOLDS]
 width = max((max(abs(x) for x in c["interval"]) for c in known.values()), default=math.nan)
 level = [b for b in known if b not in differ + hinted]
-rest = f" Against {' and '.join(level)} no difference is shown." if level else ""
 if not known:
     verdict = "Nothing to compare yet."
-elif differ:
-    verdict = f"Not here: the error differs from that of {' and '.join(f'{b}{caveat(b)}' for b in differ)}, with the budgets given above.{rest}"
-elif hinted:
-    pointed = [f"Against {b} {only_the_sign_test('ATS-10', b, known[b])}{caveat(b)}." for b in hinted]
-    verdict = f"Open. {' '.join(pointed)}{rest}"
-elif few:
-    verdict = f"Open.{rest}"
 else:
-    verdict = (
-        f"Compatible with the paper, and no more than that: no difference is shown, but one of up to {width:.2f} could hide in so few images, and "
-        "the methods did not see as many images in training."
+    verdict = " ".join(
+        [f"The error differs from that of {b}, with these budgets: {favoured('ATS-10', b, known[b])} is better." for b in differ]
+        + [f"Against {b} only the sign test points to a difference, in favour of {favoured('ATS-10', b, known[b])}." for b in hinted]
+        + ([f"Against {listed(level)} no difference is shown, but one of up to {width:.2f} could hide in so few images."] if level else [])
     )
-if known and few:
-    counts = [f"{folds(tested[b])} of {b}" if b in tested else f"no run of {b}" for b in few]
-    verdict += f" To compare with, there is so far: {', '.join(counts)}."
-# A run that has not begun to learn says what its budget is worth, not what its method ends at.
-if idle_rivals := [b for b in rivals if b in known and len(stuck(b))]:
-    which = "; ".join(
-        f"{len(stuck(b))} of the {len(of[b])} runs of {b} (training loss {', '.join(f'{loss:.2f}' for loss in stuck(b)['final.train_loss'])}, after {of[b]['seen'].iloc[0]:,} images)"
-        for b in idle_rivals
-    )
-    verdict += f" But {which} had not begun to learn. **So this compares what a budget buys, not what the methods end at**, and the comparisons above leave these runs out."
-Markdown("\n".join([*(told("ATS-10", b) for b in rivals), "", f"**Outcome.** {verdict}"]))
+    if few:
+        counts = [f"{known[b]['folds'] if b in known else 0} folds of {b}" for b in few]
+        verdict += f" Only {listed(counts)} can be compared."
+    lengths = {b: of[b]["seen"].iloc[0] for b in known if of[b]["seen"].iloc[0] < of["ATS-10"]["seen"].iloc[0]}
+    if lengths:
+        verdict += (
+            f" ATS-10 saw {of['ATS-10']['seen'].iloc[0]:,} images in training, {listed([f'{b} {seen:,}' for b, seen in lengths.items()])}: "
+            "**this compares what a budget buys, not what the methods end at**."
+        )
+    if idle(*known):
+        verdict += f" {idle(*known)} had not begun to learn and {'is' if idle(*known).startswith('1 of') and ';' not in idle(*known) else 'are'} left out."
+display(table_of_pairs([("ATS-10", b) for b in rivals]))
+Markdown(f"**Outcome.** {verdict}")
 
 # %% [markdown]
 # (cell-claim-colon-uniform)=
 # ### Is attention better than drawing anywhere?
 #
-# §4.3.1: "approximately 35 % lower test error and 3 times lower training loss" than uniform sampling. First with the short training of the table above.
+# §4.3.1: "approximately 35 % lower test error and 3 times lower training loss" than uniform sampling. First with the short training of Table 1.
 
 # %% tags=["hide-input"]
 
 
-def against_uniform(n, groups):
-    """ATS-n and U-n, as lines; and the comparison, with whether the error was shown to be lower."""
-    a, b = f"ATS-{n}", f"U-{n}"
-    c = compare(a, b, groups=groups)
-    if c is None:
-        return [told(a, b, groups)], None
-    lower = 1 - PAPER[a][2] / PAPER[b][2]
-    ratio, (test_a, test_b, test_p) = c["means"][0] / c["means"][1], c["losses"]["test_loss"]
-    lines = [
-        told(a, b, groups),
-        f"  - Error {abs(1 - ratio):.0%} {'lower' if ratio <= 1 else '**higher**'} with attention (the paper's table: {lower:.0%} lower, by {PAPER[b][2] - PAPER[a][2]:.3f}). "
-        f"Training loss {loss_words(a, b, c)}. Test loss {test_a:.3f} against {test_b:.3f} (p = {test_p:.2g}).",
-    ]
-    return lines, dict(c, shown=evidence(c) == "both" and ratio < 1)
-
-
 def loss_words(a, b, c):
-    """How the training losses of two methods compare, fold by fold: their ratio and whether it is more than chance."""
-    n, k, times = c["folds"], c["lower_in"], PAPER[b][0] / PAPER[a][0]
-    means = f"means {c['losses']['train_loss'][0]:.3f} and {c['losses']['train_loss'][1]:.3f}; the paper's, {times:.1f} times lower"
-    factor = f"{c['factor']:.1f} times lower" if c["factor"] >= 1 else f"{1 / c['factor']:.1f} times **higher**"
-    where = "in every fold" if k == n else f"lower in {k} of {n} folds"
-    chance = f"p = {c['factor_p']:.2g}" + (f", the least that {n} folds can give" if c["factor_p"] <= 2 / 2**n + 1e-9 else ", not beyond chance")
-    return f"{factor} with attention as the geometric mean of the folds, {where} ({chance}; {means})"
+    """How the training losses of two methods compare: a ratio only where it is of one sign in every fold."""
+    (mine, theirs, p), k, n = c["losses"]["train_loss"], c["lower_in"], c["folds"]
+    given = f"{mine:.3f} against {theirs:.3f}"
+    if k == n:
+        return f"{theirs / mine:.1f} times lower with attention, in every fold ({given}; {p_text(p)}" + (f", the least that {n} folds can give)" if p <= 2 / 2**n + 1e-9 else ")")
+    return f"{'lower' if mine < theirs else '**not** lower'} with attention on average, {given}, and lower in {k} of {n} folds ({p_text(p)}{'' if p < 0.05 else ', not beyond chance'})"
 
 
-found = {n: against_uniform(n, of) for n in (10, 50)}
-known = [c for _, c in found.values() if c]
-if not known:
-    verdict = "Nothing to compare yet."
-elif all(c["shown"] for c in known):
-    verdict = "Attention gives the lower error, as in the paper."
-else:
-    verdict = "With this budget and these 100 images, a lower *error* is not shown"
-    verdict += " throughout" if any(c["shown"] for c in known) else " for either number of patches" if len(known) == 2 else ""
-    everywhere = [f"{n} patches" for n, (_, c) in found.items() if c and c["lower_in"] == c["folds"]]
-    verdict += ". The training loss is lower with attention in every fold with " + " and with ".join(everywhere) if everywhere else ". The training loss is not lower in every fold"
-    rest = [n for n, (_, c) in found.items() if c and c["lower_in"] < c["folds"]]
-    verdict += f"; with {' and '.join(map(str, rest))} it is not, and not beyond chance." if everywhere and rest else "."
-Markdown("\n".join([*(line for lines, _ in found.values() for line in lines), "", f"**Outcome.** {verdict}"]))
+def losses_of_pairs(pairs, groups=of):
+    rows = []
+    for a, b in pairs:
+        if c := judged(a, b, groups):
+            (mine, theirs, p), (test_a, test_b, test_p) = c["losses"]["train_loss"], c["losses"]["final.test_loss"]
+            rows.append(
+                [f"{a}, {b}", f"{mine:.3f}, {theirs:.3f}", f"{c['lower_in']} of {c['folds']}", f"{p:.2g}", f"{PAPER[a][0]:.3f}, {PAPER[b][0]:.3f}", f"{test_a:.3f}, {test_b:.3f}", f"{test_p:.2g}"]
+            )
+    return plots.table(["pair", "training losses", "lower with attention in", "p, permutation", "the paper's", "test losses", "p, permutation"], rows)
+
+
+known = {n: c for n in (10, 50) if (c := judged(f"ATS-{n}", f"U-{n}"))}
+better = [n for n, c in known.items() if evidence(c) == "both" and favoured("ATS", "U", c) == "ATS"]
+verdict = [] if known else ["Nothing to compare yet."]
+for n, c in known.items():
+    change = c["means"][0] / c["means"][1] - 1
+    verdict.append(
+        f"With {n} patches the error is {abs(change):.0%} {'lower' if change <= 0 else '**higher**'} with attention (in the paper {1 - PAPER[f'ATS-{n}'][2] / PAPER[f'U-{n}'][2]:.0%} lower); "
+        f"{'a lower error is shown' if n in better else 'a lower error is **not shown**'}. The training loss is {loss_words('ATS', 'U', c)}; in the paper {PAPER[f'U-{n}'][0] / PAPER[f'ATS-{n}'][0]:.1f} times lower."
+    )
+display(table_of_pairs([("ATS-10", "U-10"), ("ATS-50", "U-50")]))
+display(losses_of_pairs([("ATS-10", "U-10"), ("ATS-50", "U-50")]))
+Markdown(f"**Outcome.** {' '.join(verdict)}")
 
 # %% [markdown]
 # (cell-colon-long)=
 # #### With as many updates as the paper
 #
-# Five percent of the training may be too little to tell the two apart, so U-10 and ATS-10 were trained for the paper's number of updates as well, with all
+# The short training may be too little to tell the two apart, so U-10 and ATS-10 were trained for the paper's number of updates as well, with all
 # else as above. This is as near as one CPU core gets to the two lines of the paper's Table 1.
 
 # %% tags=["hide-input"]
@@ -589,23 +611,23 @@ rows = []
 for label in long:
     for name, group in (("", of.get(label)), (f", {LONG}", long[label])):
         if group is not None:
-            numbers = [pm(group[f"final.{key}"]) for key in ("test_error", "train_loss", "test_loss")]
+            numbers = [pm(group[key]) for key in ("train_loss", "final.test_error", "final.test_loss")]
             rows.append([label + name, len(group), f"{group['seen'].iloc[0]:,}", *numbers])
     loss, loss_se, error, error_se, *_ = PAPER[label]
-    rows.append([f"{label}, the paper", 5, "not given", f"{error:.3f} ± {error_se:.3f}", f"{loss:.3f} ± {loss_se:.3f}", "not given"])
+    rows.append([f"{label}, the paper", 5, "not given", f"{loss:.3f} ± {loss_se:.3f}", f"{error:.3f} ± {error_se:.3f}", "not given"])
 if rows:
-    display(plots.table(["", "runs", "images seen", "test error", "training loss", "test loss"], rows))
+    display(plots.table(["", "runs", "images seen", "training loss", "test error", "test loss"], rows))
+    display(table_of_pairs([("ATS-10", "U-10")], long))
 else:
-    print("No run of this length has ended yet; the commands stand in the section on what was trained.")
+    print("No run of this length has ended yet; the commands stand in the section on how these runs differ.")
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10 and ATS-10 on a logarithmic axis against thousands of images seen: thin lines for the folds, thick ones for their mean, both falling to a few hundredths. Middle, the error on the test fold of the same runs: that of ATS-10 stays near one level after the first fifth, that of U-10 falls further, below it; dotted lines at the two errors of the paper's table. Right, the entropy of ATS-10's attention, which falls at first and then rises towards that of uniform attention, a dotted line."}}
-SMOOTH = 11  # tests, every curve is their running mean
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10 and ATS-10 on a logarithmic axis against thousands of images seen: thin lines for the folds, thick ones for their mean, both falling, the two close together at the end. Middle, the error on the test fold of the same runs, with dotted lines at the two errors of the paper's table: that of ATS-10 falls early and stays, that of U-10 goes on falling. Right, the entropy of ATS-10's attention, which falls at first and then rises towards that of uniform attention, a dotted line."}}
 if long:
     figure, axes = plt.subplots(1, 3, figsize=(7, 3.3))
     for label, group in long.items():
         x = np.array(group["curve.epoch"].iloc[0]) * group["dataset.n_train"].iloc[0] / 1000
         for ax, key in zip(axes, ("train_loss", "test_error", "entropy")[: 2 + (label[:3] == "ATS")], strict=False):
-            curves = [pandas.Series(curve).rolling(SMOOTH, min_periods=1, center=True).mean() for curve in group[f"curve.{key}"]]
+            curves = [smooth(curve) for curve in group[f"curve.{key}"]]
             for curve in curves:
                 ax.plot(x, curve, color=COLOURS[label], lw=0.6, alpha=0.5)
             ax.plot(x, np.mean(curves, axis=0), color=COLOURS[label], lw=2, label=f"{label} ({len(group)})")
@@ -621,23 +643,24 @@ if long:
         ax.set_xlabel("images seen, thousands", fontsize="small")
     figure.legend(*axes[0].get_legend_handles_labels(), title="method (folds)", loc="outside lower center", ncols=2)
     plt.show()
+    display(Markdown(f"Each point is the mean of the last {AT_END} recorded epochs; where the lines end is the training loss of the table."))
 
 # %% tags=["hide-input"]
-lines, c = against_uniform(10, long)
-long_c = c
+c = long_c = judged("ATS-10", "U-10", long)
 claimed = PAPER["U-10"][2] - PAPER["ATS-10"][2]  # of error, by the paper's table
+lines, long_verdict = [], ""
 for label in long:
     if label in of:
         seeds = of[label].index.intersection(long[label].index)
-        before_after = [[group.loc[seeds, f"final.{key}"] for group in (of[label], long[label])] for key in ("test_error", "test_loss")]
         changes = [
-            f"{key} {b.mean() - a.mean():+.3f} (permutation p = {permutation_test(a, b, paired=True):.2g})"
-            for key, (a, b) in zip(("test error", "test loss"), before_after, strict=True)
+            f"{key} {b.mean() - a.mean():+.3f} (permutation {p_text(permutation_test(a, b, paired=True))})"
+            for key in ("error", "loss")
+            for a, b in [[group.loc[seeds, f"final.test_{key}"] for group in (of[label], long[label])]]
         ]
         before, after = ({(seed, i) for seed in seeds for i in group.loc[seed, "final.wrong"]} for group in (of[label], long[label]))
         lines.append(
-            f"- **{label}, {LONG} and {of[label]['settings.updates'].iloc[0]:,.0f}**, {len(seeds)} fold{'s' * (len(seeds) > 1)}: {'; '.join(changes)}; "
-            f"of the images, {len(after - before)} are missed after the long training only and {len(before - after)} after the short one only (sign test {p_text(sign_test(after, before))})."
+            f"- **What the long training changes, {label}**: test {', test '.join(changes)}; "
+            f"{len(after - before)} images are missed after the long training only, {len(before - after)} after the short one only (sign test {p_text(sign_test(after, before))})."
         )
 if "ATS-10" in long:
     last = len(long["ATS-10"]["curve.entropy"].iloc[0]) // 20  # tests in a twentieth of the training
@@ -655,89 +678,34 @@ if c is None:
     verdict = "Nothing to compare at this length yet."
 else:
     (low, high), (least, most) = c["interval"], c["by_fold"]
-    shown = f"a lower error {'is shown' if c['shown'] else 'is not shown'}"
-    by_images, by_folds = (not bottom <= -claimed <= top for bottom, top in ((low, high), (least, most)))
-    both = f"the paper's difference ({claimed:.3f} in favour of attention)"
-    if by_images and by_folds:
-        shown += f", and {both} is excluded, by the images and by the folds"
-    elif by_images or by_folds:
-        shown += f"; {both} lies outside of what the {'images' if by_images else 'folds'} allow, but not of what the {'folds' if by_images else 'images'} allow, so it is not excluded"
-    else:
-        shown += f"; {both} is within what chance allows" + (", no difference at all, too" if low <= 0 <= high else "")
-    loss = f"The training loss is {loss_words('ATS-10', 'U-10', c)}"
-    verdict = long_verdict = f"{'Over' if c['folds'] == N_FOLDS else 'So far, over'} {folds(c)} at the paper's number of updates {shown}. {loss}."
-    if not c["shown"] and max(c["losses"]["train_loss"][:2]) < PAPER["ATS-10"][0]:
+    excluded = [name for name, (bottom, top) in (("images", (low, high)), ("folds", (least, most))) if not bottom <= -claimed <= top]
+    is_shown = evidence(c) == "both" and favoured("ATS", "U", c) == "ATS"
+    long_verdict = (
+        f"{'A' if c['folds'] == N_FOLDS else f'So far, over {folds(c)}, a'} lower error with attention {'is shown' if is_shown else 'is **not shown**'}: {c['means'][0]:.3f} against U-10's {c['means'][1]:.3f}. "
+        f"The paper's difference, {claimed:.3f} in favour of attention, is "
+        + ("excluded by the images and by the folds" if len(excluded) == 2 else f"outside of what the {excluded[0]} allow, not of what the {'folds' if excluded == ['images'] else 'images'} allow" if excluded else "within what chance allows")
+        + f". The training loss is {loss_words('ATS-10', 'U-10', c)}; in the paper it is {PAPER['U-10'][0] / PAPER['ATS-10'][0]:.1f} times lower."
+    )
+    verdict = f"At the paper's number of updates. {long_verdict}"
+    if not is_shown and max(c["losses"]["train_loss"][:2]) < PAPER["ATS-10"][0]:
         verdict += (
-            f" Both answer the images that they were trained on better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), uniform sampling, too: with our departures, named above, "
-            "there is little left for attention to make easier. Whether less reward for entropy, or the paper's constant learning rate, would change this was not tried."
+            f" Both answer their training images better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), so that little is left for attention to make easier. "
+            "Whether less reward for entropy, or the paper's constant learning rate, would change this was not tried."
         )
-    if not c["shown"]:
+    if not is_shown:
         verdict += " A likely reason is what the paper says of uniform sampling's good error: a positive image holds many epithelial nuclei, often hundreds, and one is enough."
 Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 
 # %% [markdown]
-# A figure of all methods with the short training: every fold a small dot, mean and standard error beside it, the paper's number hollow. At the right, the trained
-# networks look again at their test images, with more or fewer patches than they were trained with; nothing is trained anew.
-
-# %% mystnb={"image": {"alt": "Left, test error of each method: small dots for the folds scatter widely, by 0.1 and more, around means with error bars; hollow diamonds are the paper's. Right, mean test error of ATS and uniform networks against the number of patches looked at in the test, from 5 to 50, with error bars, on the same axis."}}
-figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[1.35, 1], sharey=True)
-for x, label in enumerate(ORDER):
-    if label in PAPER:
-        left.errorbar(x + 0.22, PAPER[label][2], PAPER[label][3], color=plots.GREY, marker="D", mfc="white", capsize=2, lw=1)
-    if label in of:
-        error = of[label]["final.test_error"]
-        left.plot(x - 0.22 + np.linspace(-0.06, 0.06, len(error)), error, ".", color=COLOURS[label], alpha=0.5)
-        mean, stderr = mean_and_stderr(error)
-        left.errorbar(x, mean, 0 if math.isnan(stderr) else stderr, color=COLOURS[label], marker="o", capsize=3)
-left.set(ylabel="test error", ylim=(0, None), title="◇ the paper's")
-left.set_xticks(range(len(ORDER)), ORDER, rotation=60, ha="right", rotation_mode="anchor")
-for label, marker in (("U-10", "v"), ("ATS-10", "^"), ("U-50", "s"), ("ATS-50", "o")):
-    if label in of:
-        looks = sorted(
-            int(n)
-            for n in (c.split(".")[2] for c in of[label].filter(like="final.by_n_patches."))
-            if n in ("5", "10", "25", "50")
-        )
-        looks = [n for n in dict.fromkeys(looks) if of[label][f"final.by_n_patches.{n}.test_error"].notna().all()]
-        pairs = [mean_and_stderr(of[label][f"final.by_n_patches.{n}.test_error"]) for n in looks]
-        nudge = {"U-10": 0.94, "ATS-10": 0.98, "U-50": 1.02, "ATS-50": 1.06}[label]
-        right.errorbar(
-            np.array(looks) * nudge, *zip(*pairs, strict=True), marker=marker, color=COLOURS[label], label=label, capsize=2
-        )
-right.set(
-    xscale="log",
-    xlabel="patches in the test",
-    xticks=[5, 10, 25, 50],
-    xticklabels=[5, 10, 25, 50],
-    title="more looks",
-)
-right.minorticks_off()
-right.legend(loc="upper right")
-plt.show()
-
-# %% [markdown]
-# ## Time and memory
+# ## Time and memory: the paper's claims
 #
-# One forward and backward pass of one image, all methods in one run of `benchmarks/cost.py` on one machine. Our machine is not the paper's
-# GPU, so milliseconds are not compared; each table is divided by its own ATS-10.
+# Both columns of Table 1 are from one forward and backward pass of one image, all methods in one run of `benchmarks/cost.py` on one machine. Our machine is not the paper's
+# GPU, so milliseconds are not compared, only multiples of ATS-10's.
 #
 # (cell-claim-colon-speed)=
 # (cell-claim-colon-memory)=
 # (cell-claim-25x-30x)=
 # ### Ratios to ATS-10
-
-# %%
-rename = {"CNN 1/2": "CNN 0.5"}
-measured = {rename.get(row["method"], row["method"]): row for row in cost["colon_cancer"]}
-base, paper_base = measured["ATS-10"], PAPER["ATS-10"]
-rows = []
-for label in PAPER:
-    ours = measured.get(label)
-    time_ratio, memory_ratio = ("–", "–") if ours is None else (f"{ours[k] / base[k]:.1f}" for k in ("ms", "peak_mb"))
-    rows.append(
-        [label, time_ratio, f"{PAPER[label][4] / paper_base[4]:.1f}", memory_ratio, f"{PAPER[label][5] / paper_base[5]:.1f}"]
-    )
-display(plots.table(["", "time", "the paper's", "memory", "the paper's"], rows))
 
 # %% tags=["hide-input"]
 
@@ -747,20 +715,20 @@ def ratio(label, key):
 
 
 claims = [
-    ("Deep MIL is 25 times slower", ratio("Deep MIL", "ms"), 25),
-    ("the CNN is 10 times slower", ratio("CNN 1", "ms"), 10),
-    ("the most frugal CNN needs 3 times the memory", ratio("CNN 0.5", "peak_mb"), 3),
-    ("Deep MIL, all patches at once, needs 30 times the memory", ratio("Deep MIL", "peak_mb"), 30),
+    ("Deep MIL is 25 times slower", "Deep MIL", "ms", 25),
+    ("the CNN is 10 times slower", "CNN 1", "ms", 10),
+    ("the most frugal CNN needs 3 times the memory", "CNN 0.5", "peak_mb", 3),
+    ("Deep MIL needs 30 times the memory", "Deep MIL", "peak_mb", 30),
 ]
+rows = [
+    [text, f"{PAPER[label][4 + (key != 'ms')] / paper_base[4 + (key != 'ms')]:.1f}", f"{ratio(label, key):.1f}", "holds" if ratio(label, key) >= wanted else "does **not** hold"]
+    for text, label, key, wanted in claims
+]
+display(plots.table(['the claim, as "at least"', "the paper's table", "here", ""], rows))
 chunked = next((row for name, row in measured.items() if name.startswith("Deep MIL, chunks")), None)
 Markdown(
-    f"Measured on {cost['hardware']['name']}, {cost['hardware']['device']}, {cost['hardware']['threads']} thread, ATS-10 {base['ms']:.1f} ms and "
-    f'{base["peak_mb"]:.0f} MB (medians of {cost["repetitions"]}). The claims, as "at least":\n\n'
-    + "\n".join(
-        f"- {text}: **{value:.1f}** here, {'holds' if value >= wanted else 'does **not** hold'};"
-        for text, value, wanted in claims
-    )
-    + f"\n\nA CPU core computes one thing after the other, so time follows arithmetic; a GPU computes side by side, and small networks leave it idle. So the two machines need not agree. "
+    f"Measured on {cost['hardware']['name']}, {cost['hardware']['device'].upper()}, {cost['hardware']['threads']} thread, medians of {cost['repetitions']}. "
+    "A CPU core computes one thing after the other, so time follows arithmetic; a GPU computes side by side, and small networks leave it idle. So the two machines need not agree. "
     f"U-10, which has no attention to compute, takes {ratio('U-10', 'ms'):.2f} of ATS-10's time here, in the paper {PAPER['U-10'][4] / paper_base[4]:.2f}."
     + (
         f" Deep MIL's memory is a choice: computed in chunks, its patches twice, it takes {chunked['peak_mb'] / base['peak_mb']:.1f} times ATS-10's "
@@ -777,7 +745,7 @@ Markdown(
 #
 # The recorded runs: training loss against images seen, the mean of the folds, and the error on the test folds.
 
-# %% mystnb={"image": {"alt": "Left, training loss against thousands of images seen, one line a method, falling. Right, test error smoothed over five tests; the lines of sampling methods fall from 0.5 and then fluctuate between 0.1 and 0.2. The lines of CNNs and Deep MIL end after 2,000 images or fewer."}}
+# %% mystnb={"image": {"alt": "Left, training loss against thousands of images seen, one line a method, falling. Right, test error smoothed over five tests, falling and then fluctuating. The lines of the methods that saw fewer images end early."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4))
 drawn = {}  # label -> thousands of images seen, training loss, test error
 for label, group in of.items():
@@ -802,19 +770,16 @@ if len(drawn) > 1:
     shortest = min(drawn, key=lambda label: drawn[label][0][-1])
     there_at = drawn[shortest][0][-1]
     early = {label: float(np.interp(there_at, x, loss)) for label, (x, loss, _) in drawn.items()}
-    reading = sorted(early, key=early.get)
     lines.append(
-        f"At {1000 * there_at:,.0f} images, where the line of {shortest} ends, the training loss is {', '.join(f'{early[label]:.2f} ({label})' for label in reading)}{caveat(*drawn)}. "
-        f"That is no ranking: there {shortest} has come to the end of its schedule, its learning rate near zero, while the sampling methods are at the beginning of theirs, and CNN and Deep MIL have made more updates, of fewer images each."
+        f"At {1000 * there_at:,.0f} images, where the line of {shortest} ends, the training loss is {', '.join(f'{early[label]:.2f} ({label})' for label in sorted(early, key=early.get))}. "
+        f"That is no ranking: {shortest} is at the end of its schedule there, with a learning rate near zero, and the methods that go on are at the beginning of theirs."
     )
-    further = {label: curves for label, curves in drawn.items() if curves[0][-1] > 2 * there_at}
+    further = {label: error for label, (x, _, error) in drawn.items() if x[-1] > 2 * there_at}
     if further:
-        ends = sorted(further, key=lambda label: further[label][1][-1])
-        quarters = {label: [np.nanmean(part) for part in np.array_split(error, 4)] for label, (_, _, error) in further.items()}
-        change = {label: quarters[label][3] - quarters[label][2] for label in ends}
+        halves = {label: [np.nanmean(part) for part in np.array_split(error, 4)][2:] for label, error in further.items()}
+        change = {label: after - before for label, (before, after) in halves.items()}
         lines.append(
-            f"{', '.join(ends)} (in the order of their last training loss, {further[ends[0]][1][-1]:.2f} … {further[ends[-1]][1][-1]:.2f}) go on to {max(x[-1] for x, _, _ in further.values()):.0f} thousand. "
-            f"From the third quarter of it to the last their test errors {'fall on average' if max(change.values()) < 0 else 'do not all fall'}: {', '.join(f'{change[label]:+.3f} ({label})' for label in ends)}"
+            f"From the third quarter of their training to the last, the test errors change by {', '.join(f'{change[label]:+.3f} ({label})' for label in change)}"
             + (f"; each is less than one standard error of {N_IMAGES} images, {binomial(p, N_IMAGES):.3f}." if max(map(abs, change.values())) < binomial(p, N_IMAGES) else ".")
         )
 Markdown("**To be seen.** " + " ".join(lines) if lines else "No two methods to compare yet.")
@@ -845,7 +810,7 @@ smaller = train_live("128 pixels", 128, updates=120)
 larger = train_live("250 pixels", 250, updates=180)  # as many as the other two together
 warm = train_live("250, from 128", 250, updates=60, start=smaller)
 
-# %% mystnb={"image": {"alt": "Two panels, training loss and test error against updates. For images of 128 pixels both leave chance, a dotted line, towards the end of the run. For 250 pixels they stay near it for the whole run. From the weights of the first run, 250 pixels are learned within sixty updates."}}
+# %% mystnb={"image": {"alt": "Two panels, training loss and test error against updates. For images of 128 pixels both leave chance, a dotted line, towards the end of the run. For 250 pixels they stay near it for the whole run. From the weights of the first run, 250 pixels are learned in the shortest of the three runs."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.3), sharex=True)
 for (name, curve), colour, marker in zip(live.items(), (plots.BLUE, plots.RED, plots.GREEN), "o^s", strict=True):
     left.plot(
@@ -879,13 +844,13 @@ agreements, apart = {}, {}  # of all networks of a method; those that learned ap
 LOOKING = ("Deep MIL", TERM, "ATS-10", "ATS-50")  # methods that have attention to look at
 for label in LOOKING:
     agreements[label] = []
-    for _, row in of[label].iterrows() if label in of else ():
+    for _, row in every[label].iterrows() if label in every else ():
         file = Path("../results/nuclei") / Path(row["file"]).name
         if file.exists():
             agreements[label].append(json.loads(file.read_text(encoding="utf-8")))
-            apart.setdefault(label if begun(row["final.train_loss"]) else label + IDLE, []).append(agreements[label][-1])
+            apart.setdefault(label if begun(row["train_loss"]) else label + IDLE, []).append(agreements[label][-1])
 if "ATS-10" in long:
-    files = [Path("../results/nuclei") / Path(file).name for file in long["ATS-10"]["file"][begun(long["ATS-10"]["final.train_loss"])]]
+    files = [Path("../results/nuclei") / Path(file).name for file in long["ATS-10"]["file"][begun(long["ATS-10"]["train_loss"])]]
     if any(file.exists() for file in files):
         apart[f"ATS-10, {LONG}"] = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 if most := max(agreements.values(), key=len):
@@ -900,12 +865,12 @@ real = shares.get("real, 500 pixels")
 Markdown(
     f"The error on 48 test images ends at {', '.join(f'{error:.2f} ({name})' for name, error in final.items())}; guessing gives 0.50 ± {binomial(0.5, 48):.2f}. "
     + (
-        "So it is not that the network could not tell the larger images: once it has seen glands undiluted, it reads them there, too, after no more updates in all than the run from scratch had. It seems to be the start that fails (one seed, and a longer run might start). "
+        "So the network can read the larger images: it does so once it has seen glands undiluted, after no more updates in all than the run from scratch had. It is the start that fails (one seed; a longer run might start). "
         if chance["250 pixels"] and not chance["128 pixels"] and not chance["250, from 128"]
         else "On this machine the contrast did not come out as it did on ours; try another seed. "
     )
     + (
-        f"The real images, although of 500 pixels, are by the experts' marks, which leave many nuclei out, epithelium to at least {real:.0%}. In this they are like the smallest of the drawn ones, and the "
+        f"In the real images, although of 500 pixels, at least {real:.0%} of the locations are near epithelium (the expert left many nuclei unmarked). In this they are like the smallest of the drawn ones, and the "
         "runs of attention sampling above do learn them. "
         if real is not None
         else "How much of the real images is epithelium is said once the attention of the runs above is measured. "
@@ -915,7 +880,7 @@ Markdown(
 
 # %% [markdown]
 # This is a limit of attention sampling that Table 1 cannot show: where the object is rare, the loss hardly depends on it until attention has found it, and attention
-# has no reason to move until the loss does ([chapter 7](07_entropy_and_exploration.ipynb)). Training on crops first broke the circle here, with the one seed of this page; a [prior](07_entropy_and_exploration.ipynb) is another way.
+# has no reason to move until the loss does. Training on crops first broke the circle here, with the one seed of this page; a [prior](07_entropy_and_exploration.ipynb) is another way.
 #
 # ## Where it looks
 #
@@ -924,7 +889,7 @@ Markdown(
 # $$w_i = \frac{a_i - \min(a)}{\max(a) - \min(a)}$$
 #
 # and multiplies the image with it. Here is $w$ itself, dark for 0 and bright for 1, beside the nuclei that an expert marked as epithelial. **The
-# models never saw those marks.** Of the sampling methods it is the attention over 100 × 100 locations, of Deep MIL that over its 50 × 50 patches; all
+# models never saw those marks.** Attention sampling has 100 × 100 locations, Deep MIL 50 × 50 patches. All
 # images are test images of the same fold. In the paper's Figure 4, Deep MIL's bright patches follow the epithelium closely, attention sampling's less so,
 # and both also light up at the bottom centre, where there is none.
 #
@@ -934,8 +899,8 @@ Markdown(
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Panels side by side: dots at the epithelial nuclei of one test image, where they are known; then the normalised attention of each method that was measured, from dark blue to yellow."}}
 maps = {}
 for label in LOOKING:
-    if label in of and 0 in of[label].index and begun(of[label].loc[0, "final.train_loss"]):
-        file = (Path("../results/nuclei") / Path(of[label].loc[0, "file"]).name).with_suffix(".safetensors")
+    if label in every and 0 in every[label].index and begun(every[label].loc[0, "train_loss"]):
+        file = (Path("../results/nuclei") / Path(every[label].loc[0, "file"]).name).with_suffix(".safetensors")
         if file.exists():
             maps[label] = {int(number): log_a.float().exp() for number, log_a in load_file(file).items()}
 ids = sorted(set.intersection(*(set(m) for m in maps.values()))) if maps else []
@@ -983,19 +948,20 @@ else:
 # %% tags=["hide-input"]
 absent = [label for label in LOOKING if label not in maps]
 Markdown(
+    "**To be seen.** Every map is bright where the marked nuclei are: the shapes are the same in all of them. Deep MIL's are bright throughout with sharp edges; those of ATS are dimmer and uneven, with a few bright points. "
     "AUC, below each map, is the probability that a location near an epithelial nucleus has more attention than one that is not; 0.5 is chance. "
     + (f"Not here, because no run on this fold that had begun to learn is recorded: {', '.join(absent)}. " if absent else "")
     + ("" if tests else "The positions of the nuclei are drawn where the data set is installed; here it is not.")
 )
 
 # %% [markdown]
-# Mind what the normalisation does: the brightest *single* location sets the scale. A map with one spike looks dark however good the rest is, and a map that
+# The normalisation makes part of that difference: the brightest *single* location sets the scale. A map with one spike looks dark however good the rest is, and a map that
 # is nearly uniform looks lively.
 #
 # (cell-fig8)=
 # ### Figure 8: further test images
 #
-# The paper shows more images in its Figure 8 and finds both attentions "very similar", in agreement even on wrong patches. Compare column with column.
+# The paper shows more images in its Figure 8 and finds both attentions "very similar", in agreement even on wrong patches.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three more test images, one a row: dots at epithelial nuclei where they are known, then the normalised attention of each method that was measured."}}
 if ids[1:]:
@@ -1022,7 +988,7 @@ def far_from_nuclei(number):
 
 
 pairs = [(a, b) for i, a in enumerate(maps) for b in list(maps)[i + 1 :]]
-rows = []
+rows, alike = [], {}
 for a, b in pairs:
     everywhere = [spearmanr(pooled(maps[a][n]).ravel(), pooled(maps[b][n]).ravel()).statistic for n in ids]
     far = (
@@ -1030,14 +996,28 @@ for a, b in pairs:
         if tests
         else None
     )
+    alike[a, b] = np.mean(everywhere), np.mean(far) if far else math.nan
     rows.append([f"{a} and {b}", pm(everywhere, 2), pm(far, 2) if far else "needs the data"])
 if rows:
     display(
         Markdown(
-            f"Rank correlation of two attentions over the 2,500 cells of an image, mean of {len(ids)} images ± standard error: 1 is the same order, 0 none."
+            "**To be seen.** Row by row the columns have the same bright shapes, also where no nucleus is marked, as at the right of image 30. On image 36 the maps differ most: those of ATS have a faint glow over the whole tissue that Deep MIL's has not.\n\n"
+            f"As a number: rank correlation of two attentions over the 2,500 cells of an image, mean of {len(ids)} images ± standard error; 1 is the same order, 0 none:"
         )
     )
     display(plots.table(["", "everywhere", "away from epithelial nuclei"], rows))
+    if ("Deep MIL", "ATS-10") in alike:
+        near, away = alike["Deep MIL", "ATS-10"]
+        siblings = alike.get(("ATS-10", "ATS-50"), (math.nan,))[0]
+        similar = near > 0.7
+        display(
+            Markdown(
+                f"The ranks of Deep MIL's map explain {near**2:.0%} of the variance of the ranks of ATS-10's (the square of {near:.2f})"
+                + (f", and {away**2:.0%} away from the marked nuclei, the places that both would choose wrongly" if away > 0 else "")
+                + f". The paper's \"very similar\" {'fits' if similar else 'is too strong for'} that: the two put the locations in {'much' if similar else 'not'} the same order"
+                + (f", less than two networks of attention sampling do ({siblings**2:.0%})." if siblings > near else ".")
+            )
+        )
 else:
     print("Two attentions are needed to compare them; recorded:", ", ".join(maps) or "none")
 
@@ -1064,9 +1044,7 @@ if tests and ids:
 # - **AUC among nuclei**: does the location of an *epithelial* nucleus have more attention than that of a fibroblast, an inflammatory or another cell?
 #
 # Two yardsticks that learned nothing: the attention network before training, and, where the images are here, plain darkness of the small view (nuclei are
-# dark). A network that ended with the training loss of a constant answer stands in a row of its own.
-#
-# Images of one network are not independent, and crops of one slide are alike: the p-values below, which count images, overstate. Nor is 0.5 what an untrained network has to have: see its row. How many *networks* are above chance is said beside them.
+# dark). Networks that ended with the training loss of a constant answer stand in a row of their own.
 
 # %% tags=["hide-input"]
 KEYS = ("mass", "area", "auc", "auc_nuclei")
@@ -1133,45 +1111,47 @@ def networks(count):
     return f"{count} network{'s' * (count != 1)}"
 
 
-lines = []
+rows, lines = [], []
 for name in (name for name in sorted(apart) if not name.endswith(IDLE)):
-    for key, what in (("auc", "near and other locations"), ("auc_nuclei", "epithelial and other nuclei")):
+    row = [name, len(apart[name]), len(by_image(name, "auc"))]
+    for key in ("auc", "auc_nuclei"):
         values = by_image(name, key)
-        if values:
-            more, n, p_value = above(values, dict.fromkeys(values, 0.5))
-            good, count = networks_above(name, key)
-            lines.append(
-                f"- {name}: {what} are told apart better than by chance in {more} of {n} images (sign test p = {p_value:.1g}), on average in {good} of {networks(count)}"
-            )
-            if darkness:
-                more, n, p_value = above(values, {number: row[key] for number, row in darkness.items()})
-                lines[-1] += f"; better than darkness does in {more} of {n} images (p = {p_value:.1g})"
-            lines[-1] += "."
+        more, n, p_value = above(values, dict.fromkeys(values, 0.5))
+        row += [f"{np.mean(list(values.values())):.2f}", f"{more}<br>{p_text(p_value)}", "{} of {}".format(*networks_above(name, key))]
+        if darkness:
+            more, n, p_value = above(values, {number: numbers[key] for number, numbers in darkness.items()})
+        row.append(f"{more}<br>{p_text(p_value)}" if darkness else "–")
+    rows.append(row)
+if rows:
+    columns = ["above 0.5, images", "above 0.5, networks", "above darkness, images"]
+    display(plots.table(["", "networks", "images", "AUC", *columns, "AUC among nuclei", *columns], rows))
+    display(
+        Markdown(
+            "p: sign test over the images. Images of one network are not independent, and crops of one slide are alike, so these p-values are too small; how many *networks* are above chance "
+            "on average stands beside them."
+        )
+    )
 mil = max(("Deep MIL", TERM), key=lambda label: len(apart.get(label, ())))  # of which more networks had learned
 n_mil = len(apart.get(mil, ()))
-unmeasured = [f"{label}, fold {seed}" for label in agreements for seed, row in (of[label].iterrows() if label in of else ()) if not (Path("../results/nuclei") / Path(row["file"]).name).exists()]
+unmeasured = [f"{label}, fold {seed}" for label in agreements for seed, row in (every[label].iterrows() if label in every else ()) if not (Path("../results/nuclei") / Path(row["file"]).name).exists()]
 if unmeasured:
     lines.append(f"- Not measured yet: {'; '.join(unmeasured)} (`python -m atslib.experiments.nuclei`).")
 comparison = "No network of Deep MIL that had learned is measured yet."
 if n_mil:
     which = f"the {networks(n_mil)} of {mil}{' that had learned' * (mil + IDLE in apart)}"
     comparison = f"No image is measured with both ATS-10 and {which}."
-    for label in ("ATS-10", "ATS-50"):
-        more, n, p_value = above(by_image(label, "auc"), by_image(mil, "auc"))
-        if n:
-            lines.append(f"- {label} has the higher AUC in {more} of the {n} images of {which} (p = {p_value:.2g}).")
-        if n and label == "ATS-10":
-            comparison = f"Beside {which}, it has the higher AUC in {more} of {n} images: " + (
-                "no difference is shown" if p_value >= 0.05 else f"{label if more > n / 2 else mil} agrees better with the marks there"
-            )
-            by_fold = [
-                (np.mean([row["auc"] for row in mine["final"]]), np.mean([row["auc"] for row in theirs["final"]]))
-                for mine in apart.get("ATS-10", ())
-                for theirs in apart[mil]
-                if {row["id"] for row in mine["final"]} == {row["id"] for row in theirs["final"]}
-            ]
-            comparison += f" (on average higher in {sum(mine > theirs for mine, theirs in by_fold)} of {len(by_fold)} folds)" if by_fold else ""
-            comparison += "." if n_mil > 2 else f", but {networks(n_mil)} cannot speak for a method."
+    more, n, p_value = above(by_image("ATS-10", "auc"), by_image(mil, "auc"))
+    if n:
+        comparison = f"Beside {which}, ATS-10 has the higher AUC in {more} of {n} images ({p_text(p_value)})"
+        by_fold = [
+            (np.mean([row["auc"] for row in mine["final"]]), np.mean([row["auc"] for row in theirs["final"]]))
+            for mine in apart.get("ATS-10", ())
+            for theirs in apart[mil]
+            if {row["id"] for row in mine["final"]} == {row["id"] for row in theirs["final"]}
+        ]
+        comparison += f", and the higher mean AUC in {sum(mine > theirs for mine, theirs in by_fold)} of {len(by_fold)} folds" if by_fold else ""
+        comparison += ": no difference is shown" if p_value >= 0.05 else f": {'ATS-10' if more > n / 2 else mil} agrees better with the marks there"
+        comparison += "." if n_mil > 2 else f", but {networks(n_mil)} cannot speak for a method."
 values = by_image("ATS-10", "auc_nuclei")
 finds, outcome = False, "Nothing measured yet."
 if values:
@@ -1180,7 +1160,7 @@ if values:
     more_than_area = [np.mean([row["mass"] for row in numbers["final"]]) > np.mean([row["area"] for row in numbers["final"]]) for numbers in apart["ATS-10"]]
     finds = good == count and all(more_than_area) and above(values, dict.fromkeys(values, 0.5))[2] < 0.05
     outcome = (
-        f"Attention sampling does find epithelium from image labels alone (more attention near its nuclei than their share of the area), and prefers epithelial nuclei to others, in each of {networks(count)}."
+        f"Attention sampling finds epithelium from image labels alone: in each of {networks(count)} there is more attention near epithelial nuclei than their share of the area, and more on them than on other nuclei."
         if finds
         else f"That attention prefers epithelial nuclei to others is not shown (so on average in {good} of {networks(count)})."
     ) + f" {comparison}"
@@ -1188,14 +1168,11 @@ long_name, long_outcome = f"ATS-10, {LONG}", ""
 if values and long_name in apart:
     mass, area = (np.mean([np.mean([row[key] for row in numbers["final"]]) for numbers in apart[long_name]]) for key in ("mass", "area"))
     more, n, p_value = above(by_image(long_name, "auc_nuclei"), dict.fromkeys(by_image(long_name, "auc_nuclei"), 0.5))
-    long_outcome = (
-        f"With as many updates as the paper ({networks(len(apart[long_name]))}) the mass near nuclei is {mass:.2f}, on {area:.2f} of the area; epithelial nuclei are told from others in {more} of {n} images (p = {p_value:.1g})"
-    )
-    if darkness:
-        more, n, p_value = above(by_image(long_name, "auc"), {number: row["auc"] for number, row in darkness.items()})
-        long_outcome += f", near from other locations better than by darkness in {more} of {n} (p = {p_value:.2g})"
     short_mass = np.mean(list(by_image("ATS-10", "mass").values()))
-    long_outcome += ": weaker than after the short training, whose mass is " + f"{short_mass:.2f}." if mass < short_mass else "."
+    long_outcome = (
+        f"With as many updates as the paper ({networks(len(apart[long_name]))}) the mass near nuclei is {mass:.2f}, on {area:.2f} of the area"
+        + (f": less than after the short training, {short_mass:.2f}." if mass < short_mass else f"; after the short training it is {short_mass:.2f}.")
+    )
     outcome += f" {long_outcome}"
 Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
 
@@ -1216,44 +1193,37 @@ def wrong_images(group, scheme):
     return {ids[fold][i] for fold, wrong in group["final.wrong"].items() for i in wrong}
 
 
-rows, lines = [], []
+rows, by_fold, lines = [], [], []
 n_tests = 2 * len(together.keys() & of.keys())  # of error and of loss
 for label in ORDER:
     if label in together and label in of:
         random, kept = of[label], together[label]
-        rows.append(
-            [
-                label,
-                *(f"{len(g)}" for g in (random, kept)),
-                *(pm(g[f"final.{key}"]) for key in ("test_error", "test_loss") for g in (random, kept)),
-            ]
-        )
-        change = kept["final.test_error"].mean() - random["final.test_error"].mean()
         ps = {key: permutation_test(kept[f"final.test_{key}"], random[f"final.test_{key}"]) for key in ("error", "loss")}
-        worst = kept["final.test_error"].idxmax()
+        rows.append([label, len(random), len(kept), *(cell for key in ps for cell in (*(pm(g[f"final.test_{key}"]) for g in (random, kept)), f"{ps[key]:.2g}"))])
+        for g, how in ((random, "at random"), (kept, "together")):
+            by_fold.append([f"{label}, {how}", *(f"{g['final.test_error'].get(fold, math.nan):.2f}" for fold in range(N_FOLDS))])
+        change, worst = kept["final.test_error"].mean() - random["final.test_error"].mean(), kept["final.test_error"].idxmax()
         missed_by = [wrong_images(g, scheme) for g, scheme in ((kept, "runs"), (random, "stratified"))]
+        shown = [key for key, value in ps.items() if value < 0.05 / n_tests]
         lines.append(
-            f"- {label}: error {change:+.3f} with neighbours together (p = {ps['error']:.2f}; of the test loss, p = {ps['loss']:.2f}). By fold {', '.join(f'{e:.2f}' for e in random['final.test_error'])} at random, "
-            f"{', '.join(f'{e:.2f}' for e in kept['final.test_error'])} together; without fold {worst} the change is {kept['final.test_error'].drop(worst).mean() - random['final.test_error'].mean():+.3f}. "
-            + " ".join(f"{'A' if p < 0.05 / n_tests else 'No'} change of the {key} is shown." for key, p in ps.items())
+            f"- {label}: the error changes by {change:+.3f} with neighbours together, without fold {worst} by {kept['final.test_error'].drop(worst).mean() - random['final.test_error'].mean():+.3f}. "
+            + (f"A change of the {' and of the '.join(shown)} is shown." if shown else "A change is **not shown**, neither of the error nor of the loss.")
             + (
-                f" Image by image, {len(missed_by[0] - missed_by[1])} are missed only with neighbours together and {len(missed_by[1] - missed_by[0])} only at random (sign test p = {sign_test(*missed_by):.2g}, as if images were independent)."
+                f" Image by image, {len(missed_by[0] - missed_by[1])} are missed only with neighbours together and {len(missed_by[1] - missed_by[0])} only at random (sign test {p_text(sign_test(*missed_by))}, as if images were independent)."
                 if all(missed_by)
                 else ""
             )
         )
-if lines:
+if rows:
+    display(plots.table(["", "runs, random", "runs, together", "error, random", "error, together", "p", "loss, random", "loss, together", "p"], rows))
+    display(plots.table(["error of", *(f"fold {fold}" for fold in range(N_FOLDS))], by_fold))
     lines.append(
         f"\nThe folds are not the same in both, so the permutation test deals all runs anew; with {N_FOLDS} and {N_FOLDS} its p cannot be below {2 / math.comb(2 * N_FOLDS, N_FOLDS):.3f}. "
-        f"There are {n_tests} of these tests here: one of so many below 0.05 is not yet a sign of anything, and a change counts as shown if its p is below 0.05 / {n_tests}."
-    )
-if rows:
-    display(
-        plots.table(["", "runs, random", "runs, together", "error, random", "error, together", "loss, random", "loss, together"], rows)
+        f"With {n_tests} tests, a change counts as shown if its p is below 0.05 / {n_tests}."
     )
     display(Markdown("\n".join(lines)))
 else:
-    print("No run with neighbours together has ended yet; the commands stand in the section on what was trained.")
+    print("No run with neighbours together has ended yet; the commands stand in the section on how these runs differ.")
 
 # %% [markdown]
 # ## Labels in doubt
@@ -1267,7 +1237,7 @@ if tests:
     counted = {}
     for label, group in of.items():
         for seed, wrong in group["final.wrong"].items():
-            if not begun(group.loc[seed, "final.train_loss"]):
+            if not begun(group.loc[seed, "train_loss"]):
                 continue  # a constant answer misses half of the images for no reason of theirs
             for i, number in enumerate(tests[seed].ids):
                 counted[number] = counted.get(number, 0) + 1
@@ -1293,59 +1263,44 @@ else:
     text = "Which images those are can only be said where the data set is installed; here it is not."
 close = [PAPER[k][2] for k in ("CNN 1", "Deep MIL", "ATS-10", "ATS-50")]
 Markdown(
-    f"{text} Two doubtful labels are {2 / N_IMAGES:.2f} of error; in the paper ATS, Deep MIL and the CNN at full resolution lie within {max(close) - min(close):.3f}, "
-    f"and the CNN at half resolution is at most {max(abs(PAPER['CNN 0.5'][2] - error) for error in close):.3f} from any of them."
+    f"{text} Two doubtful labels are {2 / N_IMAGES:.2f} of error; in the paper ATS, Deep MIL and CNN 1 lie within {max(close) - min(close):.3f}, "
+    f"and CNN 0.5 is at most {max(abs(PAPER['CNN 0.5'][2] - error) for error in close):.3f} from any of them."
 )
 
 # %% [markdown]
 # ## Summary
 
 # %% tags=["hide-input"]
-c = {b: judged("ATS-10", b) for b in ("U-10", "Deep MIL", *([TERM] if TERM in of else []), "CNN 1")}
-
-
-def short(b):
-    if c[b] is None:
-        return f"against {b} nothing can be said yet"
-    outcome = {
-        "both": f"a difference is shown, in favour of {favoured('ATS-10', b, c[b])}",
-        "sign": f"only the sign test points to a difference, in favour of {favoured('ATS-10', b, c[b])}, and {folds(c[b])} {'cannot show' if c[b]['folds'] < N_FOLDS else 'do not show'} one",
-        "none": "no difference is shown",
-    }[evidence(c[b])]
-    which = " of folds on which it had begun to learn" if len(stuck(b)) else ""
-    return f"against {b} ({c[b]['means'][1]:.2f}, {c[b]['n']} images{which}) {outcome}{caveat(b)}"
-
-
+rivals = {b: c for b in ("U-10", "CNN 0.5", "CNN 1", "Deep MIL") if (c := judged("ATS-10", b))}
+verdicts = {}
+for b, c in rivals.items():
+    words = {"both": f"{favoured('ATS-10', b, c)} is better than the other", "sign": "only the sign test points to a difference", "none": "no difference is shown"}[evidence(c)]
+    verdicts.setdefault(words, []).append(f"{b} ({c['means'][1]:.2f}" + (f" on {folds(c)}" if c["folds"] < N_FOLDS else "") + ")")
 values = {key: list(by_image("ATS-10", key).values()) for key in ("auc", "auc_nuclei", "mass", "area")}
 least_difference = 2 * math.sqrt(2) * binomial(p, N_IMAGES)
 gaps = [abs(a[2] - b[2]) for a, b in itertools.combinations(PAPER.values(), 2)]
-Markdown(
-    f"- ATS-10's error is {pm(of['ATS-10']['final.test_error'])} over {len(of['ATS-10'])} folds; {'; '.join(short(b) for b in c)}.\n"
-    + (
-        f"- With as many updates as the paper: ATS-10 {pm(long['ATS-10']['final.test_error'])}, U-10 {pm(long['U-10']['final.test_error'])} ({folds(long_c)}). {long_verdict}\n"
-        if long_c
-        else ""
-    )
-    + f"- Errors around {p:.2f} must differ by about {least_difference:.2f} to be told apart on {N_IMAGES} images, somewhat less where methods miss the same ones; of the "
-    f"{len(gaps)} differences between methods in the paper's Table 1, {'all' if all(gap < least_difference for gap in gaps) else sum(gap < least_difference for gap in gaps)} are smaller.\n"
-    f"- Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
-    f"{PAPER['Deep MIL'][4] / paper_base[4]:.0f} and {PAPER['Deep MIL'][5] / paper_base[5]:.0f}.\n"
-    + (
-        f"- {'Attention finds epithelium without having been shown any' if finds else 'Whether attention finds epithelium is not shown'}: {np.mean(values['mass']):.0%} of its mass is near epithelial nuclei, which are {np.mean(values['area']):.0%} of the area (AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei; of networks that had not begun to learn the AUC may be as high, their mass is not).\n"
-        + (f"- {long_outcome}\n" if long_outcome else "")
+sampling = [label for label in of if label.startswith(("ATS", "U-"))]
+started = sum(begun(of[label]["train_loss"]).sum() for label in sampling)
+points = [
+    f"With the short training ATS-10's error is {pm(of['ATS-10']['final.test_error'])}; "
+    + "; ".join(f"against {listed(names)} {words}" for words, names in verdicts.items())
+    + (f" ({idle(*rivals)} had not begun to learn and {'is' if idle(*rivals).startswith('1 of') and ';' not in idle(*rivals) else 'are'} left out)." if idle(*rivals) else "."),
+    *([f"With as many updates as the paper: {long_verdict[0].lower()}{long_verdict[1:]}"] if long_verdict else []),
+    f"Errors around {p:.2f} must differ by about {least_difference:.2f} to be told apart on {N_IMAGES} images, somewhat less where methods miss the same ones; of the "
+    f"{len(gaps)} differences between methods in the paper's Table 1, {'all' if all(gap < least_difference for gap in gaps) else sum(gap < least_difference for gap in gaps)} are smaller.",
+    f"Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
+    f"{PAPER['Deep MIL'][4] / paper_base[4]:.0f} and {PAPER['Deep MIL'][5] / paper_base[5]:.0f}.",
+    (
+        f"{'Attention finds epithelium without having been shown any' if finds else 'Whether attention finds epithelium is not shown'}: {np.mean(values['mass']):.0%} of its mass is near epithelial nuclei, which are {np.mean(values['area']):.0%} of the area "
+        f"(AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei). {long_outcome}"
         if values["auc"]
-        else "- Attention has not been measured yet.\n"
-    )
-    + (
-        "- Where what counts covers little of an image, the same networks may not start to learn, as live on the larger drawn images. "
-        if chance["250 pixels"]
-        else "- "
-    )
-    + f"On the colon images {sum(begun(group['final.train_loss']).sum() for label, group in of.items() if label[:3] in ('ATS', 'U-1', 'U-5'))} of "
-    f"{sum(len(group) for label, group in of.items() if label[:3] in ('ATS', 'U-1', 'U-5'))} runs of the sampling methods began to learn"
-    + "".join(f", {len(of[label]) - len(stuck(label))} of {len(of[label])} of {label}" for label in ("Deep MIL", TERM) if label in of)
-    + (", which were much shorter." if "Deep MIL" in of or TERM in of else ".")
-)
+        else "Attention has not been measured yet."
+    ),
+    ("Where what counts covers little of an image, the same networks may not start to learn, as on the larger drawn images. " if chance["250 pixels"] else "")
+    + f"On the colon images {started} of {sum(len(of[label]) for label in sampling)} runs of U and ATS began to learn"
+    + (f", {len(of['Deep MIL']) - len(stuck('Deep MIL'))} of the {len(of['Deep MIL'])} shorter ones of Deep MIL." if "Deep MIL" in of else "."),
+]
+Markdown("\n".join(f"- {point}" for point in points))
 
 # %% [markdown]
 # ## Exercises

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # Ablation: the number of patches
 #
-# How many patches to draw is a matter of cost. Does it also change *where* the network learns to look? The paper says no, by theory and by its
-# Figure 7. This chapter looks at the theory first, finds a gap in it, and then at how wide the gap is.
+# The number of patches decides the cost. Does it also change *where* the network learns to look? The paper says no, by theory and by its
+# Figure 7. This chapter finds a gap in the theory, and then measures how wide it is.
 #
 # ## What you will learn
 #
-# - why "the number of patches should not affect the learned attention" follows for the features and the logits, and not for the loss;
-# - a case worked out exactly, in which the best attention depends on $N$;
-# - how to tell whether two attention distributions differ by more than chance: other seeds as the yardstick;
-# - what the colon cancer images say: Figure 7 of the paper, distances over time, and the losses.
+# - why "the number of patches should not affect the learned attention" holds for the features and the logits, but not for the loss;
+# - an exact case in which the best attention depends on $N$;
+# - how to tell whether two attention distributions differ by more than chance: other seeds are the yardstick;
+# - the colon cancer images: Figure 7 of the paper, distances over time, and the losses.
 #
 # **Time and hardware:** 15 minutes to read, about a minute to run on one idle CPU core, some minutes on a busy one; nothing is downloaded. The
 # recorded runs took minutes each on one core; a table below has the times.
@@ -42,12 +42,12 @@ from atslib.processes import Processes
 from atslib.training import Settings
 
 plots.use_style()
-STYLES = {
-    2: dict(color=plots.RED, linestyle=":"),
-    5: dict(color=plots.ORANGE, linestyle="-."),
+STYLES = {  # by N, with the colours of chapter 8
+    2: dict(color=plots.BLACK, linestyle=":"),
+    5: dict(color=plots.PURPLE, linestyle="-."),
     10: dict(color=plots.BLUE, linestyle="--"),
-    25: dict(color=plots.GREEN, linestyle="-"),
-    50: dict(color=plots.BLACK, linestyle="-"),
+    25: dict(color=plots.ORANGE, linestyle="-"),
+    50: dict(color=plots.GREEN, linestyle="-"),
 }
 
 
@@ -55,17 +55,17 @@ STYLES = {
 # ## What the paper says
 #
 # §F: "According to our theory, the number of patches should not affect the learned attention distribution. Namely, the expectation of the gradients and the predictions should be the same and
-# the only difference is in the variance." Figure 7 shows attention learned with different $N$ on the colon cancer images; different at the beginning, "after approximately 100
+# the only difference is in the variance." Figure 7 shows attention learned with different $N$ on the colon cancer images. It differs at the beginning; "after approximately 100
 # epochs they converge to a very similar attention distribution".
 #
 # ## The gap in the theory
 #
 # The estimate $z$ of the pooled feature is unbiased for every $N$, and so are the logits of a linear classifier. The *loss* is not
 # ([chapter 5](05_lower_variance.ipynb)): for independent draws it exceeds the loss of the full model by about $\tfrac{1}{2N} \operatorname{tr}(H\,\mathbb V)$, with $\mathbb V$ the variance of one draw
-# and $H$ the curvature of the loss. Training minimises this sum. So with few patches it is paid, a little, for an attention under which the draws agree with each other; with many it is not.
+# and $H$ the curvature of the loss. Training minimises this sum. So with few patches, an attention under which the draws agree with each other lowers the loss; with many patches this gain vanishes.
 #
-# A case that can be computed. Of $K$ = 576 locations 32 are informative; attention puts the share $m$ on them, evenly, and the rest on the others, evenly. A draw that hits an
-# informative location adds $s/N$ to the score of the right class, any other nothing. Then the number of hits is binomial, and the regularised loss of eq. 21 is
+# A case that can be computed: of $K$ = 576 locations 32 are informative. Attention puts the share $m$ evenly on them, and the rest evenly on the others. A draw that hits an
+# informative location adds $s/N$ to the score of the right class, any other draw nothing. Then the number of hits is binomial, and the regularised loss of eq. 21 is
 #
 # $$\mathcal L'(m) = \sum_{k=0}^{N} \binom{N}{k} m^k (1-m)^{N-k} \log\bigl(1 + e^{-s k / N}\bigr) - \lambda\,\mathcal H(m) .$$ (eq-hits)
 
@@ -115,14 +115,14 @@ half = found  # best shares if half of all locations are informative
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Few draws may all miss, and the loss of a miss is high; so attention had better be concentrated. With many draws some hit anyway, and entropy is cheap. The best attention depends on $N$, and tends to that of the full
-# model (grey) as the bias of the loss goes away. **The sentence of §F is right about the expectation of features and logits, and not about what training minimises.**
-# It does not take a needle in a haystack: rarity enters through the entropy only, and where half of all locations are informative (last line) the best share still falls most of that way.
+# Few draws may all miss, and a miss has a high loss, so concentrated attention is better. With many draws some hit anyway. The best attention depends on $N$, and tends to that of the full
+# model (grey) as the bias of the loss vanishes. **The sentence of §F is right about the expectation of features and logits, but not about what training minimises.**
+# Informative locations need not be rare: the last line of the output has the best shares where half of all locations are informative.
 #
 # ## A small case, live
 #
-# Does training find what the formula says? The task is the one of [the last chapter](11_ablation_entropy.ipynb): two striped squares in an image of 96 × 96, whose stripes only a patch can show, among four plain ones.
-# Beginning with two patches is slow, since they rarely hit anything. So that all have learned what a stripe is, every network begins with ten patches; after three epochs it goes on with two or with ten.
+# Does training find what the formula says? The task is that of [the last chapter](11_ablation_entropy.ipynb): two striped squares among four plain ones in an image of 96 × 96; only a patch shows the stripes.
+# With two patches training starts slowly, since they rarely hit anything. So every network begins with ten patches, and after three epochs goes on with two or with ten.
 
 # %%
 train_set, tests = Stripes(512, seed=0), Stripes(128, seed=1)
@@ -155,8 +155,8 @@ plots.show_maps(
 );
 
 # %% [markdown]
-# One test image; yellow is 16 times uniform attention or more, blue a sixteenth or less. Both rows find the same squares. Whether the distributions are the *same* is a matter of distance, the total variation
-# $\tfrac12\sum_i |p_i - q_i|$: the share of attention that would have to be moved to make one of the other. The yardstick is what chance does: two runs with the same $N$ and another seed.
+# One test image; yellow is 16 times uniform attention or more, blue a sixteenth or less. How *different* two distributions are is measured by the total variation
+# $\tfrac12\sum_i |p_i - q_i|$: the share of attention that would have to be moved to turn one into the other. The yardstick is chance: two runs with the same $N$ and another seed.
 
 
 # %% mystnb={"image": {"alt": "Left: total variation against epoch between runs with the same N and another seed, and between runs with another N. Right: share of attention on the striped squares against epoch for each N."}}
@@ -173,7 +173,7 @@ kinds = {
 }
 distance = {kind: np.array([[apart(small[a], small[b], e) for e in epochs] for a, b in pairs]) for kind, pairs in kinds.items()}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5))
-looks = ((plots.GREY, "-"), (plots.ORANGE, "--"), (plots.BLUE, "-."))
+looks = ((plots.GREY, "-"), (plots.RED, "--"), (plots.SKY, "-."))
 for (kind, values), (colour, dash) in zip(distance.items(), looks, strict=True):
     left.plot(epochs, values.mean(0), color=colour, linestyle=dash, label=kind)
     left.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
@@ -188,47 +188,33 @@ right.legend(loc="upper left")
 plt.show()
 
 # %% tags=["hide-input"]
+least_toy = 2 / 2 ** len(SEEDS)  # the smallest p; both N go on from the same network of each seed
+shares = {n: [small[n, seed]["mass"][-1] for seed in SEEDS] for n in SMALL_N}
+p_toy = permutation_test(*shares.values(), paired=True)
+few, many = (np.mean(shares[n]) for n in SMALL_N)
 rows = [
-    [
-        f"{n}",
-        f"{seed}",
-        f"{r['entropy'][-1]:.2f}",
-        f"{r['mass'][-1]:.2f}",
-        f"{best[n]:.2f}",
-        f"{r['error']:.2f}",
-        f"{r['loss']:.3f}",
-    ]
-    for (n, seed), r in small.items()
+    [f"{n}", ", ".join(f"{value:.2f}" for value in shares[n]), f"{np.mean(shares[n]):.2f}", f"{best[n]:.2f}"]
+    + [f"{np.mean([small[n, seed][key] for seed in SEEDS]):.{digits}f}" for key, digits in (("error", 2), ("loss", 3))]
+    for n in SMALL_N
 ]
-display(plots.table(["N after epoch 3", "seed", "entropy", "on stripes", "best share by the formula", "test error", "test loss"], rows))
+display(plots.table(["N after epoch 3", "attention on stripes, by seed", "mean", "best share by the formula", "test error, mean", "test loss, mean"], rows))
 final = {kind: values[:, -1] for kind, values in distance.items()}
-shares = [[small[n, seed]["mass"][-1] for seed in SEEDS] for n in SMALL_N]
-p_toy, least_toy = permutation_test(*shares, paired=True), 2 / 2 ** len(SEEDS)  # both N go on from the same network of each seed
-few, many = map(np.mean, shares)
+display(plots.table(["distance at the end", "mean", "smallest … largest"], [[kind, f"{v.mean():.2f}", f"{v.min():.2f} … {v.max():.2f}"] for kind, v in final.items()]))
 display(
     Markdown(
-        f"At the end two runs with the same N are {final['same N, other seed'].mean():.2f} apart ({final['same N, other seed'].min():.2f} … {final['same N, other seed'].max():.2f}), runs with another N and another seed "
-        f"{final['other N, other seed'].mean():.2f} ({final['other N, other seed'].min():.2f} … {final['other N, other seed'].max():.2f}). The share of attention on the stripes is {few:.2f} with N = 2 and {many:.2f} with N = 10, "
-        f"means of {len(SEEDS)} seeds; exchanging the two within each seed in every way gives p = {p_toy:.2g} (it cannot be below {least_toy:.2g}). "
-        + ("Fewer patches, sharper attention" if few > many else "Fewer patches do not make attention sharper")
-        + (f", in the direction of the formula, whose best shares are {best[2]:.2f} and {best[10]:.2f}" if few > many else " here, though the formula has it so")
-        + (
-            ", and chance would hardly do that."
-            if p_toy <= 0.05
-            else ": the most that so few seeds can show, and still compatible with chance."
-            if p_toy <= least_toy + 1e-12
-            else ", but chance alone would do as much now and then."
-        )
+        f"Attention ends {'sharper' if few > many else 'no sharper'} with few patches, {'as' if few > many else 'though'} the formula predicts it: {few:.2f} on the stripes with N = 2, {many:.2f} with N = 10. "
+        f"Exchanging the two within each seed in every way gives p = {p_toy:.2g}, where {len(SEEDS)} seeds can give no less than {least_toy:.2g}: "
+        + ("beyond chance." if p_toy <= 0.05 else "not beyond chance.")
     )
 )
 
 # %% [markdown]
-# The formula is not exact here: the strength of a hit is learned, attention need not be even on a square, and draws are systematic and so miss less often than independent ones. And the toy, with two squares in an image, is
-# chosen to show the effect. It ends a few epochs after the switch, while §F looks at the end of training: whether the two would come nearer to each other later was not tested. And it says nothing about how large the effect is on tissue.
+# The formula is not exact here: the strength of a hit is learned, attention need not be even on a square, and systematic draws miss less often than independent ones. The toy was
+# chosen to show the effect, and it ends a few epochs after the switch; whether the two come nearer later was not tested. It does not say how large the effect is on tissue.
 #
 # ## The images of the paper
 #
-# The colon cancer images, as in §F. A positive image holds many regions of interest, often hundreds of nuclei, so that informative locations are not rare: by the formula above the effect should be somewhat weaker, no more.
+# The colon cancer images, as in §F. A positive image holds many nuclei, often hundreds, so informative locations are not rare. By the formula the effect should then be weaker, but not zero.
 
 # %% tags=["hide-input"]
 shown = "paper" if profile == "paper" else "laptop"
@@ -258,51 +244,31 @@ real = real.assign(name=[Path(file).stem for file in real["file"]])
 of = {n: row for n in PAPER_N for _, row in real[(real["n_patches"] == n) & (real["seed"] == 0)].iterrows()}
 EXPERIMENT = f"python -m atslib.experiments colon_cancer --profile {shown} --data DIR --resume"
 
-rows = []
+rows, missing = [], []
 for n in PAPER_N:
-    seeds = sorted(real.loc[real["n_patches"] == n, "seed"])
-    wanted = range(6)
-    missing = ",".join(str(seed) for seed in wanted if seed not in seeds)
-    took = (
-        f"{of[n]['curve.seconds'][-1] / 60:.1f} min, {of[n]['hardware.device']}, {of[n]['hardware.threads']:g} thread(s)"
-        if n in of
-        else ""
-    )
-    rows.append([f"{n}", ", ".join(map(str, seeds)) or "none", took, f"`--n-patches {n} --seed {missing}`" if missing else ""])
-display(plots.table(["N", "recorded seeds", "seed 0 took", "missing: add to the command"], rows))
+    runs = real[real["n_patches"] == n].set_index("seed").sort_index()
+    minutes = [seconds[-1] / 60 for seconds in runs["curve.seconds"]]
+    rows.append([f"{n}", ", ".join(map(str, runs.index)) or "none", f"{min(minutes):.1f} … {max(minutes):.1f} min" if minutes else ""])
+    lacking = [str(seed) for seed in range(6) if seed not in runs.index]
+    if lacking:
+        missing.append(f"`--n-patches {n} --seed {','.join(lacking)}`")
+display(plots.table(["N", "recorded seeds", "training took"], rows))
 display(
     Markdown(
-        f"Missing runs come from `{EXPERIMENT}`, and the maps and distances below from `python -m atslib.experiments.history --data DIR` after it. The fold is the seed modulo 5: "
-        "seeds 0 and 5 have the same images and other initial weights. Runs with the same seed and another N begin with the same weights and see the images in the same order."
+        (
+            f"Missing: {'; '.join(missing)}, added to `{EXPERIMENT}`; the maps and distances below come from `python -m atslib.experiments.history --data DIR` after it. "
+            if missing
+            else ""
+        )
+        + "The fold is the seed modulo 5: seeds 0 and 5 have the same images. Runs with the same seed and another N begin with the same weights and see the images in the same order."
     )
 )
-
-# %% tags=["hide-input"]
-if of:
-    row = next(iter(of.values()))
-    low = sorted({int(n) for n in real.loc[real["settings.training.bfloat16"].astype(bool), "n_patches"]})
-    low_runs = int(real["settings.training.bfloat16"].astype(bool).sum())
-    display(
-        Markdown(
-            f"**Differences from the paper.** {row['settings.updates']:,.0f} updates of {row['settings.training.batch_size']} images ({row['curve.epoch'][-1]} epochs) where the paper has 30,000 of a size that it does not give, so "
-            f"that its 100 epochs need not be ours; λ = {row['settings.training.entropy_weight']:g} as in the paper; a learning rate that "
-            + ("falls to zero as a cosine" if row["settings.training.schedule"] == "cosine" else "stays as it is")
-            + f", which makes everything converge to *something* at the end; unit-norm features times {row['settings.feature_scale']:g} before the classifier; "
-            + (
-                ("all runs" if low_runs == len(real) else f"{low_runs} of {len(real)} runs, of N = {', '.join(map(str, low))},")
-                + " trained in bfloat16, by their records; of precision the paper does not speak. "
-                if low_runs
-                else "all trained in float32. "
-            )
-            + "§F names no N in its text; ours are 2, 5, 10, 25 and 50."
-        )
-    )
 
 # %% [markdown]
 # (cell-fig7)=
 # ### Figure 7
 #
-# The paper's figure shows attention on a test image for several $N$ over the epochs of training: unlike at first, alike after about 100 epochs. Ours: one test image of fold 0, one row for each $N$ that was run. The image itself may not be shown.
+# The paper's figure shows attention on a test image for several $N$ during training: unlike at first, alike after about 100 epochs. Ours has one row for each $N$, all of one seed. The image itself may not be shown.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Grid of attention maps of one test image of the colon cancer set, one row for each recorded number of patches, columns epochs 20 to 100 and the end. At epoch 20 the maps are nearly even; structure appears by epoch 40 to 60, in some rows more strongly than in others; at the end the bright and dark places are the same in all rows, and the contrast is similar."}}
 folder = Path("../results/ablations")
@@ -320,7 +286,8 @@ if maps:
         [f"epoch {epoch}" for epoch in times],
         "attention, times uniform",
     )
-    print(f"test image {image} of fold 0; each value is the attention of 2 × 2 of the 100 × 100 locations")
+    plt.show()
+    print(f"seed 0, test image {image} of fold 0; each value is the attention of 2 × 2 of the 100 × 100 locations")
 else:
     print("No maps are stored yet: python -m atslib.experiments.history --data DIR")
 
@@ -334,28 +301,55 @@ if len(maps) > 1:
     most = max(shown_at, key=lambda epoch: np.mean(distant[epoch]))
     later = [epoch for epoch in shown_at if epoch > most]
     reading = (
-        f"**To be seen:** the rows are farthest apart at epoch {most}, {np.mean(distant[most]):.2f} of the attention on average of all pairs of rows. The contrast of their maps differs then: by one standard "
-        f"deviation the attention changes {min(factor[most]):.1f}-fold in the row where it is weakest, {max(factor[most]):.1f}-fold where it is strongest. "
+        f"**What this run shows.** The rows are farthest apart at epoch {most}: {np.mean(distant[most]):.0%} of the attention, mean of all pairs of rows. Their contrast differs then: one standard "
+        f"deviation is a factor of {min(factor[most]):.1f} in the flattest row and of {max(factor[most]):.1f} in the sharpest. "
     )
     if later:
         worst, distance = min(min(ranks[epoch]) for epoch in later), [np.mean(distant[epoch]) for epoch in later]
         near = max(distance) < np.mean(distant[most]) / 2
         reading += (
-            f"From epoch {later[0]} on the rows {'are still unlike' if worst <= 0.9 else 'look alike' if near else 'prefer the same places, not yet equally strongly'}: "
-            f"the rank correlation of any two is {worst:.2f} or more, and they are {min(distance):.2f} … {max(distance):.2f} apart on average."
+            f"From epoch {later[0]} on they {'are still unlike' if worst <= 0.9 else 'look alike' if near else 'prefer the same places, not yet equally strongly'}: "
+            f"any two have a rank correlation of {worst:.2f} or more, and they are {min(distance):.0%} to {max(distance):.0%} apart on average."
         )
     else:
         reading += "They have not come closer since."
     display(Markdown(reading))
 
+# %% tags=["hide-input"]
+if of:
+    row = next(iter(of.values()))
+    low = sorted({int(n) for n in real.loc[real["settings.training.bfloat16"].astype(bool), "n_patches"]})
+    low_runs = int(real["settings.training.bfloat16"].astype(bool).sum())
+    display(
+        Markdown(
+            f"**Differences from the paper.** {row['settings.updates']:,.0f} updates of {row['settings.training.batch_size']} images ({row['curve.epoch'][-1]} epochs) where the paper has 30,000 updates of a size that it does not give; "
+            "the paper's 100 epochs need not be ours. "
+            + ("A learning rate that falls to zero as a cosine, so that every run comes to rest at the end. " if row["settings.training.schedule"] == "cosine" else "A constant learning rate. ")
+            + (
+                f"Unit-norm features times {row['settings.feature_scale']:g} before the classifier, because unscaled features are slow to leave chance ([chapter 8](08_megapixel_mnist.ipynb), \"Why training stays at chance\"). "
+                if row["settings.feature_scale"] != 1
+                else ""
+            )
+            + (
+                ("All runs" if low_runs == len(real) else f"{low_runs} of {len(real)} runs, of N = {', '.join(map(str, low))},")
+                + " trained in bfloat16; the paper does not speak of precision. "
+                if low_runs
+                else "All trained in float32. "
+            )
+            + f"λ = {row['settings.training.entropy_weight']:g}, as in the paper. §F names no N in its text; ours are {', '.join(map(str, PAPER_N[:-1]))} and {PAPER_N[-1]}."
+        )
+    )
+
 # %% [markdown]
 # (cell-claim-patches-attention)=
 # ### The same, as distances
 #
-# On all 20 test images of fold 0, at the same epoch. Grey are runs with the *same* $N$ = 10, the yardstick. It is a wide one: two seeds have other initial weights and another order of the images, and mostly
-# another fold, so other training images, some of the 20 among them. Runs with another $N$ and the same seed share all of this with the run that they are compared with.
+# On all 20 test images of fold 0. Grey, the yardstick: two runs with $N$ = 10 and different seeds. They differ in initial weights, order of the images and mostly the fold, so in training images, too (some of the 20 are among them).
+# Coloured: $N$ against $N$ = 10 with the same seed, mean over seeds. Such a pair shares all of this. Right: the entropy of every run, seed 0 thick.
+#
+# How the verdicts fit together: in theory and in the toy the number of patches does change the attention; on tissue no such effect is seen (Figure 7). That is no contradiction: the effect may be there, but smaller than what these seeds could show.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Total variation between attention maps against epoch. Thin grey lines: pairs of runs with ten patches and different seeds, mostly of different folds; purple, those of the same fold. Coloured lines: runs with another number of patches against the run with ten patches and the same seed, as far as recorded. Right: entropy by epoch for each N."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Total variation between attention maps against epoch. Thin grey lines: pairs of runs with ten patches and different seeds, mostly of different folds. Coloured lines: another number of patches against ten with the same seed, mean over seeds. Right: entropy by epoch for each N, one line for each run."}}
 path = folder / "distances-fold0.json"
 distances = json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(runs={}, pairs=[], epochs=[])
 known = {name: run for name, run in distances["runs"].items() if run["entropy_weight"] == 0.01}
@@ -371,37 +365,18 @@ def between(test):
 yardstick = between(lambda a, b: a["n_patches"] == b["n_patches"] == 10)
 same_fold = between(lambda a, b: a["n_patches"] == b["n_patches"] and a["fold"] == b["fold"] == 0)
 other_fold = len(between(lambda a, b: a["n_patches"] == b["n_patches"] == 10 and a["fold"] != b["fold"]))  # of the yardstick's pairs
-one_fold = [
-    (a["n_patches"], *sorted((a["seed"], b["seed"])))
-    for a, b in ((known[pair["a"]], known[pair["b"]]) for pair in pairs)
-    if a["n_patches"] == b["n_patches"] and a["fold"] == b["fold"] == 0
-]
 other_n = {
-    n: between(lambda a, b, n=n: {a["n_patches"], b["n_patches"]} == {10, n} and a["seed"] == b["seed"] == 0)
+    n: between(lambda a, b, n=n: {a["n_patches"], b["n_patches"]} == {10, n} and a["seed"] == b["seed"])
     for n in PAPER_N
     if n != 10
 }
-other_n = {n: values[0] for n, values in other_n.items() if len(values)}
-
-
-def from_ten(n, seed):
-    """Distances by epoch of one run from the runs with N = 10 and other seeds, (runs, epochs)."""
-    return between(
-        lambda a, b: any(
-            (x["n_patches"], x["seed"], y["n_patches"]) == (n, seed, 10) and y["seed"] != seed for x, y in ((a, b), (b, a))
-        )
-    )
-
-
-fair = {n: values for n in PAPER_N if len(values := from_ten(n, 0))}  # all measured alike, N = 10 too
+other_n = {n: values for n, values in other_n.items() if len(values)}  # (seeds, epochs) for each N
 if len(epochs):
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.7))
     for number, values in enumerate(yardstick):
-        left.plot(epochs, values, color=plots.GREY, linewidth=0.7, alpha=0.7, label=None if number else "N = 10, two seeds, mostly two folds")
-    for number, values in enumerate(same_fold):
-        left.plot(epochs, values, color=plots.PURPLE, linewidth=1.4, label=None if number else "same N, same fold, two seeds")
+        left.plot(epochs, values, color=plots.GREY, linewidth=0.7, alpha=0.7, label=None if number else "N = 10, two seeds")
     for n, values in other_n.items():
-        left.plot(epochs, values, **STYLES[n], label=f"N = {n} against 10, seed 0")
+        left.plot(epochs, values.mean(0), **STYLES[n], label=f"N = {n} against 10, same seed")
     left.set(xlabel="epoch", ylabel="total variation", ylim=(0, None))
     labelled = set()
     for run in sorted(known.values(), key=lambda run: (run["n_patches"], run["seed"])):
@@ -422,111 +397,39 @@ else:
     print("No distances are stored yet: python -m atslib.experiments.history --data DIR")
 
 # %% tags=["hide-input"]
-ends = {(run["n_patches"], run["seed"]): run["entropy"][-1] for run in known.values()}
-rows, sharper, by_formula = [], [], []  # sharper: beyond chance, against the formula or with it
-for n in PAPER_N:
-    both = sorted({seed for number, seed in ends if number == n} & {seed for number, seed in ends if number == 10})
-    if n == 10 or len(both) < 3:
-        continue
-    less = [ends[n, seed] - ends[10, seed] for seed in both]
-    as_formula = sum((value < 0) == (n < 10) for value in less)
-    p = permutation_test(less, [0.0] * len(less), paired=True)
-    rows.append([f"N = {n}", len(both), ", ".join(f"{value:+.2f}" for value in less), f"{np.mean(less):+.2f}", f"{as_formula} of {len(both)}", f"{p:.2f}", f"{2 / 2 ** len(both):.2g}"])
-    by_formula.append(f"{as_formula} of {len(both)} (N = {n})")
-    if p < 0.05:
-        sharper.append(f"N = {n} ends {'sharper' if np.mean(less) < 0 else 'broader'} than N = 10")
-sharpness = ""
-if rows:
-    display(
-        Markdown(
-            "**To be seen on the right,** and with all seeds: how much higher the entropy is at the end than with N = 10 and the same seed, in nats, on the same test images. By the formula of the first section fewer patches ask for sharper attention, so that "
-            "it should be lower for N below 10 and higher above."
-        )
-    )
-    display(plots.table(["", "seeds of both", "entropy less that with N = 10, by seed", "mean", "as the formula has it", "p (exact, paired)", "smallest p there can be"], rows))
-    sharpness = (
-        f"On tissue the entropy at the end goes the way of the formula in {', '.join(by_formula)} of the seeds; "
-        + (f"beyond chance, {' and '.join(sharper)}." if sharper else "that fewer patches end in sharper attention is not shown, nor is the contrary.")
-    )
-    display(Markdown(sharpness))
-
-# %% tags=["hide-input"]
-verdicts = []
+in_short = ""
 if other_n and len(yardstick):
     at = {epoch: int(np.abs(epochs - epoch).argmin()) for epoch in (40, 100, int(epochs[-1]))}
+    pairs_of = {f"N = {n} against 10, same seed": values for n, values in other_n.items()} | {"N = 10, two seeds": yardstick}
+    if len(same_fold):
+        pairs_of["same N, same fold, two seeds"] = same_fold
     rows = [
-        [label, *(f"{values[i]:.2f}" for i in at.values())]
-        for n, values in other_n.items()
-        for label in [f"N = {n} against 10, seed 0"]
+        [label, len(values), *(f"{values[:, i].mean():.2f}" for i in at.values()), f"{values[:, -1].min():.2f} … {values[:, -1].max():.2f}"]
+        for label, values in pairs_of.items()
     ]
-    rows.append([f"N = 10, two seeds: mean of {len(yardstick)} pairs, {other_fold} of two folds", *(f"{yardstick[:, i].mean():.2f}" for i in at.values())])
-    rows.append(
-        [
-            "N = 10, two seeds: smallest … largest",
-            *(f"{yardstick[:, i].min():.2f} … {yardstick[:, i].max():.2f}" for i in at.values()),
-        ]
-    )
-    if len(same_fold):
-        label = "N = {}, same fold, seeds {} and {}: one pair".format(*one_fold[0]) if len(same_fold) == 1 else f"same N, same fold, two seeds: mean of {len(same_fold)} pairs"
-        rows.append([label, *(f"{same_fold[:, i].mean():.2f}" for i in at.values())])
-    for n, values in fair.items():
-        label = f"N = {n}, seed 0, against N = 10, other seeds: mean of {len(values)} pairs"
-        rows.append([label, *(f"{values[:, i].mean():.2f}" for i in at.values())])
-    display(plots.table(["total variation", *(f"epoch {epochs[i]}" for i in at.values())], rows))
-    inside = {n: values[-1] <= yardstick[:, -1].max() for n, values in other_n.items()}
-    beyond = [n for n, fits in inside.items() if not fits]
-    verdicts.append(
-        f"**Do they converge to the same?** At the end, of {len(inside)} other numbers of patches, {sum(inside.values())} "
-        f"{'is' if sum(inside.values()) == 1 else 'are'} with the same seed no farther from N = 10 than two runs with N = 10 can be from each other ({len(yardstick)} pairs"
-        + (f"); N = {', '.join(map(str, beyond))} {'is' if len(beyond) == 1 else 'are'} farther. " if beyond else "). ")
-        + (
-            "So the paper's claim is not contradicted: another number of patches changes the attention no more than another seed, mostly with another fold, does"
-            if not beyond
-            else "For those another number of patches changes the attention by more than another seed and fold do"
-        )
-        + f"; but the pairs with another N share initial weights, order and fold, which the yardstick's do not ({other_fold} of {len(yardstick)} have two folds), so that this is "
-        + ("an easy test to pass." if not beyond else "all the more to be heeded.")
-    )
-    if len(same_fold):
-        least = same_fold[:, -1].min()
-        nearer = sum(values[-1] <= least for values in other_n.values())
-        which = "The one pair" if len(same_fold) == 1 else f"The nearest of {len(same_fold)} pairs"
-        verdicts[-1] += (
-            f" {which} of the same N and the same fold, with other initial weights and another order, is {least:.2f} apart at the end; {nearer} of {len(other_n)} other numbers of patches are no farther from N = 10 than that."
-        )
-    if len(fair) > 1 and 10 in fair:
-        ten = [from_ten(10, run["seed"])[:, -1].mean() for run in known.values() if run["n_patches"] == 10]
-        farther = [n for n, values in fair.items() if n != 10 and values[:, -1].mean() > max(ten)]
-        verdicts.append(
-            "**The same with other seeds on both sides**, the fairer comparison. From the runs of N = 10 with other seeds, the run of seed 0 is at the end on average this far: "
-            + ", ".join(f"N = {n}: {values[:, -1].mean():.2f}" for n, values in fair.items())
-            + f". The {len(ten)} runs with N = 10 are {min(ten):.2f} … {max(ten):.2f} from their others; "
-            + (f"N = {', '.join(map(str, farther))} {'is' if len(farther) == 1 else 'are'} farther than any of them, by up to {max(fair[n][:, -1].mean() for n in farther) - max(ten):.3f}, one run each." if farther else "no N is farther.")
+    display(plots.table(["total variation, mean of the pairs", "pairs", *(f"epoch {epochs[i]}" for i in at.values()), "at the end, smallest … largest"], rows))
+    changed = np.concatenate(list(other_n.values()))[:, -1]  # every pair of one seed and two N, at the end
+    by_n, by_seed = changed.mean(), yardstick[:, -1].mean()
+    in_short = f"At the end, changing N moves attention {'less' if by_n < by_seed else 'more'} ({by_n:.0%}) than changing the seed ({by_seed:.0%})"
+    outside = int((changed > yardstick[:, -1].max()).sum())
+    display(
+        Markdown(
+            f"**Do they converge to the same?** {in_short}. "
             + (
-                f" Over all seeds, a run with N = 50 is up to {crossed.max():.2f} from one with N = 10 ({len(crossed)} pairs), two with N = 10 up to {yardstick[:, -1].max():.2f}."
-                if len(crossed := between(lambda a, b: {a["n_patches"], b["n_patches"]} == {10, 50} and a["seed"] != b["seed"])[:, -1])
-                else ""
+                f"No pair with another N is farther apart than two seeds can be ({changed.max():.2f} against {yardstick[:, -1].max():.2f}). "
+                if not outside
+                else f"{outside} of {len(changed)} pairs with another N are farther apart than two seeds ever are ({changed.max():.2f} against {yardstick[:, -1].max():.2f}). "
             )
+            + f"Another seed is a wide yardstick, though: it also changes initial weights, order and, in {other_fold} of {len(yardstick)} pairs, the training images.\n\n"
+            f'**"Very similar"?** {"Not in an absolute sense: two" if by_seed > 0.05 else "Yes: two"} seeds with N = 10 disagree about {by_seed:.0%} of the attention at the end and {yardstick[:, at[100]].mean():.0%} at epoch {epochs[at[100]]}.'
         )
-    verdicts.append(
-        f'**"Very similar"?** {"Not in an absolute sense: two" if yardstick[:, -1].mean() > 0.05 else "Yes: two"} runs with N = 10, with another seed and mostly another fold, disagree at the end about {yardstick[:, -1].mean():.0%} of the attention, '
-        f"{'less' if yardstick[:, -1].mean() < yardstick[:, at[100]].mean() else 'no less'} than at epoch {epochs[at[100]]} ({yardstick[:, at[100]].mean():.0%}); "
-        f"runs with the same seed and another N disagree about {np.mean([values[-1] for values in other_n.values()]):.0%}."
     )
 else:
-    if len(yardstick):
-        print(
-            f"the yardstick: two runs with N = 10, another seed and mostly another fold, are {yardstick[:, -1].mean():.2f} apart at the end, {yardstick[:, -1].min():.2f} … {yardstick[:, -1].max():.2f} ({len(yardstick)} pairs)"
-        )
-    verdicts.append(
-        f"**Do they converge to the same?** Cannot be judged yet: no run with another N is recorded; `{EXPERIMENT} --n-patches 2,5,25,50`."
-    )
-
-display(Markdown("\n\n".join(verdicts)))
+    display(Markdown(f"**Do they converge to the same?** Cannot be judged yet: no run with another N is recorded; `{EXPERIMENT} --n-patches 2,5,25,50`."))
 
 # %% [markdown]
-# **With several seeds of both,** the two numbers can be exchanged within each seed, in every way, as would be as likely if $N$ did not matter. What is compared is how far runs of unlike $N$ are from each other, and how far
-# runs of like $N$; pairs of one seed, which share their initial weights, are left out. All at the end of training.
+# **A fair test.** Within each seed the two numbers of patches are exchanged, in every way; if $N$ did not matter, every exchange would be as likely. Compared are the distances of runs of unlike $N$ and of
+# like $N$, at the end of training. Pairs of one seed are left out, since they share their initial weights.
 
 # %% tags=["hide-input"]
 by_key = {(run["n_patches"], run["seed"]): name for name, run in known.items()}
@@ -557,21 +460,45 @@ if rows:
     p = exchanged[smallest][3]
     adjusted = min(1.0, p * len(exchanged))
     test_of_n = (
-        f"Of the {len(exchanged)} numbers of patches with several seeds N = {worst} is the farthest from N = 10: unlike pairs are {abs(excess[worst]):.0%} {'farther apart' if excess[worst] > 0 else 'closer'} than like pairs. "
-        f"The smallest p of the {len(exchanged)} is {p:.2f} (N = {smallest}), {adjusted:.2f} after Bonferroni"
-        + (", a difference that chance would hardly make." if adjusted <= 0.05 else ", which chance does easily: no sign that N matters for where attention ends." if p > 0.05 else ": one test in so many would now and then show as much by chance.")
+        (f"Runs of unlike N are at most {excess[worst]:.0%} farther apart than runs of like N (N = {worst})" if excess[worst] > 0 else "Runs of unlike N are no farther apart than runs of like N")
+        + f"; the smallest p is {p:.2f} (N = {smallest}), {adjusted:.2f} corrected for {len(exchanged)} tests"
+        + (": beyond chance." if adjusted <= 0.05 else ": no effect of N is shown.")
     )
-    display(Markdown(test_of_n + (" With few seeds only a large effect could be told; another seed moves attention by so much more that, on this evidence, N is the smaller matter." if max(excess.values()) < 0.25 else "")))
+    display(Markdown(test_of_n + " So few seeds can show a large effect only."))
 else:
     display(Markdown(f"No other N has three seeds in common with N = 10 yet: `{EXPERIMENT} --n-patches 2,5,10,25,50 --seed 0,1,2,3,4,5`."))
 unkept = sorted(run["name"] for _, run in real.iterrows() if run["name"] not in known)
 if unkept:
-    display(Markdown(f"Of {len(unkept)} recorded run{'s' * (len(unkept) > 1)} the attention was not kept, so that they are not among these: {', '.join(f'`{name}`' for name in unkept)}. A run that has a record is skipped; to make it again, remove the record first."))
+    display(Markdown(f"Not in these comparisons, because no attention was kept: {', '.join(f'`{name}`' for name in unkept)}."))
+
+# %% tags=["hide-input"]
+ends = {(run["n_patches"], run["seed"]): run["entropy"][-1] for run in known.values()}
+rows, sharper, formula = [], [], []  # sharper: beyond chance, against the formula or with it
+for n in PAPER_N:
+    both = sorted({seed for number, seed in ends if number == n} & {seed for number, seed in ends if number == 10})
+    if n == 10 or len(both) < 3:
+        continue
+    less = [ends[n, seed] - ends[10, seed] for seed in both]
+    as_formula = sum((value < 0) == (n < 10) for value in less)
+    p = permutation_test(less, [0.0] * len(less), paired=True)
+    rows.append([f"N = {n}", ", ".join(f"{value:+.2f}" for value in less), f"{round(np.mean(less), 2) + 0:+.2f}", f"{as_formula} of {len(both)}", f"{p:.2f}", f"{2 / 2 ** len(both):.2g}"])
+    formula += [(value < 0) == (n < 10) for value in less]
+    if p < 0.05:
+        sharper.append(f"N = {n} ends {'sharper' if np.mean(less) < 0 else 'broader'} than N = 10")
+sharpness = ""
+if rows:
+    sharpness = (
+        f"The entropy at the end goes the way of the formula in {sum(formula)} of {len(formula)} comparisons with N = 10; "
+        + (f"beyond chance, {' and '.join(sharper)}." if sharper else "no N differs beyond chance.")
+    )
+    display(Markdown("**How sharp attention ends.** Entropy at the end, less that with N = 10 and the same seed, in nats, on the same test images. By the formula it should be lower for N below 10 and higher above."))
+    display(plots.table(["", "difference of the entropy, by seed", "mean", "as the formula has it", "p (exact, paired)", "smallest p there can be"], rows))
+    display(Markdown(sharpness))
 
 # %% [markdown]
 # ### The losses
 #
-# What $N$ does change, by all accounts, is the noise; by the first section also the level of the loss. Training loss by epoch (thick lines: mean of five recorded values; thin lines: the values), and after training the test loss of every network with every number of patches: rows are what it was *trained* with, columns what it was *tested* with.
+# $N$ changes the noise of the training and, by the first section, the level of the loss. The figure has the training loss of seed 0 (thin: the recorded values; thick: mean of five). The table has the test loss of each of these networks after training: rows say what it was *trained* with, columns what it was *tested* with.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Training loss against epoch, smoothed over 25 epochs, one line for each recorded number of patches with seed 0."}}
 figure, ax = plt.subplots(figsize=(7, 3.2))
@@ -608,38 +535,29 @@ lower = sum(ends[50, seed] < ends[10, seed] for seed in both)
 if both:
     display(
         Markdown(
-            f"The training loss at the end is lower with N = 50 than with N = 10 in {lower} of {len(both)} seeds ("
-            + ", ".join(f"{ends[10, seed]:.2f} → {ends[50, seed]:.2f}" for seed in both)
-            + "). "
-            + ("That is a difference of level, in the direction that the first section predicts. " if lower == len(both) else "")
-            + "But each loss is measured with its own N, and the bias of few patches is part of it: a lower one need not be a better network."
+            f"The training loss at the end is lower with N = 50 than with N = 10 in {lower} of {len(both)} seeds (mean {np.mean([ends[50, s] for s in both]):.2f} against {np.mean([ends[10, s] for s in both]):.2f})"
+            + (", as the first section predicts. " if lower == len(both) else ". ")
+            + "Each loss is measured with its own N, and the bias of few patches is part of it: a lower training loss need not mean a better network."
         )
     )
 
 # %% [markdown]
-# Twenty test images: an error has a standard error of nearly a tenth, and the losses are not much better. Whether more patches *help* is a question for [the chapter on this data set](09_colon_cancer.ipynb), which has all five folds.
+# Twenty test images cannot rank these networks. Whether more patches *help* is a question for [the chapter on this data set](09_colon_cancer.ipynb), which has all five folds.
 #
 # ## Summary
 
 # %% tags=["hide-input"]
-if other_n and len(yardstick):
-    tissue = (
-        f"On tissue, two runs with N = 10, another seed and mostly another fold disagree about {yardstick[:, -1].mean():.0%} of the attention, and "
-        + (f"with the same seed none of {len(inside)} other N is" if not beyond else f"with the same seed {len(beyond)} of {len(inside)} other N {'is' if len(beyond) == 1 else 'are'}")
-        + " farther from N = 10 than the farthest of them. That is a wide yardstick: runs with another N share weights, order and fold with the one they are compared with."
-        + f" {test_of_n} {sharpness}"
-    )
-else:
-    tissue = "On tissue, the yardstick is another seed; no run with another N has been compared yet."
-Markdown(
-    "- Features and logits have the same expectation for every $N$. The loss has not, so that training with few patches minimises something else; the difference goes as $1/N$.\n"
-    f"- In the worked case this shows: fewer patches ask for sharper attention. From N = 2 to the full model the best share falls from {best[2]:.2f} to {best[math.inf]:.2f}, and from {half[2]:.2f} to "
-    f"{half[math.inf]:.2f} if half of all locations are informative. In the toy, the share of attention on the stripes is {few:.2f} after training with N = 2 and {many:.2f} with N = 10 "
-    f"({len(SEEDS)} seeds, p = {p_toy:.2g}, at least {least_toy:.2g}): "
-    + ("the same direction." if few > many and p_toy <= 0.05 else "the same direction, but not beyond chance." if few > many else "not so.")
-    + f"\n- {tissue}\n"
-    '- "Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.'
-)
+points = [
+    "Features and logits have the same expectation for every $N$. The loss has not: training with few patches minimises something else, and the difference goes as $1/N$.",
+    f"In the exact case fewer patches ask for sharper attention: from N = 2 to the full model the best share falls from {best[2]:.2f} to {best[math.inf]:.2f}, and from {half[2]:.2f} to {half[math.inf]:.2f} if half of all locations are informative.",
+    f"The toy, trained, goes {'the same way' if few > many else 'the other way'}: {few:.2f} of the attention on the stripes with N = 2, {many:.2f} with N = 10 ({len(SEEDS)} seeds, p = {p_toy:.2g}).",
+]
+if in_short:
+    points.append(f"On tissue: {in_short[0].lower()}{in_short[1:]}." + (f" {test_of_n}" if test_of_n else ""))
+if sharpness:
+    points.append(f"{sharpness} The effect of the formula is not seen on tissue; it may be too small for these seeds." if not sharper else sharpness)
+points.append('"Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.')
+Markdown("\n".join(f"- {point}" for point in points))
 
 # %% [markdown]
 # ## Exercises
@@ -651,8 +569,8 @@ Markdown(
 #
 # :::{solution} ex-12-strength
 # :class: dropdown
-# More. A stronger hit makes one hit enough, so what counts is the chance of no hit at all, $(1-m)^N$, which falls steeply with $N$. For large $N$ the best share becomes very small, since entropy is all that is
-# left to be gained; for $N = 2$ it stays large.
+# More. With a stronger hit one hit is enough, so what counts is the chance of no hit at all, $(1-m)^N$, which falls steeply with $N$. For large $N$ the best share becomes very small, since only entropy is
+# left to gain; for $N = 2$ it stays large.
 # :::
 #
 # :::{exercise}
@@ -662,6 +580,6 @@ Markdown(
 #
 # :::{solution} ex-12-after
 # :class: dropdown
-# They are not: once attention lies on the stripes, more draws only make the estimate more certain, and nearly all answers are right. Training with few patches and testing with more is a cheap way to train, as long as
-# attention finds its way.
+# Compare the errors with those of the table above. Once attention lies on the stripes, more draws only make the estimate more certain, so expect fewer errors than with two, and about as few as after training with ten. Training with few patches and testing with more is a cheap way to train, as long as
+# attention finds the stripes.
 # :::
