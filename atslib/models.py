@@ -529,7 +529,7 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
     return inputs.to(like.device, like.dtype)
 
 
-# What the features of a network depend on, by the modes of its layers: found out once.
+# What the features of a network depend on, by its layers, their settings and modes: found out once.
 _DEPENDS_ON: weakref.WeakKeyDictionary[nn.Module, dict[tuple, str]] = weakref.WeakKeyDictionary()
 
 
@@ -538,7 +538,7 @@ def _depends_on(network: nn.Module, patches: Shaped[Tensor, "M C h w"]) -> str:
 
     ``"unknown"`` where they cannot be computed for other patches than those of the call.
     """
-    modes = tuple((type(module), module.training) for module in network.modules())
+    modes = tuple((type(module), module.training, module.extra_repr()) for module in network.modules())
     known = _DEPENDS_ON.setdefault(network, {})
     if modes not in known:
         # A model within a model looks after its own features; a lazy layer is made in its first call, which is the caller's.
@@ -568,7 +568,8 @@ def _found_to_depend_on(network: nn.Module, patches: Shaped[Tensor, "M C h w"]) 
     buffers = list(network.buffers())
     before = [buffer.clone() for buffer in buffers]
     device = next(network.parameters(), patches).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    # Autocast would keep the weights that it casts here, without a gradient, for the call itself.
+    with torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         numbers = _random_state(device)
         twice, beside = (_features(network, torch.cat([one, second])[None])[0] for second in (one, other))
         drawn = not torch.equal(numbers, _random_state(device))

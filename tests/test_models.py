@@ -772,6 +772,27 @@ def test_patches_are_not_shared_where_features_depend_on_the_batch(running):
     assert model._may_share(image[None, :, :, :8, :8]) and mil(image).logits.shape == (1, 3)
 
 
+def test_the_first_gradient_under_autocast_is_like_the_second():
+    """What the first call finds out must not leave weights without a gradient in autocast's cache."""
+    torch.manual_seed(0)
+    model = AttentionSampling(MegapixelMNISTAttention(), small_features(), Classifier(5, 3), 8, 6, scale=0.25)
+    image, gradients = torch.rand(1, 1, 64, 64), []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(image, generator=torch.Generator().manual_seed(1)).logits
+        gradients.append(torch.autograd.grad(logits.float().square().sum(), list(model.parameters())))
+    assert all(map(torch.equal, *gradients)) and all(gradient.abs().sum() > 0 for gradient in gradients[0])
+
+
+def test_a_setting_changed_later_is_noticed():
+    features = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.0), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = AttentionSampling(MegapixelMNISTAttention(), features, Classifier(2, 3), patch_size=8, n_patches=30, scale=0.25)
+    patches = torch.rand(1, 2, 1, 8, 8)
+    assert model._may_share(patches)
+    features[1].p = 0.5
+    assert not model._may_share(patches)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpointed_gradients_are_right_where_features_draw_random_numbers(reentrant):
     def gradient(call):
