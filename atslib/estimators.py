@@ -578,7 +578,7 @@ def _check_drawn(log_a: Float[Tensor, "B n"], given: torch.dtype, index: Int[Ten
 
     On the CPU only: a GPU would have to wait.
     """
-    if not log_a.is_cpu or torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(log_a):
+    if not log_a.is_cpu or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(log_a):
         return
     if distinct and (index.sort(1).values.diff(dim=1) == 0).any():
         raise ValueError("the draw holds a location twice: expected distinct ones, as this estimator's own sample() draws them")

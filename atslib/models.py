@@ -16,7 +16,6 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from numbers import Integral, Real
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from atslib.dependence import counts_batch, depends_on
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention
 from atslib.patches import ImageSource, PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
@@ -97,8 +97,8 @@ class AttentionSampling(nn.Module):
             empty ground is the same everywhere. None, as a model begins, for patches on the CPU; on a GPU the host has to wait
             for the number of patches. Where it would change the result nothing is shared: images with a gradient, and features
             that depend on more than the patch itself (batch normalisation by the batch's own statistics, dropout). The first call
-            in each mode finds that out: it computes a few patches in different company, twice, and leaves buffers and random
-            numbers as they were. Where a network has a generator of its own, set this to False: it may not be found out.
+            in each mode finds that out with patches of noise (:func:`atslib.dependence.depends_on`). Where a network has a
+            generator of its own, or a branch that is silent at first, set this to False: it may not be found out.
 
     Raises:
         ValueError: a size or a number of patches that is none, a scale outside (0, 1], an attention network without geometry, an
@@ -283,11 +283,11 @@ class AttentionSampling(nn.Module):
         geometry = self.geometry(image, low, log_attention)
         attention = log_attention.flatten(1).exp()  # (B, K)
         parts = torch.arange(attention.shape[1], device=attention.device).split(max(1, chunk // len(image)))
-        for number, index in enumerate(parts):
+        if len(parts) > 1:
+            _refuse_batch_norm(self.features, (image.shape[1], *pair(self.patch_size)), chunk, "call model.eval() first")
+        for index in parts:
             index = index.expand(len(image), -1)  # (B, chunk)
             seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
-            if len(parts) > 1 and not number:
-                _refuse_batch_norm(self.features, seen, chunk, "call model.eval() first")
             yield attention.gather(1, index), seen
 
     def _features(self, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
@@ -303,8 +303,12 @@ class AttentionSampling(nn.Module):
         """Whether equal patches are looked for, and have equal features and gradients."""
         if torch.compiler.is_compiling() or not self.shares_equal_on(patches.device):
             return False
-        # The gradient by the pixels would go to one of the equal patches only.
-        return not patches.requires_grad and _depends_on(self.features, patches.flatten(0, 1)) == "patch"
+        # The gradient by the pixels would go to one of the equal patches only; so would a forward-mode derivative.
+        if patches.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(patches):
+            return False
+        if forward_ad.unpack_dual(patches).tangent is not None:
+            return False
+        return depends_on(self.features, tuple(patches.shape[2:])) == "patch"
 
     def _classify(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
         return self.classifier(_for(self.classifier, pooled))
@@ -413,8 +417,8 @@ class DeepMIL(nn.Module):
         corners = self.top_left(image).split(self._per_image(len(image)), dim=1)
         look: Callable[..., Tensor] = self._look
         if len(corners) > 1:
-            two = extract_patches(image, corners[0][:, :2], self.patch_size, fill=self.fill)
-            _refuse_batch_norm(self.features, two, self.chunk, "use chunk=None or a network with norm='group'")
+            patch = (image.shape[1], *pair(self.patch_size))
+            _refuse_batch_norm(self.features, patch, self.chunk, "use chunk=None or a network with norm='group'")
             if torch.is_grad_enabled():
                 look = partial(checkpoint, self._look, use_reentrant=False)
         features = torch.cat([look(image, some) for some in corners], dim=1)  # (B, K, D)
@@ -529,72 +533,16 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
     return inputs.to(like.device, like.dtype)
 
 
-# What the features of a network depend on, by its layers, their settings and modes: found out once.
-_DEPENDS_ON: weakref.WeakKeyDictionary[nn.Module, dict[tuple, str]] = weakref.WeakKeyDictionary()
-
-
-def _depends_on(network: nn.Module, patches: Shaped[Tensor, "M C h w"]) -> str:
-    """Whether the features of a patch depend on the ``"patch"`` alone, on the ``"batch"`` too, or on ``"random"`` numbers.
-
-    ``"unknown"`` where they cannot be computed for other patches than those of the call.
-    """
-    modes = tuple((type(module), module.training, module.extra_repr()) for module in network.modules())
-    known = _DEPENDS_ON.setdefault(network, {})
-    if modes not in known:
-        # A model within a model looks after its own features; a lazy layer is made in its first call, which is the caller's.
-        if isinstance(network, AttentionSampling) or any(map(is_lazy, [*network.parameters(), *network.buffers()])):
-            return "unknown"
-        if any(map(_counts_batch, network.modules())):  # not tried: in several processes it may not be called just to see
-            known[modes] = "batch"
-        else:
-            try:
-                known[modes] = _found_to_depend_on(network, patches)
-            except Exception:  # whatever it is, the call itself says what is wrong, if anything is
-                return "unknown"
-    return known[modes]
-
-
-def _counts_batch(module: nn.Module) -> bool:
-    """Batch normalisation by the batch's own statistics."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or not module.track_running_stats)
-
-
-@torch.no_grad()
-def _found_to_depend_on(network: nn.Module, patches: Shaped[Tensor, "M C h w"]) -> str:
-    """:func:`_depends_on` by trial: a patch beside an equal one and beside another. Leaves no trace in the network."""
-    one, other = patches[:1].detach(), patches[-1:].detach()
-    if torch.equal(one, other):
-        other = 255 - one if one.dtype == torch.uint8 else 1 - one
-    buffers = list(network.buffers())
-    before = [buffer.clone() for buffer in buffers]
-    device = next(network.parameters(), patches).device
-    # Autocast would keep the weights that it casts here, without a gradient, for the call itself.
-    with torch.autocast(device.type, enabled=False), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        numbers = _random_state(device)
-        twice, beside = (_features(network, torch.cat([one, second])[None])[0] for second in (one, other))
-        drawn = not torch.equal(numbers, _random_state(device))
-    changed = not all(map(torch.equal, buffers, before))
-    for buffer, was in zip(buffers, before, strict=True):
-        buffer.copy_(was)
-    found = torch.stack([twice[0], twice[1], beside[0]])
-    near = 1e-4 * found[0].abs().max().item()  # rounding; the two batches are of one size, so that it is mostly none
-    equal = torch.allclose(found, found[:1].expand_as(found), rtol=0, atol=near, equal_nan=True)
-    return "random" if drawn else "patch" if equal and not changed else "batch"
-
-
-def _random_state(device: torch.device) -> Tensor:
-    """Of the global random numbers that a network there draws from."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _refuse_batch_norm(features: nn.Module, patches: Shaped[Tensor, "B N C h w"], chunk: int | None, instead: str) -> None:
+def _refuse_batch_norm(features: nn.Module, patch: tuple[int, int, int], chunk: int | None, instead: str) -> None:
     """Raise a ValueError if patches in chunks would each be normalised by their own chunk."""
-    layers = ((name, part) for name, part in features.named_modules() if _counts_batch(part))
+    layers = ((name, part) for name, part in features.named_modules() if counts_batch(part))
     for name, layer in layers:
         what = f"{type(layer).__name__} ({name!r} of the features)" + " in training mode" * layer.training
         break
     else:
-        if torch.compiler.is_compiling() or _depends_on(features, patches.flatten(0, 1)) != "batch":
+        # A model within a model looks after its own features.
+        inside = isinstance(features, AttentionSampling) or torch.compiler.is_compiling()
+        if inside or depends_on(features, patch) != "batch":
             return
         what = f"{type(features).__name__}, whose features depend on the other patches of the batch"
     raise ValueError(f"chunk={chunk} with {what}: each chunk would have statistics of its own; {instead}")

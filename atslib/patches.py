@@ -270,10 +270,9 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
     working = torch.promote_types(dtype, torch.float32)  # half precision would round the weights
-    try:
-        planes = [image.view(batch * channels, height, width)]
-    except RuntimeError:  # expanded, or channels last: image by image, or all of it would be copied
-        planes = list(image)
+    # Expanded, or channels last: image by image, or all of it would be copied.
+    together = batch == 1 or channels == 1 or image.stride(0) == channels * image.stride(1)
+    planes = [image.reshape(batch * channels, height, width)] if together else list(image)
     views = []
     with torch.autocast(image.device.type, enabled=False):  # a mean of hundreds of pixels, in full precision
         for plane in planes:

@@ -79,7 +79,7 @@ def predict(
     Raises:
         ValueError: no image, or a loader in place of a set; looks that are no whole number above 0; what the model raises, with
             the number of the image.
-        FloatingPointError: logits that are not finite.
+        FloatingPointError: logits with NaN or +inf, or all -inf.
 
     >>> from atslib import UniformSampling
     >>> from atslib.networks import Classifier, LeNetFeatures
@@ -107,7 +107,8 @@ def predict(
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
             answers.append(torch.stack(every).cpu())
-            if not answers[-1].isfinite().all():  # NaN would be counted as an answer, of the class that comes first
+            most = answers[-1].amax(1)  # NaN would be counted as an answer, of the class that comes first; a class may be -inf
+            if not most.isfinite().all():
                 raise FloatingPointError(f"image {number}: logits that are not finite")
     return Prediction(torch.stack(answers))
 

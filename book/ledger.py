@@ -184,9 +184,11 @@ def _answers(linked: dict[Row, str], ledger_page: str) -> list[str]:
 
 
 def with_box(text: str, rows: list[Row], name: str) -> str:
-    """The first cell of a notebook with the box above its first section."""
-    found = box(rows, name)
-    return re.sub(r"^## ", lambda match: f"{found}\n## ", text, count=1, flags=re.MULTILINE) if found else text
+    """The first cell of a notebook with the box above its first section, or at its end."""
+    if not (found := box(rows, name)):
+        return text
+    head, *rest = re.split(r"^(?=## )", text, maxsplit=1, flags=re.MULTILINE)
+    return "\n".join([head.rstrip(), "", found, *rest])
 
 
 def _filters(rows: list[Row]) -> str:

@@ -615,6 +615,18 @@ def test_a_location_twice_is_another_estimators_draw(name):
         ESTIMATORS[name](UNIFORM, torch.tensor([[2, 0, 2]]), torch.ones(1, 3, 1))
 
 
+def test_gradients_by_image_can_be_mapped():
+    estimator, log_attention = ESTIMATORS["with_replacement"], torch.randn(3, 50).log_softmax(1)
+    index, features = estimator.sample(log_attention, 5), torch.randn(3, 5, 4)
+
+    def total(log_a, i, f):
+        return estimator(log_a[None], i[None], f[None]).sum()
+
+    mapped = torch.vmap(torch.func.grad(total))(log_attention, index, features)
+    single = [torch.func.grad(total)(*parts) for parts in zip(log_attention, index, features, strict=True)]
+    torch.testing.assert_close(mapped, torch.stack(single))
+
+
 def test_a_standard_error_is_as_precise_as_the_estimate():
     features = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
     for name in ("with_replacement", "des_raj"):

@@ -92,6 +92,7 @@ def test_the_answers_above_a_chapter():
     assert cell.index("What this is.") < cell.index("In short") < cell.index("## First section") < cell.index("## Second")
     assert cell.count("In short") == 1
     assert ledger.with_box(text, [row], "12_ablation_patches") == text
+    assert "In short" in ledger.with_box("# Title\n\nNo section in this cell.", [row], "13_cost")
     assert ledger.with_box(text, [replace(row, answer="")], "13_cost") == text
 
 

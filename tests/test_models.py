@@ -1,6 +1,7 @@
 """The models as a whole: against the sums they compute or estimate, and against mistakes."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from atslib.dependence import depends_on
 from atslib.enumeration import every_draw
 from atslib.estimators import ESTIMATORS
 from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, UniformSampling
@@ -765,8 +767,11 @@ def test_patches_are_not_shared_where_features_depend_on_the_batch(running):
     assert torch.equal(numbers, torch.get_rng_state())  # finding it out draws no number of the caller's
     mil = DeepMIL(MILAttention(2), features, Classifier(2, 3), 8, (2, 2), chunk=1)
     for chunked in (mil, lambda image: model.exact(image, chunk=64)):
-        with pytest.raises(ValueError, match="Sequential, whose features depend on the other patches of the batch"):
+        if running:  # a call changes the network, no patch sees another
             chunked(image)
+        else:
+            with pytest.raises(ValueError, match="Sequential, whose features depend on the other patches of the batch"):
+                chunked(image)
     model.eval(), mil.eval()
     model.share_equal = None
     assert model._may_share(image[None, :, :, :8, :8]) and mil(image).logits.shape == (1, 3)
@@ -791,6 +796,68 @@ def test_a_setting_changed_later_is_noticed():
     assert model._may_share(patches)
     features[1].p = 0.5
     assert not model._may_share(patches)
+
+
+def test_an_outstanding_graph_survives_the_first_call_in_another_mode():
+    features = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 5))
+    model = AttentionSampling(MegapixelMNISTAttention(), features, Classifier(5, 3), 8, 6, scale=0.25)
+    features[2].eval()
+    image = torch.rand(1, 1, 64, 64)
+    one = model(image).logits.sum()
+    model.eval()
+    (one + model(image).logits.sum()).backward()
+
+
+def test_a_rebound_buffer_and_pythons_numbers_are_left_alone():
+    class Counted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(8))
+            self.linear = nn.Linear(64, 8)
+
+        def forward(self, x):
+            h = self.linear(x.flatten(1))
+            self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+            return h
+
+    network = Counted()
+    assert depends_on(network, (1, 8, 8)) == "state" and not network.mean.any()
+    before = random.getstate()
+    dropped = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), RandomScale())
+    assert depends_on(dropped, (1, 8, 8)) == "random" and random.getstate() == before
+
+
+class RandomScale(nn.Module):
+    """Randomness that is not PyTorch's."""
+
+    def forward(self, x):
+        return x * random.random()
+
+
+@pytest.mark.parametrize(
+    "network, answer",
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), "patch"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8)), "batch"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5)), "random"),
+        (nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(64, 8)), "state"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(65, 8)), "unknown"),  # does not fit
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(8)), "unknown"),
+    ],
+)
+def test_what_features_depend_on(network, answer):
+    assert depends_on(network, (1, 8, 8)) == answer
+
+
+def test_forward_mode_derivatives_by_the_pixels_are_those_of_each_patch():
+    torch.manual_seed(0)
+    model = small_model(n_patches=30).float()
+    image, change = torch.zeros(1, 1, 16, 24), torch.rand(1, 1, 16, 24)
+    found = []
+    for model.share_equal in (None, False):
+        call = lambda i: model(i, n_patches=3, generator=torch.Generator().manual_seed(1)).pooled
+        found.append(torch.func.jvp(call, (image,), (change,))[1])
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -262,6 +262,12 @@ def test_downsample_needs_no_copy_of_a_batch_in_another_layout(layout, saved):
     assert copied - taken > saved * image.numel()
 
 
+def test_downsample_of_a_batch_in_another_layout_can_be_compiled():
+    image = torch.rand(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    made = torch.compile(lambda x: downsample(x, (16, 16)), backend="eager")(image)
+    torch.testing.assert_close(made, downsample(image, (16, 16)))
+
+
 def test_downsample_is_not_rounded_by_autocast():
     image = torch.randint(0, 256, (1, 1, 60, 60), dtype=torch.uint8)
     with torch.autocast("cpu", torch.bfloat16):

@@ -110,6 +110,14 @@ def test_an_answer_that_is_not_finite_is_no_class():
         predict(trained, images(), progress=False)
 
 
+def test_a_class_may_be_ruled_out():
+    class RuledOut(nn.Module):
+        def forward(self, image, generator=None):
+            return Output(logits=torch.tensor([[1.0, -torch.inf]]), log_attention=None, index=None, pooled=torch.zeros(1, 1))
+
+    assert predict(RuledOut(), images(1), progress=False).probabilities.tolist() == [[1, 0]]
+
+
 def test_floating_point_images_of_another_range_are_warned_of():
     with pytest.warns(UserWarning, match="floating-point images up to 255, which the networks see as they are"):
         predict(model(), [torch.full((1, 60, 80), 255.0)], progress=False)

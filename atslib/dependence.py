@@ -1,0 +1,101 @@
+"""What the features of a patch depend on: on the patch alone, or on the others of the batch and on random numbers, too.
+
+Only in the first case may equal patches be computed once (:attr:`atslib.models.AttentionSampling.share_equal`), and only where
+the batch does not matter may patches be computed in chunks.
+"""
+
+from __future__ import annotations
+
+import random
+import weakref
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+# By the layers of a network, their settings and modes: found out once.
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[tuple, str]] = weakref.WeakKeyDictionary()
+_MOST_MODES = 16  # of one network that are kept; settings that change in every step would pile up
+
+
+def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
+    """What the features that ``network`` computes of patches ``(C, h, w)`` depend on.
+
+    Returns:
+        ``"patch"`` alone; ``"batch"``, the other patches in it; ``"random"`` numbers; ``"state"``: alone, but a call changes
+        buffers of the network, so that it matters how often a patch is there; ``"unknown"``: the network does not take two
+        patches of noise, or is called inside a transform of :mod:`torch.func`.
+
+    Found out by trial, in the first call in each mode: two patches of noise in different company. PyTorch's own batch
+    normalisation is known without one. The trial runs on copies of weights and buffers, and leaves PyTorch's and Python's random
+    numbers as they were; hooks see it. What it cannot see: a branch that is silent at first, with a weight of zero; a generator
+    of the network's own, if its draws come out alike.
+    """
+    modes = tuple((type(module), module.training, module.extra_repr()) for module in network.modules())
+    known = _KNOWN.setdefault(network, {})
+    if modes in known:
+        return known[modes]
+    if any(map(counts_batch, network.modules())):  # not tried: in several processes it may not be called just to see
+        return "batch"
+    if torch._C._functorch.peek_interpreter_stack() is not None or any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+        return "unknown"  # for now: a lazy layer is made in its first call, which is the caller's
+    if len(known) >= _MOST_MODES:
+        known.clear()
+    try:
+        known[modes] = _found(network, patch)
+    except Exception:  # whatever it is, the call itself says what is wrong, if anything is
+        known[modes] = "unknown"
+    return known[modes]
+
+
+def counts_batch(module: nn.Module) -> bool:
+    """Batch normalisation by the batch's own statistics."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or not module.track_running_stats)
+
+
+@torch.no_grad()
+def _found(network: nn.Module, patch: tuple[int, int, int]) -> str:
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    noise = torch.rand(2, *patch, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+    noise = noise.contiguous(memory_format=torch.channels_last)  # as patches lie
+    kind = like.device.type
+    before = {name: tensor.clone() for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+    copies = {name: tensor.clone() for name, tensor in before.items()}
+    numbers = _random_state(like.device)
+    try:
+        # The caller's autocast, but for its cache: that would keep these weights, without a gradient, for the call itself.
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
+            unlike, alike = (
+                torch.func.functional_call(network, copies, (noise[index],)).flatten(1) for index in ([0, 1], [0, 0])
+            )
+        after = _random_state(like.device)
+        drawn = numbers[-1] != after[-1] or not all(map(torch.equal, numbers[:-1], after[:-1]))
+    finally:
+        _restore(like.device, numbers)
+    if drawn:
+        return "random"
+    # The same place in batches of one size is computed alike; another place up to rounding.
+    size, exact = alike.abs().max().item(), 4 * torch.finfo(alike.dtype).eps
+    if not (_near(unlike[0], alike[0], exact * size) and _near(alike[0], alike[1], 1e-4 * size)):
+        return "batch"
+    if torch.equal(*unlike):
+        raise ValueError("noise of two kinds has the same features: nothing can be learned of them")
+    return "patch" if all(_near(copies[name], before[name], 0) for name in before) else "state"
+
+
+def _near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return torch.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True)
+
+
+def _random_state(device: torch.device) -> list:
+    """Of the global random numbers that a network there may draw from: PyTorch's, and, last, Python's."""
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device, random.getstate()]
+
+
+def _restore(device: torch.device, states: list) -> None:
+    own, *on_device, pythons = states
+    torch.set_rng_state(own)
+    for state in on_device:
+        torch.cuda.set_rng_state(state, device)
+    random.setstate(pythons)
