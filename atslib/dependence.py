@@ -1,7 +1,7 @@
 """What the features of a patch depend on: on the patch alone, or on the others of the batch and on random numbers, too.
 
-Only in the first case may equal patches be computed once (``share_equal`` of :class:`atslib.models.AttentionSampling`), and only where
-the batch does not matter may patches be computed in chunks.
+Only in the first case may equal patches be computed once (``share_equal`` of :class:`atslib.models.AttentionSampling`), and only
+where the batch does not matter may patches be computed in chunks.
 """
 
 from __future__ import annotations
