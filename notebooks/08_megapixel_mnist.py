@@ -364,7 +364,7 @@ missing_times = [f"{n:.0f}" for n in sorted(set(SAME.n_patches) - set(SAME[SAME.
 ends = SAME.groupby("n_patches")["final.test_error"]
 display(
     Markdown(
-        "**What to see:** a plateau at chance, then a fall within a few epochs, then slow gains; the more patches, the earlier the fall. Mean test errors on all 1,000 test images: "
+        "**What to see:** a plateau at chance, then a fall within a few epochs, then slow gains. Mean test errors on all 1,000 test images: "
         + "; ".join(f"N = {n:.0f}: {with_error(values)}" for n, values in ends)
         + f". The curves test on the first 300. Minutes are those of a shared CPU ({timed_on})"
         + (f"; of N = {', '.join(missing_times)} there is no run on it" if missing_times else "")
