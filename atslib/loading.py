@@ -197,8 +197,8 @@ class InMemory(LabelledImages):
                 )
             if image.shape != first.shape:
                 raise ValueError(
-                    f"image {number} is {tuple(image.shape)}, image 0 {tuple(first.shape)}: expected one size, or read them one "
-                    "by one"
+                    f"image {number} is {tuple(image.shape)}, image 0 {tuple(first.shape)}: expected one size (see "
+                    "atslib.data.Padded), or read them one by one"
                 )
             self.images[number] = image
             if any_label:
@@ -302,8 +302,8 @@ def _one_size(items: list[tuple[Tensor, object]], any_label: bool = False) -> li
     shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
     if len(shapes) > 1:
         raise ValueError(
-            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop or pad them to one size in the data "
-            "set, or take batches of one image"
+            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop them to one size in the data set, "
+            "pad them (atslib.data.Padded), or take batches of one image"
         )
     types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
     if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths

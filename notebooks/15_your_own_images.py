@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from atslib import AttentionSampling, UniformSampling, downsample, extract_patches, plots
-from atslib.data import ImageFiles, ImagePyramid, image_size, read_image
+from atslib.data import ImageFiles, ImagePyramid, Padded, largest_size, read_image
 from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
 from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm, local_contrast
@@ -100,24 +100,15 @@ if not own:
 #
 # Files of 16 bits or of more than three bands are refused rather than cut down. `ImageFiles(…, read=your_function)` reads them: it gets a path and returns the image, `uint8`, or floating point with white at 1. A view may have other channels than the image: give it to the model as `low`.
 #
-# Images in one batch must have one size. Here each is continued by its own mirror image up to the size of the largest. A border of one
-# colour would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
-# Mirroring has a price, too: what lies near that border is there twice. Where things are to be counted, continue with ground instead.
-
+# Images in one batch must have one size. Here `Padded` continues each by its own mirror image up to the size of the largest. A border of one
+# colour (`fill=`) would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
+# Mirroring has a price, too: what lies near that border is there twice. Where things are to be counted, continue with the colour of the ground instead.
 
 # %%
-class Padded(ImageFiles):
-    """Image files, continued at the right and below by their mirror image up to ``size``."""
-
-    def __getitem__(self, number):
-        pixels, label = super().__getitem__(number)  # (3, h, w), uint8
-        missing = [(0, want - have) for want, have in zip(self.size, pixels.shape[1:], strict=True)]
-        return torch.from_numpy(np.pad(pixels, [(0, 0), *missing], mode="symmetric")), label
-
-
-train_set = Padded.from_folder(root / "train")
-test_set = Padded.from_folder(root / "test", classes=train_set.classes)
-train_set.size = test_set.size = np.max([image_size(file) for file in train_set.files + test_set.files], axis=0).tolist()
+train_files = ImageFiles.from_folder(root / "train")
+test_files = ImageFiles.from_folder(root / "test", classes=train_files.classes)
+size = largest_size(train_files, test_files)
+train_set, test_set = Padded(train_files, size), Padded(test_files, size)
 image, label = test_set[len(test_set) - 1]
 # NBVAL_CHECK_OUTPUT
 print(f"{len(train_set)} training and {len(test_set)} test images, classes {train_set.classes}; one image: {tuple(image.shape)}, {image.dtype}")
@@ -138,7 +129,7 @@ ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 0.01, 16, 1
 
 # %% mystnb={"image": {"alt": "Left, a light cloth with five dark specks. Middle, the same as a view of 48 by 50 pixels, in which each speck is one or two darker pixels. Right, the five specks enlarged: four solid dots and one ring."}}
 if own:
-    photograph, places = read_image(test_set.files[0]), [(100, 100)]  # row and column of what matters
+    photograph, places = read_image(test_files.files[0]), [(100, 100)]  # row and column of what matters
 else:
     photograph, places = draw_cloth(np.random.default_rng(5), holes=1)
     photograph = torch.from_numpy(photograph).permute(2, 0, 1)
@@ -240,7 +231,7 @@ Markdown(
 #
 # `train` does what one expects: Adam, shuffled batches, the entropy in the loss, clipped gradients, a test after each epoch. With `checkpoint="file"` it can be stopped at any time
 # and goes on from there. `device="cuda"` trains on a GPU and leaves the model there; `model.cpu()` brings it back. `augment=Augmentation(shift=20)` (of `atslib.data`) changes light and place of each image anew in each epoch. With 95 images of one class for 5 of another, say `Settings(balanced=True)`, which shows both equally often, or `Settings(class_weights=train_set.class_weights().tolist())`; `evaluate` gives the table of true and answered classes as `result["confusion"]`. `optimiser=` takes another than Adam: `lambda model: torch.optim.AdamW(model.parameters(), weight_decay=0.01)`. `workers=4` reads files in processes of their own; where Python
-# starts these afresh (macOS, Windows, Linux from Python 3.14), they cannot see a class that was written in a notebook, and `Padded` has to move into a `.py` file. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
+# starts these afresh (macOS, Windows, Linux from Python 3.14), they cannot see what was written in a notebook: a `read=` of your own has to move into a `.py` file. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
 
 # %%
 settings = Settings(epochs=10, batch_size=16, learning_rate=3e-3, schedule="cosine", entropy_weight=ENTROPY_WEIGHT)
@@ -439,7 +430,7 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 # than more answers, since the view is computed once. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images.
 
 # %%
-new = [read_image(test_set.files[-1])]  # (3, h, w); for many, a data set that reads them one by one
+new = [read_image(test_files.files[-1])]  # (3, h, w); for many, a data set that reads them one by one
 found = predict(again, new, looks=10, progress=False)
 looks = found.looks[0].softmax(1)  # (looks, classes)
 closer = predict(again, new, n_patches=32, progress=False).probabilities[0]
