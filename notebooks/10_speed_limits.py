@@ -79,21 +79,17 @@ except DataError:
     train_set, test_set, photographs = GeneratedRoads("train", 483), GeneratedRoads("test", 255), False
 height, width = (800, 1360) if photographs else train_set.size
 
-# What this chapter asks for: the methods of Table 2 on windows of photographs and on drawn roads, with three seeds.
+# What this chapter asks for: methods of Table 2 on windows of photographs and on drawn roads, with three seeds.
 small, windows = (speed_limits.PROFILES[name] for name in ("small", "windows"))
-# Updates of the methods that cost more than attention sampling, and of a CNN that there was less time for; all others have the
-# profile's.
-FEWER = {
-    "small": {"Deep MIL": 2000, "CNN 1": 1000},
-    "windows": {"Deep MIL": 500, "CNN 0.5": 1000, "CNN 1": 200},
-    "find": {"Deep MIL": 204, "CNN 0.3": 500},
-}
+# Updates, where they are not the profile's: on photographs about as many as each method makes in an hour and more on a CPU core.
+LONG = {"ATS-5": 12_000, "U-5": 12_000, "CNN 0.3": 6000, "Deep MIL": 1600}
+LENGTHS = {"small": {"Deep MIL": 2000, "CNN 1": 1000}, "windows": LONG, "find": LONG}
 
 
 def asked(method, seeds, *, n=(5,), scales=(1.0,), profile, **same):
     runs = []
     for some, scale in itertools.product(n, scales):
-        length = FEWER.get(profile, {}).get(method_name(method, some, scale))
+        length = LENGTHS[profile].get(method_name(method, some, scale)) if profile in LENGTHS else None
         changes = [(("updates", length),)] if length else [()]
         runs += sweep("speed_limits", [method], n_patches=[some], cnn_scale=[scale], seed=seeds, changes=changes, profile=profile, **same)
     return runs
@@ -105,9 +101,9 @@ WANTED = [
     run
     for place in (on_windows, on_find, on_drawn)
     for run in [
-        *asked("ats", (0, 1, 2), n=(5,) if place is on_find else (5, 10), **place),
-        *asked("uniform", (0, 1, 2), n=(5,) if place is on_find else (5, 10), **place),
-        *asked("cnn", (0, 1, 2), scales=(0.3,) if place is on_find else (0.3, 0.5, 1.0), **place),
+        *asked("ats", (0, 1, 2), n=(5, 10) if place is on_drawn else (5,), **place),
+        *asked("uniform", (0, 1, 2), n=(5, 10) if place is on_drawn else (5,), **place),
+        *asked("cnn", (0, 1, 2), scales=(0.3, 0.5, 1.0) if place is on_drawn else (0.3,), **place),
         *asked("deep_mil", (0, 1, 2), **place),
     ]
 ]
@@ -167,12 +163,16 @@ def group(runs):
 
 
 def runs_of(name, runs):
-    """The runs of a method that are compared: of one length, and without the reward where there are such."""
+    """The runs of a method that are compared: the longest, and without the reward where there are such."""
     found = [r for r in runs if name_of(r) == name and not variant(r)]
     found = [r for r in found if not r["rewarded"]] or found
-    lengths = [images_seen(r) for r in found]
-    usual = max(set(lengths), key=lambda length: (lengths.count(length), length), default=None)
-    return [r for r in found if images_seen(r) == usual]
+    longest = max(map(images_seen, found), default=None)
+    return [r for r in found if images_seen(r) == longest]
+
+
+def brief(runs):
+    """Those about as long as the profile's, or shorter."""
+    return [r for r in runs if images_seen(r) < 2 * windows.updates * windows.training.batch_size]
 
 
 def marked(name, runs):
@@ -457,7 +457,7 @@ Markdown(
 given = windows.training
 Markdown(
     f"- **Images**: windows of {windows.window[0]} × {windows.window[1]} pixels of photographs, or drawn roads of {small.size[0]} × {small.size[1]}.\n"
-    f"- **Length**: {windows.updates:,} updates of {given.batch_size} images on windows and {small.updates:,} on drawn roads, fewer for the dearer methods; the learning rate falls ({given.schedule}), gradients are clipped.\n"
+    f"- **Length**: {windows.updates:,} updates of {given.batch_size} images on windows in short trainings, {LONG['ATS-5']:,} in [long ones](#cell-long), {small.updates:,} on drawn roads; fewer for the dearer methods. The learning rate falls ({given.schedule}), gradients are clipped.\n"
     "- **Classes**: all are shown equally often, in place of a cross-entropy weighted with the inverse of each class's share, which is the same on average.\n"
     f"- **Features** are normalised over the batch, for [a reason below](#cell-norm), and multiplied by {windows.feature_scale:g} before the classifier: of length 1 they let the answers grow only slowly, one of the reasons "
     "[why training stays at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
@@ -997,68 +997,86 @@ Markdown(
 
 # %% [markdown]
 # (cell-reading)=
-# ## What can be read at all: signs that somebody has found
+# ## How long reading takes: signs that somebody has found
 #
-# The second thing that decides is how few signs there are to learn from. Take attention away altogether. Cut the sign out of each photograph, 100 × 100 pixels around it (of an image of class
-# *none*: another sign, if it has one), and train the paper's feature network and classifier on these patches alone, on as many of them as ATS-5 saw windows. That is roughly what an
+# The second thing that decides is how long it takes to learn to read, from so few signs. Take attention away altogether. Cut the sign out of each photograph, 100 × 100 pixels around it (of an image of class
+# *none*: another sign, if it has one), and train the paper's feature network and classifier on these patches alone. That is roughly what an
 # attention that always finds the sign, and no other thing, would leave to be learned; not exactly, since it is spared the easy cases, empty roads. The same signs through the view say what a
 # network could hope for that never sees full resolution. Record of `benchmarks/data.py signs`, three seeds.
 
-# %% tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two panels, which limit and any limit. In each the balanced error on training and test signs against visits to cut-out signs, at full size and through the view. All stay near guessing at first; then the training errors fall to near zero. Test errors follow for any limit, and stay far above zero for which limit. A dotted line marks where the short trainings on windows end."}} tags=["hide-input"]
 cut_out = json.loads(Path("../benchmarks/data.json").read_text(encoding="utf-8"))["signs"]["outcome"]
-reading = {}
-for scale in ("1.0", "0.3"):
-    confusions = np.array(cut_out[scale]["confusion"])  # (seeds, true, answered)
-    reading[scale] = dict(
-        train=cut_out[scale]["train_error"],
-        all=[balanced_error(c) for c in confusions],
-        binary=[limit_or_none({"final": {"confusion": c}}) for c in confusions],
-        which=[balanced_error(c[1:, 1:]) for c in confusions],
-        of_images=math.sqrt(np.mean([binomial_variance({"final": {"confusion": c}}) for c in confusions])),
-        of_which=math.sqrt(np.mean([binomial_variance({"final": {"confusion": c[1:, 1:]}}) for c in confusions])),
+reading = {}  # (limits, scale) -> what three trainings ended at, and the way there
+for limits, scale in itertools.product(("paper", "any"), ("1.0", "0.3")):
+    outcome = cut_out[limits][scale]
+    confusions = np.array([run["confusion"] for run in outcome])  # (seeds, times, true, answered)
+    last = confusions[:, -1]
+    reading[limits, scale] = dict(
+        visits=cut_out[limits]["every_epochs"] * sum(cut_out[limits]["n_train"]) * np.arange(1, confusions.shape[1] + 1),
+        train=np.array([run["train_error"] for run in outcome]),
+        test=np.array([[balanced_error(c) for c in run] for run in confusions]),
+        binary=[limit_or_none({"final": {"confusion": c}}) for c in last],
+        which=[balanced_error(c[1:, 1:]) for c in last],
+        of_images=math.sqrt(np.mean([binomial_variance({"final": {"confusion": c}}) for c in last])),
+        of_which=math.sqrt(np.mean([binomial_variance({"final": {"confusion": c[1:, 1:]}}) for c in last])),
+        tested=last[0].sum(1),
     )
-signs_tested = int(np.sum(confusions[0][1:]))
+figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True)
+for ax, (limits, title, guess) in zip(axes, (("paper", "which limit?", 0.75), ("any", "any limit?", 0.5)), strict=True):
+    for scale, colour in (("1.0", plots.BLUE), ("0.3", plots.ORANGE)):
+        found = reading[limits, scale]
+        for what, dash in (("test", "-"), ("train", ":")):
+            size = "full size" if scale == "1.0" else "through the view"
+            ax.plot(found["visits"], found[what].mean(0), color=colour, linestyle=dash, label=f"{size}, {what}")
+    ax.axhline(guess, color=plots.GREY, linestyle="--", linewidth=1)
+    ax.axvline(windows.updates * windows.training.batch_size, color=plots.BLACK, linestyle=":", linewidth=1)
+    ax.set(title=title, xlabel="visits to cut-out signs", ylim=(0, 0.8))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+axes[0].set(ylabel="balanced error")
+axes[1].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Means of three trainings, on the signs trained on (dotted) and on new ones (solid). The upright dotted line is where a training of the profiles `windows` and `find` ends, if every one of its windows
+# had shown the model its sign. **Reading is hardly learned by then**, even where nothing has to be found; a few times later the training signs are read.
+
+# %% tags=["hide-input"]
+given_here = windows.updates * windows.training.batch_size
+
+
+def then(limits, scale, what):
+    """What it was after as many visits as a short training has windows."""
+    found = reading[limits, scale]
+    return np.interp(given_here, found["visits"], found[what].mean(0))
+
+
 display(
     plots.table(
-        ["signs cut out of photographs", "training error", "balanced test error", "limit or none", "which, of limits taken for one"],
+        ["signs cut out of photographs", "visits", "training error", "balanced test error", "limit or none", "which, of limits taken for one", f"test error after {given_here:,} visits"],
         [
-            *([f"scale {scale}", *(shown(found[key]) for key in ("train", "all", "binary", "which"))] for scale, found in reading.items()),
-            ["a constant answer", "0.750", "0.750", "0.500", "0.667"],
-        ],
+            [
+                f"{'which' if limits == 'paper' else 'any'} limit, {'full size' if scale == '1.0' else 'through the view'}",
+                f"{found['visits'][-1]:,}",
+                shown(found["train"][:, -1]),
+                shown(found["test"][:, -1]),
+                *((shown(found["binary"]), shown(found["which"])) if limits == "paper" else ("–", "–")),
+                f"{then(limits, scale, 'test'):.2f}",
+            ]
+            for (limits, scale), found in reading.items()
+        ]
+        + [["a constant answer", "", "", "0.750, any: 0.500", "0.500", "0.667", ""]],
     )
 )
-display(
-    Markdown(
-        f"± is the standard error over three trainings, tested on the same images. With other test images, of which only {signs_tested} have a limit, the balanced error would have a standard error of "
-        f"{reading['1.0']['of_images']:.2f}, the last column one of {reading['1.0']['of_which']:.2f}."
-    )
+which_full, which_view, any_full, any_view = reading.values()
+Markdown(
+    f"± is the standard error over three trainings, tested on the same images. With other test images, of which only {which_full['tested'][1:].sum()} have one of the three limits, the balanced error of *which limit* would have a standard error of "
+    f"{which_full['of_images']:.2f}, the column *which* one of {which_full['of_which']:.2f}; that of *any limit* {any_full['of_images']:.2f}.\n\n"
+    f"**Any limit** is read almost without error in the end ({any_full['test'][:, -1].mean():.2f}), and through the view {'nearly as well' if any_view['test'][:, -1].mean() < any_full['test'][:, -1].mean() + 0.05 else 'less well'} ({any_view['test'][:, -1].mean():.2f}): whether a sign is a limit can be seen from afar. "
+    f"**Which limit** is another matter: the training signs are read ({which_full['train'][:, -1].mean():.2f}), new ones with a balanced error of {which_full['test'][:, -1].mean():.2f}. "
+    f"{sum(cut_out['paper']['n_train'][1:])} images ({', '.join(map(str, cut_out['paper']['n_train'][1:]))} of each limit) are too few to learn three numbers from. The paper's {PAPER['ATS-5'][1]} (of all images, not balanced) is of a set with about 100 images of each limit. "
+    f"Through the view the number suffers, with {np.mean(which_view['which']):.2f} against {np.mean(which_full['which']):.2f} where 0.67 is guessing"
+    + ("." if np.mean(which_view["which"]) - np.mean(which_full["which"]) > 2 * math.hypot(which_full["of_which"], which_view["of_which"]) else ", though not beyond the chance of so few signs.")
 )
-at_full, at_view = ({key: np.mean(values) for key, values in reading[scale].items()} for scale in ("1.0", "0.3"))
-text = (
-    f"With every sign found for it, after {cut_out['visits']:,} visits, three of four to the widest sign of one of {sum(cut_out['n_train'][1:])} images "
-    f"({', '.join(map(str, cut_out['n_train'][1:]))} of each limit), the network has a balanced error of **{at_full['all']:.2f}** on new signs, at full size. "
-)
-if some := runs_of("ATS-5", windowed):
-    error = np.mean([balanced(r) for r in some])
-    text += f"ATS-5, which has to find them among the rest of a window, has {error:.2f}" + (
-        f", which is {'lower' if error < at_full['all'] else 'higher'}, but not by more than chance. "
-        + ("That does not mean that it reads as well: [a section below](#cell-seen) shows that much of its knowledge is of scenes. " if photographs else "")
-        if abs(error - at_full["all"]) < 2 * reading["1.0"]["of_images"]
-        else ". "
-    )
-text += (
-    f"An attention that always finds the sign would, by this, have ended at about such an error here in this time, where the paper has {PAPER['ATS-5'][1]} (of all images, not balanced); the Swedish set has about 100 images of each limit, and the paper trained far longer.\n\n"
-    f"Through the view, *whether* it is a limit is told with an error of {at_view['binary']:.2f}, against {at_full['binary']:.2f} at full size; *which* limit with {at_view['which']:.2f} against {at_full['which']:.2f}, "
-    "where 0.67 is guessing"
-    + (
-        ": as on drawn roads the number suffers more from the view than the sign, "
-        + ("beyond" if at_view["which"] - at_full["which"] > 2 * math.hypot(reading["1.0"]["of_which"], reading["0.3"]["of_which"]) else "though not beyond")
-        + " the chance of so few signs."
-        if at_view["which"] - at_full["which"] > at_view["binary"] - at_full["binary"]
-        else "."
-    )
-)
-Markdown(text)
 
 # %% [markdown]
 # (cell-norm)=
@@ -1289,6 +1307,65 @@ for what, (runs, images, boxes) in (on_photographs | {"drawn roads": (compared, 
     display(Markdown("\n\n".join(about_attention(name, found, what, marked(name, runs)) for name in dict.fromkeys(row[0] for row in found))))
 if not photographs:
     display(Markdown("The photographs were not found, so attention on them cannot be measured on this page."))
+
+# %% [markdown]
+# (cell-long)=
+# ## Longer training: photographs
+#
+# [Reading takes longer to be learned](#cell-reading) than the short trainings on photographs last. So the same was trained longer. Each row of the figure is a question; the lines are the first seed of each
+# length. Left, the training error. Middle, the test error of all images, most of which are *none*; it jumps while the networks change quickly, and settles as the learning rate falls. Right, for each
+# attention network that was kept on the way, the chance that five draws see a sign in the test images that have one; the first point is the prior.
+
+# %% mystnb={"image": {"alt": "Two rows, which limit and any limit, of three panels: training error, test error, and the chance that five draws see a sign, against images seen, for short and long trainings with attention and with uniform draws."}} tags=["hide-input"]
+
+
+def chances_on_the_way(r, images, boxes, n=5):
+    """Images seen, and the mean chance that n draws see a sign, of each attention network that was kept."""
+    trained, seen, chance = speed_limits.build_model(n_patches=n, profile=r["profile"]).eval(), [], []
+    corners, _ = first_pixels(trained, images[0][None])
+    shows = [shows_sign(corners, trained.patch_size, some) for some in boxes]
+    for epoch, weights in attention_snapshots(f"../results/weights/{r['stem']}.attention.safetensors").items():
+        trained.attention.load_state_dict(weights)
+        with torch.no_grad():
+            maps = [trained.attend(image[None])[0] for image in images]
+        seen.append(epoch * r["dataset"]["n_train"])
+        chance.append(np.mean([on_signs(a, s, n)[2] for a, s in zip(maps, shows, strict=True)]))
+    return np.array(seen), np.array(chance)
+
+
+def by_length(name, runs):
+    """The first seed of each length, the shortest first."""
+    found = {}
+    for r in sorted(runs, key=lambda r: (images_seen(r), r["seed"])):
+        if name_of(r) == name and not variant(r):
+            found.setdefault(images_seen(r), r)
+    return list(found.values())
+
+
+on_the_way = {}
+if photographs:
+    figure, axes = plt.subplots(2, 3, figsize=(7.4, 4.6), sharex=True)
+    for row, (what, (runs, images, boxes)) in zip(axes, on_photographs.items(), strict=True):
+        for name, colours in (("ATS-5", (plots.SKY, plots.BLUE)), ("U-5", ("#f3c98b", plots.ORANGE))):
+            for r, colour in zip(by_length(name, runs), colours, strict=False):
+                x = np.array(r["curve"]["epoch"]) * r["dataset"]["n_train"]
+                row[0].plot(x, r["curve"]["train_error"], color=colour, label=f"{name}, {images_seen(r):,} images")
+                row[1].plot(x, r["curve"]["test_error"], color=colour)
+                if name == "ATS-5" and Path(f"../results/weights/{r['stem']}.attention.safetensors").exists():
+                    on_the_way[what, images_seen(r)] = seen, chance = chances_on_the_way(r, images, boxes)
+                    row[2].plot(seen, chance, color=colour, marker=".")
+        row[1].axhline(always_none(classes_of(runs))[0], color=plots.GREY, linestyle="--", linewidth=1)
+        row[0].set(ylabel=what.split(", ")[1] + "?", ylim=(0, None))
+        row[2].set(ylim=(0, 1))
+        for ax, title in zip(row, ("training error", "test error", "chance to see a sign"), strict=True):
+            ax.set_title(title if row is axes[0] else "", fontsize=10)
+            ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f} k")
+        row[0].legend(fontsize=7)
+    for ax in axes[1]:
+        ax.set_xlabel("images seen")
+    plt.show()
+else:
+    display(Markdown("The photographs were not found."))
 
 # %% [markdown]
 # (cell-seen)=
@@ -1626,7 +1703,7 @@ for title, runs in list(SETS.items())[:2]:
             f"**{title}**, balanced error: {', '.join(f'{marked(name, runs)} {shown([balanced(r) for r in some])}' for name in ORDER if (some := runs_of(name, runs)))}; a constant answer has {flat:g}. "
             + (f"That ATS-5 is better than U-5 is {'shown' if pair['p'] < 0.05 and pair['means'][0] < pair['means'][1] else 'not shown'}." if pair else "")
             + ("" if any(plain(r) < constant for r in runs) else " The plain error of every run is above that of always answering *none*.")
-            + (f" Reading signs that somebody else has found ends at {at_full['all']:.2f}." if title.endswith("which limit") else "")
+            + f" Reading signs that somebody else has found ends at {reading['paper' if title.endswith('which limit') else 'any', '1.0']['test'][:, -1].mean():.2f}."
         )
 preferences, gained = [], []
 for what in on_photographs:

@@ -441,7 +441,7 @@ def test_in_memory_wants_one_size():
 def test_a_batch_wants_one_size(workers):
     """Images of several sizes can be used one by one, and only so."""
     images = [(torch.zeros(1, side, 120, dtype=torch.uint8), 0) for side in (120, 130)]
-    with pytest.raises(ValueError, match=r"different sizes in one batch, \(1, 120, 120\) and \(1, 130, 120\): crop or pad"):
+    with pytest.raises(ValueError, match=r"different sizes in one batch, \(1, 120, 120\) and \(1, 130, 120\): crop them"):
         evaluate(model(), images, batch_size=2, workers=workers, progress=False)
     assert evaluate(model(), images, batch_size=1, workers=workers, progress=False)["n"] == 2
 
