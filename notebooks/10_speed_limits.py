@@ -10,8 +10,9 @@
 # - how the methods of the paper's Table 2 come out here, on sets that are not the paper's: windows of German photographs, with the paper's
 #   question and with an easier one, and drawn roads;
 # - how a model can be right without having seen the sign, and how to find out;
-# - two things that decide it, in numbers: how often a draw of five patches sees a sign, and how well the sign could be read if somebody
-#   else had found it;
+# - two things that decide it, in numbers: how often a draw of five patches sees a sign, and how long it takes to learn to read one that
+#   somebody else has found;
+# - what a training that is long enough for that comes to, on photographs;
 # - what a prior does that makes attention start where the picture is red;
 # - where the trained attention falls, measured and in pictures.
 #
@@ -231,20 +232,21 @@ def done(run):
 
 
 missing = [run for run in WANTED if not done(run)]
-state = f"**{len(WANTED) - len(missing)} of the {len(WANTED)} runs** that this chapter asks for exist; where Table 2 says *not run* there is none. "
-lowest = {title: (min(map(plain, runs)), always_none(classes_of(runs))[0]) for title, runs in list(SETS.items())[:2] if runs}
-if lowest:
-    none_beats = all(best >= constant for best, constant in lowest.values())
-    state += "**On photographs the paper's result is not reproduced**: " + (
-        "no method has a lower test error than always answering *none* ("
-        if none_beats
-        else "the lowest test error, beside that of always answering *none*, is ("
-    )
-    state += "; ".join(f"{title.split(', ')[1]}: {best:.3f} at best, *none* {constant:.3f}" for title, (best, constant) in lowest.items()) + ")"
-    flat = all(balanced(r) < always_none(classes_of(runs))[1] for runs in list(SETS.values())[:2] for r in runs)
-    state += "; by the mean error of the classes every run is better than that. " if flat else ". "
+state = ""
+for title, runs in list(SETS.items())[:2]:
+    if some := runs_of("ATS-5", runs):
+        (constant, flat), error = always_none(classes_of(runs)), np.mean([plain(r) for r in some])
+        state += (
+            f"**{title}**: ATS-5, trained on {images_seen(some[0]):,} windows, has a test error of {shown([plain(r) for r in some])} ({count(some)}), "
+            f"{'below' if error < constant else 'above'} the {constant:.3f} of always answering *none*; the mean error of the classes is {shown([balanced(r) for r in some])}, against {flat:g}. "
+        )
+        others = {name: images_seen(of[0]) for name in ORDER if name != "ATS-5" and (of := runs_of(name, runs))}
+        if shorter := [name for name, seen in others.items() if 2 * seen < images_seen(some[0])]:
+            state += f"No more than {max(others[name] for name in shorter):,} were shown to {listed(shorter)}. "
+state += "On photographs its attention starts where the view is red, which the paper's does not. " * bool(windowed or finding)
 if found := [(name, some) for name in ("ATS-5", "U-5", "CNN 0.3") if (some := runs_of(name, compared))]:
-    state += f"**On drawn roads** the test error is {listed([f'{shown([plain(r) for r in some])} with {name} ({count(some)})' for name, some in found])}."
+    state += f"**On drawn roads** the test error is {listed([f'{shown([plain(r) for r in some])} with {name} ({count(some)})' for name, some in found])}. "
+state += f"{len(WANTED) - len(missing)} of the {len(WANTED)} runs that this chapter asks for exist; [the rest](#cell-what-ran) is missing, and where Table 2 says *not run* there is none."
 display(
     Markdown(
         state
@@ -523,7 +525,10 @@ def show_table(some, about=""):
     # Of a balanced error: each class's error is a binomial share of its images; at most half of them wrong is the worst case.
     worst = math.sqrt(sum(0.25 / n for n in classes)) / len(classes)
     few = f", mostly because {min(classes)} images are all there are of the {'rarer' if two else 'rarest'} class" if min(classes) < sum(classes) / len(classes) else ""
-    learned = [f"{name}{changed}" for (name, _, changed), runs in group(some).items() if all(balanced(r) < flat - 2 * worst for r in runs)]
+    clear = {}  # of each method, whether every one of its trainings is
+    for (name, _, changed), runs in group(some).items():
+        clear[name + changed] = clear.get(name + changed, True) and all(balanced(r) < flat - 2 * worst for r in runs)
+    learned = [name for name, always in clear.items() if always]
     display(
         Markdown(
             f"Measured once on these images, a balanced error has a standard error of {worst:.3f} or less{few}. "
@@ -638,6 +643,12 @@ def p_values(a, b):
     return ps, f"{one['dataset']['n_test']} images"
 
 
+def unlike(a, b):
+    """Whether one of the two has been shown so many more images that their errors say little of the methods."""
+    seen = [images_seen(r) for r in [*a, *b]]
+    return bool(a and b) and max(seen) > 1.5 * min(seen)
+
+
 def compare(one, other, runs):
     """What the runs say of two methods; None where a run is missing."""
     a, b = runs_of(one, runs), runs_of(other, runs)
@@ -652,19 +663,32 @@ def compare(one, other, runs):
         verdict = "–"
     elif p < 0.05:
         verdict = "beyond chance" if "runs" in over else "beyond the chance of the images"
+        if unlike(a, b):
+            verdict += ", but one has seen far more"
     elif least == p:
         verdict = "the least that so few runs can give"
     seeds = [sorted(r["seed"] for r in some) for some in (a, b)]
     return dict(a=a, b=b, p=p, ps=ps, over=over, verdict=verdict, seeds=seeds, means=[np.mean([error_of(r) for r in some]) for some in (a, b)])
 
 
+# Where only some methods have been trained for long, the short trainings compare more of them at a like cost.
+PAIRED = {}
+for title, runs in SETS.items():
+    PAIRED[title] = runs
+    if runs is not compared and (some := brief(runs)) and len(some) < len(runs):
+        PAIRED[f"{title}, short trainings"] = some
+
+
 def pairs_table(*pairs):
     """A table of pairs of methods, set by set."""
     rows = []
-    for title, runs in SETS.items():
+    for title, runs in PAIRED.items():
         for pair in pairs:
             names = ", ".join(marked(name, runs) for name in pair)
-            if (c := compare(*pair, runs)) is None:
+            c = compare(*pair, runs)
+            if title not in SETS and (c is None or not unlike(*(runs_of(name, SETS[title.removesuffix(", short trainings")]) for name in pair))):
+                continue  # nothing that the line above does not say
+            if c is None:
                 absent = [name for name in pair if not runs_of(name, runs)]
                 rows.append([title, names, "not run: " + listed(absent), *["–"] * 6])
                 continue
@@ -735,7 +759,9 @@ def equal(runs, grid):
 
 
 display(pairs_table(("ATS-5", "Deep MIL")))
-for title, runs in SETS.items():
+for title, runs in PAIRED.items():
+    if title not in SETS and not unlike(*(runs_of(name, SETS[title.removesuffix(", short trainings")]) for name in ("ATS-5", "Deep MIL"))):
+        continue
     if said := equal(runs, (small if runs is compared else windows).grid):
         display(Markdown(f"**{title}.** {said}"))
 display(Markdown(f"The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
@@ -1038,7 +1064,7 @@ plt.show()
 
 # %% [markdown]
 # Means of three trainings, on the signs trained on (dotted) and on new ones (solid). The upright dotted line is where a training of the profiles `windows` and `find` ends, if every one of its windows
-# had shown the model its sign. **Reading is hardly learned by then**, even where nothing has to be found; a few times later the training signs are read.
+# had shown the model its sign. **Reading is still being learned by then**, even where nothing has to be found.
 
 # %% tags=["hide-input"]
 given_here = windows.updates * windows.training.batch_size
@@ -1071,11 +1097,14 @@ which_full, which_view, any_full, any_view = reading.values()
 Markdown(
     f"± is the standard error over three trainings, tested on the same images. With other test images, of which only {which_full['tested'][1:].sum()} have one of the three limits, the balanced error of *which limit* would have a standard error of "
     f"{which_full['of_images']:.2f}, the column *which* one of {which_full['of_which']:.2f}; that of *any limit* {any_full['of_images']:.2f}.\n\n"
-    f"**Any limit** is read almost without error in the end ({any_full['test'][:, -1].mean():.2f}), and through the view {'nearly as well' if any_view['test'][:, -1].mean() < any_full['test'][:, -1].mean() + 0.05 else 'less well'} ({any_view['test'][:, -1].mean():.2f}): whether a sign is a limit can be seen from afar. "
+    f"**Any limit** is told from other signs almost without error in the end ({any_full['test'][:, -1].mean():.2f}), and through the view with {any_view['test'][:, -1].mean():.2f}, where guessing has 0.5: that a sign is a limit can be seen from afar. "
     f"**Which limit** is another matter: the training signs are read ({which_full['train'][:, -1].mean():.2f}), new ones with a balanced error of {which_full['test'][:, -1].mean():.2f}. "
-    f"{sum(cut_out['paper']['n_train'][1:])} images ({', '.join(map(str, cut_out['paper']['n_train'][1:]))} of each limit) are too few to learn three numbers from. The paper's {PAPER['ATS-5'][1]} (of all images, not balanced) is of a set with about 100 images of each limit. "
-    f"Through the view the number suffers, with {np.mean(which_view['which']):.2f} against {np.mean(which_full['which']):.2f} where 0.67 is guessing"
-    + ("." if np.mean(which_view["which"]) - np.mean(which_full["which"]) > 2 * math.hypot(which_full["of_which"], which_view["of_which"]) else ", though not beyond the chance of so few signs.")
+    f"Of the signs of {sum(cut_out['paper']['n_train'][1:])} images ({', '.join(map(str, cut_out['paper']['n_train'][1:]))} of each limit) it has learned these signs, more than their numbers. The paper's {PAPER['ATS-5'][1]} (of all images, not balanced) is of a set with about 100 images of each limit. "
+    + (
+        f"Through the view the number suffers: {np.mean(which_view['which']):.2f} against {np.mean(which_full['which']):.2f}, where 0.67 is guessing."
+        if np.mean(which_view["which"]) - np.mean(which_full["which"]) > 2 * math.hypot(which_full["of_which"], which_view["of_which"])
+        else f"That the number suffers from the view is not shown: of what is taken for a limit, {np.mean(which_view['which']):.2f} are misread through the view and {np.mean(which_full['which']):.2f} at full size, where 0.67 is guessing."
+    )
 )
 
 # %% [markdown]
@@ -1327,8 +1356,13 @@ def chances_on_the_way(r, images, boxes, n=5):
     for epoch, weights in attention_snapshots(f"../results/weights/{r['stem']}.attention.safetensors").items():
         trained.attention.load_state_dict(weights)
         with torch.no_grad():
-            maps = [trained.attend(image[None])[0] for image in images]
+            maps = [trained.attend(image[None])[1][0] for image in images]
         seen.append(epoch * r["dataset"]["n_train"])
+        chance.append(np.mean([on_signs(a, s, n)[2] for a, s in zip(maps, shows, strict=True)]))
+    if (whole := load_model(r)) is not None and seen[-1] < images_seen(r):  # the end, where it was not among those kept
+        with torch.no_grad():
+            maps = [whole.attend(image[None])[1][0] for image in images]
+        seen.append(images_seen(r))
         chance.append(np.mean([on_signs(a, s, n)[2] for a, s in zip(maps, shows, strict=True)]))
     return np.array(seen), np.array(chance)
 
@@ -1345,6 +1379,8 @@ def by_length(name, runs):
 on_the_way = {}
 if photographs:
     figure, axes = plt.subplots(2, 3, figsize=(7.4, 4.6), sharex=True)
+    for ax, title in zip(axes[0], ("training error", "test error", "chance to see a sign"), strict=True):
+        ax.set_title(title, fontsize=10)
     for row, (what, (runs, images, boxes)) in zip(axes, on_photographs.items(), strict=True):
         for name, colours in (("ATS-5", (plots.SKY, plots.BLUE)), ("U-5", ("#f3c98b", plots.ORANGE))):
             for r, colour in zip(by_length(name, runs), colours, strict=False):
@@ -1352,20 +1388,37 @@ if photographs:
                 row[0].plot(x, r["curve"]["train_error"], color=colour, label=f"{name}, {images_seen(r):,} images")
                 row[1].plot(x, r["curve"]["test_error"], color=colour)
                 if name == "ATS-5" and Path(f"../results/weights/{r['stem']}.attention.safetensors").exists():
-                    on_the_way[what, images_seen(r)] = seen, chance = chances_on_the_way(r, images, boxes)
+                    seen, chance = chances_on_the_way(r, images, boxes)
+                    on_the_way[what, images_seen(r)] = chance
                     row[2].plot(seen, chance, color=colour, marker=".")
         row[1].axhline(always_none(classes_of(runs))[0], color=plots.GREY, linestyle="--", linewidth=1)
         row[0].set(ylabel=what.split(", ")[1] + "?", ylim=(0, None))
         row[2].set(ylim=(0, 1))
-        for ax, title in zip(row, ("training error", "test error", "chance to see a sign"), strict=True):
-            ax.set_title(title if row is axes[0] else "", fontsize=10)
-            ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f} k")
-        row[0].legend(fontsize=7)
+        row[1].set(ylim=(0, None))
+        row[0].legend(fontsize=7, loc="upper right")
     for ax in axes[1]:
-        ax.set_xlabel("images seen")
+        ax.set_xlabel("images seen, in thousands")
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}")
     plt.show()
 else:
     display(Markdown("The photographs were not found."))
+
+# %% tags=["hide-input"]
+text = []
+for what, (runs, *_) in on_photographs.items():
+    # By length, the shortest first; the last is the long training, if there are two.
+    lengths = [(images_seen(r), r) for r in by_length("ATS-5", runs)]
+    if len(lengths) < 2 or any((what, seen) not in on_the_way for seen, _ in lengths):
+        continue
+    (short_seen, short), *_, (long_seen, long) = lengths
+    chance_short, chance_long = (on_the_way[what, seen] for seen in (short_seen, long_seen))
+    text.append(
+        f"**{what.capitalize()}.** Five draws from the prior see a sign in {chance_long[0]:.0%} of the test images, after {short_seen:,} windows in {chance_short[-1]:.0%}, after {long_seen:,} in **{chance_long[-1]:.0%}**. "
+        f"The training error ended at {short['curve']['train_error'][-1]:.2f} and {long['curve']['train_error'][-1]:.2f}, the test error at {plain(short):.2f} and {plain(long):.2f}, the balanced one at {balanced(short):.2f} and {balanced(long):.2f}. "
+        + ("On the way the chance to see a sign fell below that of the prior, and rose again: attention has to leave what is red and no sign before it is sharp where there is one." if chance_long.min() < chance_long[0] - 0.03 and chance_long[-1] > chance_long[0] else "")
+    )
+if text:
+    display(Markdown("\n\n".join(text)))
 
 # %% [markdown]
 # (cell-seen)=
@@ -1590,7 +1643,7 @@ if photographs and "ATS-5" in real_models:
     display(
         Markdown(
             f"The signs have {listed([f'{share:.1%} of the attention of {marked(name, finding)} (uniform attention: {flat:.1%})' for name, (share, flat) in shares.items()])}; "
-            f"{'all' if see == 5 else see} of the five draws of ATS-5 show{'s' * (see == 1)} a sign. The attention of ATS-5 is at what is red in the picture, where its prior starts."
+            f"{'all' if see == 5 else see} of the five draws of ATS-5 show{'s' * (see == 1)} a sign. Before training, the attention of ATS-5 is at what is red in the picture. ATS-5 was shown {images_seen(runs_of('ATS-5', finding)[0]):,} windows, Deep MIL {images_seen(runs_of('Deep MIL', finding)[0]):,}."
         )
     )
 else:
@@ -1653,7 +1706,7 @@ else:
 # %% mystnb={"image": {"alt": "Six rows. In each a window of a photograph of a road with circles around its speed limits, the attention of Deep MIL and of attention sampling on it, and the patch at the sign at full resolution."}} tags=["hide-input"]
 if photographs and real_models:
     figure_9(real_images[:6], real_boxes[:6], real_models, speed_limits.PATCH, finding)
-    caption_9(real_images[:6], real_boxes[:6], real_models, finding, "In most rows the bright spots of ATS-5 are on cars and their lights.")
+    caption_9(real_images[:6], real_boxes[:6], real_models, finding, "Where the attention of ATS-5 is elsewhere, it is at single bright or red spots; the row's last picture shows what it has missed.")
 else:
     display(Markdown("The photographs were not found." if not photographs else "No weights on photographs yet."))
 
@@ -1701,7 +1754,13 @@ for title, runs in list(SETS.items())[:2]:
         pair = compare("ATS-5", "U-5", runs)
         points.append(
             f"**{title}**, balanced error: {', '.join(f'{marked(name, runs)} {shown([balanced(r) for r in some])}' for name in ORDER if (some := runs_of(name, runs)))}; a constant answer has {flat:g}. "
-            + (f"That ATS-5 is better than U-5 is {'shown' if pair['p'] < 0.05 and pair['means'][0] < pair['means'][1] else 'not shown'}." if pair else "")
+            + (
+                ""
+                if not pair
+                else "The long training of ATS-5 has no counterpart among the others yet. "
+                if unlike(pair["a"], pair["b"])
+                else f"That ATS-5 is better than U-5 is {'shown' if pair['p'] < 0.05 and pair['means'][0] < pair['means'][1] else 'not shown'}."
+            )
             + ("" if any(plain(r) < constant for r in runs) else " The plain error of every run is above that of always answering *none*.")
             + f" Reading signs that somebody else has found ends at {reading['paper' if title.endswith('which limit') else 'any', '1.0']['test'][:, -1].mean():.2f}."
         )
@@ -1711,13 +1770,17 @@ for what in on_photographs:
     if len(rows) == 2:
         before, after = rows["before training"], rows["trained"]
         change, stderr = mean_and_stderr(after[6] - before[6])
-        gained.append(change > 2 * stderr)
+        gained.append(what.split(", ")[1]) if change > 2 * stderr else None
         preferences.append(
             f"{what.split(', ')[1]}: {before[4].mean() / before[5].mean():.1f} times uniform attention before training, {after[4].mean() / after[5].mean():.1f} times after it; "
             f"five draws see a sign in {before[6].mean():.0%} of the images before, in {after[6].mean():.0%} after"
         )
 if preferences:
-    title = "On photographs training finds more signs than the prior does" if any(gained) else "On photographs it is the prior, not the training, that finds signs"
+    title = (
+        f"On photographs training finds more signs than the prior does where the question is *{listed(gained)}*"
+        if gained
+        else "On photographs it is the prior, not the training, that finds signs"
+    )
     points.append(f"**{title}.** Attention of ATS-5 on signs ({'); ('.join(preferences)}).")
 points.append(
     f"Five uniform patches show the sign of a whole image in {chances[:, 1].mean():.1%} of the visits"
