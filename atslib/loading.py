@@ -151,6 +151,14 @@ def known_labels(dataset: Dataset) -> Tensor | None:
     return None if labels is None else torch.as_tensor(labels)
 
 
+def known_classes(dataset: Dataset) -> Sequence[str]:
+    """Names of the classes that a set, or the set that it is a ``Subset`` of, has as an attribute; empty where there are none."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    named = getattr(dataset, "classes", None)
+    return named if isinstance(named, Sequence) else ()
+
+
 class InMemory(LabelledImages):
     """A whole set of images of one size as one uint8 tensor, on any device: nothing is read or copied while training.
 
@@ -211,11 +219,8 @@ class InMemory(LabelledImages):
             labels.append(int(label))
         together = _as_numbers(torch.stack(labels)) if any_label else torch.tensor(labels)
         self.labels: Shaped[Tensor, "N *target"] = together.to(device)
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        named = getattr(dataset, "classes", None)
         unnamed = () if any_label else map(str, range(max(labels) + 1))
-        self.classes = tuple(named if isinstance(named, Sequence) else unnamed)
+        self.classes = tuple(known_classes(dataset) or unnamed)
 
     def __len__(self) -> int:
         return len(self.images)

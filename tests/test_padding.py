@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from atslib.data import DataError, ImageFiles, LabelledImages, Padded, largest_size
 
@@ -89,6 +89,29 @@ def test_a_digest_that_says_size_and_fill(tmp_path):
 def test_refusals(shape, size, options, message):
     with pytest.raises(ValueError, match=message):
         Padded(Some(shape), size, **options)[0]
+
+
+def test_a_subset_keeps_its_labels():
+    padded = Padded(Subset(Some((1, 2, 3), (1, 4, 2), (1, 3, 3)), [1, 2]), 4)
+    assert padded.labels.tolist() == [1, 0] and padded.classes == ("a", "b") and padded[0][1] == 1
+
+
+def test_an_image_of_that_size_is_not_copied():
+    images = Some((1, 4, 4))
+    assert Padded(images, 4)[0][0] is images[0][0]
+
+
+def test_a_set_without_labels():
+    with pytest.raises(TypeError, match="a set of type TensorDataset without labels"):
+        Padded(TensorDataset(torch.zeros(2, 3, 4, 4)), 5)
+
+
+@pytest.mark.parametrize(("image", "said"), [(torch.zeros(4, 4), r"shape \(4, 4\)"), (np.zeros((3, 4, 4)), "type ndarray")])
+def test_an_image_that_is_none(image, said):
+    images = Some((3, 4, 4))
+    images.images = [image]
+    with pytest.raises(ValueError, match=f"image 0 of {said}: expected a tensor"):
+        Padded(images, 5)[0]
 
 
 def test_no_images():

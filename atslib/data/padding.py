@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
+from torch.utils.data import Subset
 
 from atslib.data.files import ImageFiles, image_size
-from atslib.loading import LabelledImages
+from atslib.loading import LabelledImages, known_classes, known_labels
 from atslib.patches import check_fill, pair
 
 
@@ -19,14 +21,15 @@ class Padded(LabelledImages):
     the colour of the ground.
 
     Args:
-        dataset: images ``(C, h, w)`` of any sizes up to ``size``, with labels.
+        dataset: images ``(C, h, w)`` of any sizes up to ``size``, with labels: :class:`LabelledImages`, or a ``Subset`` of some.
         size: height and width of all images, in pixels; one number for a square. :func:`largest_size` gives those of the largest.
         fill: ``"mirror"``, or the value of the new pixels, in the image's own range.
 
     Items are ``(image, label)``: the image ``(C, *size)``, of its type; the label as it was.
 
     Raises:
-        ValueError: another ``fill``; when it is asked for, an image that is larger than ``size``, or without pixels.
+        TypeError: a set that does not say its labels.
+        ValueError: another ``fill``; when it is asked for, an image that is no tensor, is larger than ``size``, or has no pixels.
 
     >>> from atslib.data import GeneratedHistology
     >>> image, label = Padded(GeneratedHistology("test", 1, size=128), (140, 160))[0]
@@ -34,19 +37,30 @@ class Padded(LabelledImages):
     torch.Size([3, 140, 160])
     """
 
-    def __init__(self, dataset: LabelledImages, size: int | tuple[int, int], *, fill: str | float = "mirror"):
+    def __init__(self, dataset: LabelledImages | Subset, size: int | tuple[int, int], *, fill: str | float = "mirror"):
         self.dataset, self.size, self.fill = dataset, pair(size), fill
         if isinstance(fill, str) and fill != "mirror":
             raise ValueError(f"fill={fill!r}: expected 'mirror' or a number")
-        self.labels, self.classes = dataset.labels, dataset.classes
+        if (labels := known_labels(dataset)) is None:
+            raise TypeError(
+                f"a set of type {type(dataset).__name__} without labels: expected LabelledImages, or a Subset of some"
+            )
+        self.labels, self.classes = labels, tuple(known_classes(dataset))
 
     def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"], object]:
         image, label = self.dataset[number]
-        if not image.numel() or any(have > want for have, want in zip(image.shape[1:], self.size, strict=True)):
+        if not isinstance(image, Tensor) or image.ndim != 3:
+            said = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"type {type(image).__name__}"
+            raise ValueError(f"image {number} of {said}: expected a tensor (C, H, W)")
+        lacking = [want - have for have, want in zip(image.shape[1:], self.size, strict=True)]
+        if not image.numel() or min(lacking) < 0:
             raise ValueError(f"image {number} of {tuple(image.shape[1:])} pixels: expected some, and no more than {self.size}")
-        if self.fill == "mirror":
-            rows, columns = (_mirrored(have, want, image.device) for have, want in zip(image.shape[1:], self.size, strict=True))
-            return image[:, rows[:, None], columns], label
+        if not any(lacking):
+            return image, label
+        if self.fill == "mirror":  # PyTorch's own takes no whole numbers, and NumPy no bfloat16
+            pixels = image.view(torch.int16) if image.dtype == torch.bfloat16 else image
+            continued = np.pad(pixels.numpy(), [(0, 0), *((0, more) for more in lacking)], mode="symmetric")
+            return torch.from_numpy(continued).view(image.dtype), label
         check_fill(image.dtype, self.fill)
         padded = image.new_full((len(image), *self.size), self.fill)
         padded[:, : image.shape[1], : image.shape[2]] = image
@@ -57,13 +71,7 @@ class Padded(LabelledImages):
         return f"{self.dataset.digest()}-padded{self.size[0]}x{self.size[1]}-{self.fill}"
 
 
-def _mirrored(have: int, want: int, device: torch.device) -> Int[Tensor, " want"]:
-    """0 1 … have-1 have-1 … 1 0 0 1 …: which row or column stands where, ``want`` in all."""
-    place = torch.arange(want, device=device) % (2 * have)
-    return torch.minimum(place, 2 * have - 1 - place)
-
-
-def largest_size(*datasets: LabelledImages) -> tuple[int, int]:
+def largest_size(*datasets: LabelledImages | Subset) -> tuple[int, int]:
     """Height of the highest and width of the widest image of some sets, for :class:`Padded`.
 
     Of image files from their headers; other sets, and files with a ``read`` of their own, are read whole.
@@ -82,7 +90,7 @@ def largest_size(*datasets: LabelledImages) -> tuple[int, int]:
     return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
-def _sizes(dataset: LabelledImages) -> list[tuple[int, int]]:
+def _sizes(dataset: LabelledImages | Subset) -> list[tuple[int, int]]:
     plain = isinstance(dataset, ImageFiles) and type(dataset).__getitem__ is ImageFiles.__getitem__ and dataset.read is None
     if plain:
         return [image_size(path, dataset.get) for path in dataset.files]
