@@ -35,6 +35,7 @@ from atslib.data import (
     SpeedLimits,
 )
 from atslib.experiments.records import hardware, software
+from atslib.experiments.summary import balanced_error
 from atslib.models import AttentionSampling, DownsampledCNN
 from atslib.networks import AttentionNetwork, Classifier, ResNet8Features, UniformAttention, UnitNorm
 from atslib.patches import downsample, extract_patches, low_size
@@ -292,14 +293,14 @@ def signs() -> dict:
 
     Which limit (``"paper"``), and is it any of the eight (``"any"``)? And while it trains: how long does learning to read take?
     """
-    settings = Settings(epochs=150, batch_size=16, schedule="cosine", balanced=True)
+    settings = Settings(epochs=150, batch_size=16, schedule="cosine", balanced=True, test_every=10)
     found = {}
     for limits in ("paper", "any"):
         photographs = [real(GTSDB, split=split, limits=limits) for split in ("train", "test")]
         if None in photographs:
             return {}
         train_set, test_set = map(CutOutSigns, photographs)
-        found[limits] = {"n_train": train_set.class_counts().tolist(), "every_epochs": 10}
+        found[limits] = {"n_train": train_set.class_counts().tolist(), "every_epochs": settings.test_every}
         for scale in (1.0, 0.3):
             found[limits][str(scale)] = [
                 read_signs(train_set, test_set, scale, replace(settings, seed=seed)) for seed in range(3)
@@ -308,20 +309,21 @@ def signs() -> dict:
 
 
 def read_signs(train_set: CutOutSigns, test_set: CutOutSigns, scale: float, settings: Settings) -> dict:
-    """One training: training errors of every tenth epoch, and the confusion matrix (true, answered) on the test set after it."""
+    """One training: errors on both sets as it goes, the second balanced, and the confusion matrix (true, answered) after it."""
     torch.manual_seed(settings.seed)
     model = DownsampledCNN(ResNet8Features(norm="batch"), Classifier(32, len(train_set.classes), scale=16.0), scale)
-    watched = {"train_error": [], "confusion": []}
+    found = {"train_error": [], "balanced_error": []}
 
     def watch(entry: dict) -> None:
-        if entry["epoch"] % 10 == 0:
-            watched["train_error"].append(round(entry["train_error"], 3))
-            watched["confusion"].append(evaluate(model, test_set, progress=False)["confusion"].tolist())
+        if entry["epoch"] % settings.test_every == 0:
+            found["train_error"].append(round(entry["train_error"], 3))
+            found["confusion"] = evaluate(model, test_set, progress=False)["confusion"].tolist()
+            found["balanced_error"].append(round(balanced_error(found["confusion"]), 3))
 
     augment = Augmentation(contrast=0.2, brightness=0.1, shift=20)
     train(model, train_set, None, settings, augment=augment, on_epoch=watch, progress=False)
-    print(f"{len(train_set.classes)} classes, scale {scale}, seed {settings.seed}: {watched['confusion'][-1]}", flush=True)
-    return watched
+    print(f"{len(train_set.classes)} classes, scale {scale}, seed {settings.seed}: {found['confusion']}", flush=True)
+    return found
 
 
 def features(width: int = 32) -> nn.Module:

@@ -671,24 +671,28 @@ def compare(one, other, runs):
     return dict(a=a, b=b, p=p, ps=ps, over=over, verdict=verdict, seeds=seeds, means=[np.mean([error_of(r) for r in some]) for some in (a, b)])
 
 
-# Where only some methods have been trained for long, the short trainings compare more of them at a like cost.
-PAIRED = {}
+# What is compared: the longest trainings of a set; and the short ones, where only one of the two methods has a long one.
+PAIRED = []  # title, runs, and of the short trainings all runs of the set
 for title, runs in SETS.items():
-    PAIRED[title] = runs
-    if runs is not compared and (some := brief(runs)) and len(some) < len(runs):
-        PAIRED[f"{title}, short trainings"] = some
+    PAIRED.append((title, runs, None))
+    if runs is not compared:
+        PAIRED.append((f"{title}, short trainings", brief(runs), runs))
+
+
+def says_more(pair, whole):
+    """Whether the short trainings of a pair say something that the longest of the set do not."""
+    return whole is None or unlike(*(runs_of(name, whole) for name in pair))
 
 
 def pairs_table(*pairs):
     """A table of pairs of methods, set by set."""
     rows = []
-    for title, runs in PAIRED.items():
+    for title, runs, whole in PAIRED:
         for pair in pairs:
+            if not says_more(pair, whole):
+                continue
             names = ", ".join(marked(name, runs) for name in pair)
-            c = compare(*pair, runs)
-            if title not in SETS and (c is None or not unlike(*(runs_of(name, SETS[title.removesuffix(", short trainings")]) for name in pair))):
-                continue  # nothing that the line above does not say
-            if c is None:
+            if (c := compare(*pair, runs)) is None:
                 absent = [name for name in pair if not runs_of(name, runs)]
                 rows.append([title, names, "not run: " + listed(absent), *["–"] * 6])
                 continue
@@ -759,10 +763,8 @@ def equal(runs, grid):
 
 
 display(pairs_table(("ATS-5", "Deep MIL")))
-for title, runs in PAIRED.items():
-    if title not in SETS and not unlike(*(runs_of(name, SETS[title.removesuffix(", short trainings")]) for name in ("ATS-5", "Deep MIL"))):
-        continue
-    if said := equal(runs, (small if runs is compared else windows).grid):
+for title, runs, whole in PAIRED:
+    if says_more(("ATS-5", "Deep MIL"), whole) and (said := equal(runs, (small if runs is compared else windows).grid)):
         display(Markdown(f"**{title}.** {said}"))
 display(Markdown(f"The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
 
@@ -1030,17 +1032,17 @@ Markdown(
 # attention that always finds the sign, and no other thing, would leave to be learned; not exactly, since it is spared the easy cases, empty roads. The same signs through the view say what a
 # network could hope for that never sees full resolution. Record of `benchmarks/data.py signs`, three seeds.
 
-# %% mystnb={"image": {"alt": "Two panels, which limit and any limit. In each the balanced error on training and test signs against visits to cut-out signs, at full size and through the view. All stay near guessing at first; then the training errors fall to near zero. Test errors follow for any limit, and stay far above zero for which limit. A dotted line marks where the short trainings on windows end."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two panels, which limit and any limit. In each the balanced error on training and test signs against visits to cut-out signs, at full size and through the view. Training errors fall to near zero. Test errors follow for any limit, lower at full size, and stay far above zero for which limit. A dotted line marks where the short trainings on windows end."}} tags=["hide-input"]
 cut_out = json.loads(Path("../benchmarks/data.json").read_text(encoding="utf-8"))["signs"]["outcome"]
 reading = {}  # (limits, scale) -> what three trainings ended at, and the way there
 for limits, scale in itertools.product(("paper", "any"), ("1.0", "0.3")):
     outcome = cut_out[limits][scale]
-    confusions = np.array([run["confusion"] for run in outcome])  # (seeds, times, true, answered)
-    last = confusions[:, -1]
+    last = np.array([run["confusion"] for run in outcome])  # (seeds, true, answered)
+    train_error, test_error = (np.array([run[key] for run in outcome]) for key in ("train_error", "balanced_error"))  # (seeds, times)
     reading[limits, scale] = dict(
-        visits=cut_out[limits]["every_epochs"] * sum(cut_out[limits]["n_train"]) * np.arange(1, confusions.shape[1] + 1),
-        train=np.array([run["train_error"] for run in outcome]),
-        test=np.array([[balanced_error(c) for c in run] for run in confusions]),
+        visits=cut_out[limits]["every_epochs"] * sum(cut_out[limits]["n_train"]) * np.arange(1, train_error.shape[1] + 1),
+        train=train_error,
+        test=test_error,
         binary=[limit_or_none({"final": {"confusion": c}}) for c in last],
         which=[balanced_error(c[1:, 1:]) for c in last],
         of_images=math.sqrt(np.mean([binomial_variance({"final": {"confusion": c}}) for c in last])),
@@ -1342,7 +1344,7 @@ if not photographs:
 # ## Longer training: photographs
 #
 # [Reading takes longer to be learned](#cell-reading) than the short trainings on photographs last. So the same was trained longer. Each row of the figure is a question; the lines are the first seed of each
-# length. Left, the training error. Middle, the test error of all images, most of which are *none*; it jumps while the networks change quickly, and settles as the learning rate falls. Right, for each
+# length. Left, the training error. Middle, the test error of all images, most of which are *none*; it jumps, less so as the learning rate falls. Right, for each
 # attention network that was kept on the way, the chance that five draws see a sign in the test images that have one; the first point is the prior.
 
 # %% mystnb={"image": {"alt": "Two rows, which limit and any limit, of three panels: training error, test error, and the chance that five draws see a sign, against images seen, for short and long trainings with attention and with uniform draws."}} tags=["hide-input"]
@@ -1358,11 +1360,6 @@ def chances_on_the_way(r, images, boxes, n=5):
         with torch.no_grad():
             maps = [trained.attend(image[None])[1][0] for image in images]
         seen.append(epoch * r["dataset"]["n_train"])
-        chance.append(np.mean([on_signs(a, s, n)[2] for a, s in zip(maps, shows, strict=True)]))
-    if (whole := load_model(r)) is not None and seen[-1] < images_seen(r):  # the end, where it was not among those kept
-        with torch.no_grad():
-            maps = [whole.attend(image[None])[1][0] for image in images]
-        seen.append(images_seen(r))
         chance.append(np.mean([on_signs(a, s, n)[2] for a, s in zip(maps, shows, strict=True)]))
     return np.array(seen), np.array(chance)
 
@@ -1392,9 +1389,9 @@ if photographs:
                     on_the_way[what, images_seen(r)] = chance
                     row[2].plot(seen, chance, color=colour, marker=".")
         row[1].axhline(always_none(classes_of(runs))[0], color=plots.GREY, linestyle="--", linewidth=1)
-        row[0].set(ylabel=what.split(", ")[1] + "?", ylim=(0, None))
-        row[2].set(ylim=(0, 1))
-        row[1].set(ylim=(0, None))
+        for ax, top in zip(row, (None, None, 1), strict=True):
+            ax.set(ylim=(0, top))
+        row[0].set(ylabel=what.split(", ")[1] + "?")
         row[0].legend(fontsize=7, loc="upper right")
     for ax in axes[1]:
         ax.set_xlabel("images seen, in thousands")
@@ -1414,8 +1411,7 @@ for what, (runs, *_) in on_photographs.items():
     chance_short, chance_long = (on_the_way[what, seen] for seen in (short_seen, long_seen))
     text.append(
         f"**{what.capitalize()}.** Five draws from the prior see a sign in {chance_long[0]:.0%} of the test images, after {short_seen:,} windows in {chance_short[-1]:.0%}, after {long_seen:,} in **{chance_long[-1]:.0%}**. "
-        f"The training error ended at {short['curve']['train_error'][-1]:.2f} and {long['curve']['train_error'][-1]:.2f}, the test error at {plain(short):.2f} and {plain(long):.2f}, the balanced one at {balanced(short):.2f} and {balanced(long):.2f}. "
-        + ("On the way the chance to see a sign fell below that of the prior, and rose again: attention has to leave what is red and no sign before it is sharp where there is one." if chance_long.min() < chance_long[0] - 0.03 and chance_long[-1] > chance_long[0] else "")
+        f"The training error ended at {short['curve']['train_error'][-1]:.2f} and {long['curve']['train_error'][-1]:.2f}, the test error at {plain(short):.2f} and {plain(long):.2f}, the balanced one at {balanced(short):.2f} and {balanced(long):.2f}."
     )
 if text:
     display(Markdown("\n\n".join(text)))
@@ -1706,7 +1702,7 @@ else:
 # %% mystnb={"image": {"alt": "Six rows. In each a window of a photograph of a road with circles around its speed limits, the attention of Deep MIL and of attention sampling on it, and the patch at the sign at full resolution."}} tags=["hide-input"]
 if photographs and real_models:
     figure_9(real_images[:6], real_boxes[:6], real_models, speed_limits.PATCH, finding)
-    caption_9(real_images[:6], real_boxes[:6], real_models, finding, "Where the attention of ATS-5 is elsewhere, it is at single bright or red spots; the row's last picture shows what it has missed.")
+    caption_9(real_images[:6], real_boxes[:6], real_models, finding, "Where ATS-5 has little on the sign, the row's last picture shows what it has missed.")
 else:
     display(Markdown("The photographs were not found." if not photographs else "No weights on photographs yet."))
 
@@ -1759,7 +1755,7 @@ for title, runs in list(SETS.items())[:2]:
                 if not pair
                 else "The long training of ATS-5 has no counterpart among the others yet. "
                 if unlike(pair["a"], pair["b"])
-                else f"That ATS-5 is better than U-5 is {'shown' if pair['p'] < 0.05 and pair['means'][0] < pair['means'][1] else 'not shown'}."
+                else f"That ATS-5 is better than U-5 is {'shown' if pair['p'] < 0.05 and pair['means'][0] < pair['means'][1] else 'not shown'} ({count(pair['a'])} of each, {p_text(pair['p'])} over {pair['over']}; ATS alone starts from a prior)."
             )
             + ("" if any(plain(r) < constant for r in runs) else " The plain error of every run is above that of always answering *none*.")
             + f" Reading signs that somebody else has found ends at {reading['paper' if title.endswith('which limit') else 'any', '1.0']['test'][:, -1].mean():.2f}."
@@ -1770,7 +1766,8 @@ for what in on_photographs:
     if len(rows) == 2:
         before, after = rows["before training"], rows["trained"]
         change, stderr = mean_and_stderr(after[6] - before[6])
-        gained.append(what.split(", ")[1]) if change > 2 * stderr else None
+        if change > 2 * stderr:
+            gained.append(what.split(", ")[1])
         preferences.append(
             f"{what.split(', ')[1]}: {before[4].mean() / before[5].mean():.1f} times uniform attention before training, {after[4].mean() / after[5].mean():.1f} times after it; "
             f"five draws see a sign in {before[6].mean():.0%} of the images before, in {after[6].mean():.0%} after"
