@@ -1344,7 +1344,7 @@ if not photographs:
 # ## Longer training: photographs
 #
 # [Reading takes longer to be learned](#cell-reading) than the short trainings on photographs last. So the same was trained longer. Each row of the figure is a question; the lines are the first seed of each
-# length. Left, the training error. Middle, the test error of all images, most of which are *none*; it jumps, less so as the learning rate falls. Right, for each
+# length. Left, the training error. Middle, the test error of all images, most of which are *none*; it jumps, less so as the learning rate falls; the broken line is the answer *none* to all. Right, for each
 # attention network that was kept on the way, the chance that five draws see a sign in the test images that have one; the first point is the prior.
 
 # %% mystnb={"image": {"alt": "Two rows, which limit and any limit, of three panels: training error, test error, and the chance that five draws see a sign, against images seen, for short and long trainings with attention and with uniform draws."}} tags=["hide-input"]
@@ -1382,7 +1382,7 @@ if photographs:
         for name, colours in (("ATS-5", (plots.SKY, plots.BLUE)), ("U-5", ("#f3c98b", plots.ORANGE))):
             for r, colour in zip(by_length(name, runs), colours, strict=False):
                 x = np.array(r["curve"]["epoch"]) * r["dataset"]["n_train"]
-                row[0].plot(x, r["curve"]["train_error"], color=colour, label=f"{name}, {images_seen(r):,} images")
+                row[0].plot(x, r["curve"]["train_error"], color=colour, label=f"{name}, {'short' if brief([r]) else 'long'}")
                 row[1].plot(x, r["curve"]["test_error"], color=colour)
                 if name == "ATS-5" and Path(f"../results/weights/{r['stem']}.attention.safetensors").exists():
                     seen, chance = chances_on_the_way(r, images, boxes)
@@ -1392,7 +1392,7 @@ if photographs:
         for ax, top in zip(row, (None, None, 1), strict=True):
             ax.set(ylim=(0, top))
         row[0].set(ylabel=what.split(", ")[1] + "?")
-        row[0].legend(fontsize=7, loc="upper right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     for ax in axes[1]:
         ax.set_xlabel("images seen, in thousands")
         ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}")
