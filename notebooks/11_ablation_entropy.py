@@ -383,7 +383,7 @@ if of:
             "updates, and the paper's 60 epochs need not be ours. Ten patches, where §E gives no number. "
             + ("A learning rate that falls to zero as a cosine. " if row["settings.training.schedule"] == "cosine" else "A constant learning rate. ")
             + (
-                f"Unit-norm features times {row['settings.feature_scale']:g} before the classifier, because unscaled features are slow to leave chance ([chapter 8](08_megapixel_mnist.ipynb), \"Why training stays at chance\"); "
+                f"Unit-norm features times {row['settings.feature_scale']:g} before the classifier, as in [chapter 8](08_megapixel_mnist.ipynb), where unscaled features are slow to leave chance (here [they are not](#cell-unscaled)); "
                 "this changes the loss against which λ is weighed. "
                 if row["settings.feature_scale"] != 1
                 else ""
@@ -418,6 +418,37 @@ def on_nuclei(name):
 
 measured = {weight: [found for file in runs["file"] if (found := on_nuclei(Path(file).stem))] for weight, runs in runs_of.items()}
 measured = {weight: found for weight, found in measured.items() if found}
+
+
+def share_by_seed(weight, key="mass"):
+    """Of each run of this weight the mean over its test images, at the end."""
+    found = {seed: on_nuclei(Path(row["file"]).stem) for seed, row in runs_of[weight].iterrows()}
+    return {seed: float(np.mean([image[key] for image in numbers["final"]])) for seed, numbers in found.items() if numbers}
+
+
+def seed_by_seed(peak):
+    """In how many seeds the share near nuclei is below that with this weight, for each other one."""
+    at_peak = share_by_seed(peak)
+    counts = []
+    for weight in measured:
+        pairs = [(share, at_peak[seed]) for seed, share in share_by_seed(weight).items() if seed in at_peak]
+        if weight != peak and pairs:
+            counts.append(f"in {sum(a < b for a, b in pairs)} of {len(pairs)} seeds with λ = {weight:g}")
+    return f"Seed by seed it is below that {series(counts)}. " if counts else ""
+
+
+def off_the_nuclei():
+    """Runs that end with less attention near nuclei than uniform attention has: stuck, whatever their loss."""
+    told = []
+    for weight in measured:
+        shares, areas = share_by_seed(weight), share_by_seed(weight, "area")
+        for seed, row in runs_of[weight].iterrows():
+            if seed in shares and shares[seed] < areas[seed]:
+                told.append(
+                    f"with λ = {weight:g} and seed {seed} attention ends as if even over {math.exp(row['curve.entropy'][-1]):,.0f} locations, {shares[seed]:.2f} of it near nuclei, where a uniform one has {areas[seed]:.2f}; "
+                    f"its training loss is {row['final.train_loss']:.2f}, its test loss {row['final.test_loss']:.2f}"
+                )
+    return told
 if measured:
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
     for key, label, ax in zip(("mass", "auc"), ("attention near epithelial nuclei", "AUC"), axes, strict=True):
@@ -452,13 +483,14 @@ if measured:
             if peak not in (min(near), max(near))
             else f"The share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lowest at λ = {min(near, key=near.get):g} ({min(near.values()):.2f}). "
         )
+        + seed_by_seed(peak)
         + f"The AUC at the end is between {min(rank.values()):.2f} and {max(rank.values()):.2f} for every λ"
         + (f" ({rank[1.0]:.2f} with λ = 1, whose map is nearly flat). " if 1.0 in rank else ". ")
     )
     if ranks:
         text += (
             f"The maps of any two λ, seed 0, have a rank correlation of {min(ranks):.2f} or more at the end ({len(ended[0])} test images): "
-            + ("λ changes how strongly the nuclei are preferred, and hardly which places are." if min(ranks) > 0.9 else "λ changes which places are preferred, too.")
+            + ("in this seed λ changes how strongly the nuclei are preferred, and hardly which places are." if min(ranks) > 0.9 else "λ changes which places are preferred, too.")
         )
     display(Markdown(text))
 else:
@@ -504,8 +536,8 @@ display(
 )
 
 # %% [markdown]
-# **Each $\lambda$ against 0.01.** The run of the same seed has the same initial weights and the same images in the same order. *Entropy* is that of the attention on the test images of fold 0,
-# for all runs; its p-value comes from exchanging the two runs within each seed in every way. *Distance* asks whether runs of unlike $\lambda$ are farther apart than runs of like $\lambda$, over all pairs of two seeds, by the same exchange
+# **Each $\lambda$ against 0.01.** The run of the same seed has the same initial weights and the same images in the same order. *Entropy* is that of the attention on the 20 test images of fold 0,
+# for all runs: seeds 0 and 5 have not been trained on them, seeds 1 to 4 have, since the folds share out the images; its p-value comes from exchanging the two runs within each seed in every way. *Distance* asks whether runs of unlike $\lambda$ are farther apart than runs of like $\lambda$, over all pairs of two seeds, by the same exchange
 # ([chapter 12](12_ablation_patches.ipynb) does it for N). Six seeds can give no p below 2/2⁶ = 0.031.
 
 # %% tags=["hide-input"]
@@ -586,20 +618,19 @@ else:
     verdicts.append(f"**Large λ: towards uniform?** Cannot be judged yet; `{EXPERIMENT} --set entropy_weight=1`.")
 around = {weight: tests_of[weight] for weight in (0.005, 0.05) if weight in tests_of}
 if len(around) == 2:
-    differs = {
-        f"{w:g}": series([what for what, p in (("how sharp it is", r["p"][1]), ("where it goes", r["p_apart"])) if p < ALPHA]) if min(r["p"][1], r["p_apart"]) < ALPHA else ""
-        for w, r in around.items()
-    }
+    ways = {w: f"{'sharper' if r['less'][1] < 0 else 'broader'} in {max(r['lower'][1], r['n'] - r['lower'][1])} of {r['n']} seeds (p = {r['p'][1]:.2g})" for w, r in around.items()}
     plateau = " ".join(
-        f"With λ = {w} the final attention on tissue differs from that with 0.01 beyond chance, in {what}." if what else f"With λ = {w} no difference of the final attention on tissue from that with 0.01 is shown."
-        for w, what in differs.items()
+        f"With λ = {w:g} the final attention on tissue is {way} than with 0.01." if around[w]["p"][1] < ALPHA else f"With λ = {w:g} no difference is shown: it is {way}." for w, way in ways.items()
     )
-    moved = [f"{r['same_seed']:.0%}" for r in around.values()]
+    moved = {w: [tv[frozenset((by_key[w, s], by_key[0.01, s]))] for s in sorted({s for v, s in by_key if v == w} & {s for v, s in by_key if v == 0.01})] for w in around}
+    same_weight = {w: np.mean([tv[frozenset(pair)] for pair in itertools.combinations([name for (v, _), name in by_key.items() if v == w], 2)]) for w in (0.01, *around)}
     least, level = 2 / 2 ** min(r["n"] for r in around.values()), ALPHA / 4  # four tests: two weights, entropy and distance
     verdicts.append(
-        f"**Around 0.01 the exact value does not matter?** {plateau} Where it goes is judged by the distance, which notices sharpness, too. These are four tests, and {min(r['n'] for r in around.values())} seeds can give no p below {least:.2g}"
+        f"**Around 0.01 the exact value does not matter?** {plateau} The distance, which notices sharpness, too, has p = {series([format(r['p_apart'], '.2g') for r in around.values()])}. These are four tests, and {min(r['n'] for r in around.values())} seeds can give no p below {least:.2g}"
         + (f": corrected for their number ({level:.2g}), none could be significant. " if least > level else f"; corrected for their number, the level is {level:.2g}. ")
-        + f"As a size: replacing 0.01 by {' or '.join(differs)}, with the same seed, moves {series(moved)} of the attention; another seed moves {np.mean([r['like'] for r in around.values()]):.0%}."
+        + "As a size, replacing 0.01 with the same seed: "
+        + "; ".join(f"by {w:g} moves {np.mean(each):.0%} of the attention ({min(each):.0%} to {max(each):.0%})" for w, each in moved.items())
+        + f". Another seed with the same λ moves {series([format(share, '.0%') + ' (λ = ' + format(w, 'g') + ')' for w, share in same_weight.items()])}."
     )
 else:
     verdicts.append(
@@ -608,6 +639,10 @@ else:
     )
 display(Markdown("\n\n".join(verdicts)))
 
+# %% [markdown]
+# (cell-unscaled)=
+# ### Without the factor on the features
+
 # %% tags=["hide-input"]
 lone = {weight: unscaled[unscaled["settings.training.entropy_weight"] == weight].set_index("seed").sort_index() for weight in (0.0, 0.01)}
 seeds = [seed for seed in lone[0.0].index.intersection(lone[0.01].index) if all(seed in runs_of.get(weight, lone[0.0][:0]).index for weight in lone)]
@@ -615,7 +650,8 @@ if seeds:
     rows, constant = [], 0.95 * math.log(2)  # training loss of a network that has not begun to learn
     for scale, kind in ((usual_scale, runs_of), (1, lone)):
         runs = {weight: kind[weight].loc[seeds] for weight in lone}
-        at_60 = [np.mean([entropy_at(row, 60) for _, row in of_weight.iterrows()]) for of_weight in runs.values()]
+        by_run = np.array([[entropy_at(row, 60) for _, row in of_weight.iterrows()] for of_weight in runs.values()])  # (λ, seeds)
+        at_60 = by_run.mean(1)
         losses = [of_weight["final.train_loss"].mean() for of_weight in runs.values()]
         rows.append([f"features times {scale:g}", *(f"{value:.2f}" for value in (*at_60, at_60[0] - at_60[1], *losses))])
     display(plots.table([f"seeds {', '.join(map(str, seeds))}", "entropy at epoch 60, λ = 0", "λ = 0.01", "difference", "training loss at the end, λ = 0", "λ = 0.01"], rows))
@@ -625,15 +661,26 @@ if seeds:
             + (
                 "They have not begun to learn, and say nothing."
                 if min(losses) > constant
-                else f"They, too, are {'sharper' if at_60[0] < at_60[1] else 'broader'} without the term, on their training images; {len(seeds)} seed{'s are' if len(seeds) > 1 else ' is'} not enough for a test."
+                else f"They learn in the same epochs, and are sharper without the term, on their training images, in {(by_run[0] < by_run[1]).sum()} of {len(seeds)} seeds; that is not enough for a test."
             )
         )
     )
 
 # %% [markdown]
-# The paper's worry is that an early decision *might* hinder exploration. A run that got stuck would show as a high training loss, which the table above has. In these
-# images epithelium is easy to meet. [Chapter 7](07_entropy_and_exploration.ipynb) shows a stuck run where what matters is rare.
-#
+# The paper's worry is that an early decision *might* hinder exploration.
+
+# %% tags=["hide-input"]
+stuck = off_the_nuclei() if measured else []
+Markdown(
+    (
+        f"That has happened here: {'; '.join(stuck)}. It has learned its training images by a few places and says little of new ones: a training loss does not show such a run. "
+        if stuck
+        else "No run here ends with less attention near the nuclei than a uniform one has. "
+    )
+    + "In these images epithelium is easy to meet; [chapter 7](07_entropy_and_exploration.ipynb) shows a stuck run where what matters is rare."
+)
+
+# %% [markdown]
 # ## Summary
 
 # %% tags=["hide-input"]
@@ -645,7 +692,8 @@ words = [f"{'at every step of λ' if every else 'not at every step of λ'} {wher
 Markdown(
     f"- The larger λ, the closer attention ends to uniform: {series(words)}.\n"
     + (f"- Without the term attention on tissue is {early_on}.\n" if early_on else "")
-    + f"- Does the value matter around 0.01? {plateau} In the toy, going from 0.005 to 0.05 changes the entropy by {of_value:.2f} nats, another seed by {of_chance:.2f}.\n"
+    + (f"- A premature decision: {'; '.join(stuck)}.\n" if stuck else "")
+    + f"- Does the value matter around 0.01? {plateau} {'p is not corrected for four tests; corrected, none could be significant.' if len(around) == 2 and least > level else ''} In the toy, going from 0.005 to 0.05 changes the entropy by {of_value:.2f} nats, another seed by {of_chance:.2f}.\n"
     f"- λ is measured in units of the loss. In the toy, where two squares hold everything, λ = 1 has an error of {small[1.0]['error']:.2f} and λ = 0.01 one of {small[0.01]['error']:.2f}. Carry no value from one task to another without looking at the entropy.\n"
     "- A few seeds and 20 test images show the shape of the attention. They cannot rank errors."
 )
