@@ -22,6 +22,7 @@ live_seconds = 0.3  # for each time measured on this page
 gpu_gb = 16  # memory of the GPU in the questions "what fits?"
 
 # %% tags=["hide-input"]
+import itertools
 import json
 import math
 import sys
@@ -993,7 +994,7 @@ display(plots.table(["trained with", "networks", *(f"error with {n}" for n in te
 def falls_shown():
     """In how many of all networks that have left chance the error falls from one N to the next, as words."""
     curves = [curve for members in families.values() for _, curve in members]
-    steps_of = [(m, n, [c[n] < c[m] for c in curves if m in c and n in c]) for m, n in zip(tested, tested[1:])]
+    steps_of = [(m, n, [c[n] < c[m] for c in curves if m in c and n in c]) for m, n in itertools.pairwise(tested)]
     return ", ".join(f"from {m} to {n} in {sum(falls)} of {len(falls)}" for m, n, falls in steps_of if falls)
 
 
