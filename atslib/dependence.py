@@ -26,12 +26,13 @@ def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
         buffers of the network, so that it matters how often a patch is there; ``"unknown"``: the network does not take two
         patches of noise, or is called inside a transform of :mod:`torch.func`.
 
-    Found out by trial, in the first call in each mode: two patches of noise in different company. PyTorch's own batch
+    Found out by trial, in the first call in each mode, and again when a setting of a layer is another (its attributes that are
+    numbers, words, or yes and no): two patches of noise in different company. PyTorch's own batch
     normalisation is known without one. The trial runs on copies of weights and buffers, and leaves PyTorch's and Python's random
     numbers as they were; hooks see it. What it cannot see: a branch that is silent at first, with a weight of zero; a generator
     of the network's own, if its draws come out alike.
     """
-    modes = tuple((type(module), module.training, module.extra_repr()) for module in network.modules())
+    modes = tuple((type(module), module.extra_repr(), *_settings(module)) for module in network.modules())
     known = _KNOWN.setdefault(network, {})
     if modes in known:
         return known[modes]
@@ -46,6 +47,11 @@ def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
     except Exception:  # whatever it is, the call itself says what is wrong, if anything is
         known[modes] = "unknown"
     return known[modes]
+
+
+def _settings(module: nn.Module) -> tuple:
+    """What may turn a layer's behaviour on and off, ``training`` among it."""
+    return tuple((name, value) for name, value in vars(module).items() if type(value) in (bool, int, float, str))
 
 
 def counts_batch(module: nn.Module) -> bool:

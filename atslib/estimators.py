@@ -46,10 +46,12 @@ _NORMALISATION_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bflo
 class Estimator:
     """How to draw ``n`` locations and how to weigh what is found there.
 
-    Subclasses say how (:meth:`sample`) and with which weights (:meth:`weights`); the value and the gradient follow.
+    A subclass says how, in ``_sample(flat, log_attention, n, generator)``: ``flat`` is the log-attention ``(B, K)`` that
+    :meth:`sample` has checked, in float32 or float64, and what is returned are indices ``(B, n)``, int64; and with which weights
+    (:meth:`weights`). The value and the gradient follow.
 
     Attributes:
-        name: the key in :data:`ESTIMATORS`.
+        name: the key in :data:`ESTIMATORS`; a subclass that gives none has its class's name.
         biased: whether the value or a gradient is wrong on average. True for the two published gradients only.
         distinct: whether the locations of one draw all differ.
     """
@@ -57,6 +59,11 @@ class Estimator:
     name: str
     biased: bool = False
     distinct: bool = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
 
     def sample(
         self, log_attention: Float[Tensor, "B *K"], n: int, *, generator: torch.Generator | None = None
@@ -82,7 +89,7 @@ class Estimator:
 
     def _sample(self, flat: Tensor, log_attention: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
         """The draw itself: ``flat`` is the checked ``(B, K)`` log-attention, float32 or float64."""
-        raise TypeError(f"{type(self).__name__} does not say how it draws; use one of {list(ESTIMATORS)}")
+        raise TypeError(f"{type(self).__name__} does not say how it draws, by _sample(); use one of {list(ESTIMATORS)}")
 
     @torch.no_grad()
     def weights(self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
@@ -532,7 +539,7 @@ def check_log_attention(
 ) -> Float[Tensor, "B K"]:
     """The log-attention as ``(B, K)`` in float32 or float64, or a one-line error that says what is wrong with it.
 
-    Costs one pass and, on a GPU, one synchronisation.
+    Costs one pass and, on a GPU, one synchronisation. In a compiled model shapes are checked and values are not.
     """
     if log_attention.ndim not in (2, 3) or not log_attention.is_floating_point():
         raise ValueError(
@@ -549,6 +556,8 @@ def check_log_attention(
         raise ValueError(
             f"n = {n} distinct locations asked for, but attention has K = {locations}: draw n <= K, or with replacement"
         )
+    if torch.compiler.is_compiling():  # values are not known yet
+        return flat
     possible = (flat > -math.inf).sum(1).min()
     total = flat.logsumexp(1)
     lowest, highest, fewest = torch.stack([total.min(), total.max(), possible.to(total.dtype)]).tolist()
@@ -634,7 +643,8 @@ def _log_masses(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     drawn = log_a.exp().sum(1)
     never_drawn = drawn.neg().log1p_()[:, None]  # (B, 1)
     # On a GPU, looking is cheaper than asking.
-    rows = (drawn > 0.5).nonzero()[:, 0] if flat.is_cpu else torch.arange(len(flat), device=flat.device)
+    looks = flat.is_cpu and not torch.compiler.is_compiling()
+    rows = (drawn > 0.5).nonzero()[:, 0] if looks else torch.arange(len(flat), device=flat.device)
     if len(rows):
         never_drawn[rows] = flat[rows].scatter_(1, index[rows], -math.inf).logsumexp(1, keepdim=True)
     from_the_end = torch.cat([never_drawn, log_a.flip(1)], dim=1)  # (B, 1 + n)

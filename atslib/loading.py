@@ -7,14 +7,14 @@ needs no more than its position to go on as if nothing had happened.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate, get_worker_info
 from tqdm.auto import tqdm
 
 from atslib.patches import ImageBatch, ImageSource
@@ -70,18 +70,18 @@ class LabelledImages(Dataset):
 
     Subclasses have:
         classes: names of the classes; a label is a position in it.
-        labels: label of every image, ``(N,)`` int64.
+        labels: label of every image, ``(N,)``, whole numbers: a tensor, an array or a list.
     """
 
     classes: tuple[str, ...]
-    labels: Int[Tensor, " N"]
+    labels: Int[Tensor, " N"] | Int[np.ndarray, " N"] | Sequence[int]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def class_counts(self) -> Int[Tensor, " classes"]:
         """How many images each class has."""
-        return torch.bincount(self.labels, minlength=len(self.classes))
+        return torch.bincount(known_labels(self), minlength=len(self.classes))
 
     def class_weights(self) -> Float[Tensor, " classes"]:
         """Weights for the cross-entropy, the inverse of each class's share (§4.4), with mean 1 over the images.
@@ -112,7 +112,7 @@ class LabelledImages(Dataset):
         Raises:
             ValueError: another share, or one that leaves a part without images; labels that are not one class an image.
         """
-        labels = self.labels.cpu()
+        labels = known_labels(self).cpu()
         if labels.ndim != 1 or labels.is_floating_point():
             said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
             raise ValueError(f"labels of {said}: expected the class of each image, (N,)")
@@ -136,7 +136,7 @@ class _Part(LabelledImages):
         if wrong := [number for number in numbers if not 0 <= number < len(whole)]:
             raise ValueError(f"image {wrong[0]}: expected 0 to {len(whole) - 1}")
         self.whole, self.numbers = whole, numbers
-        self.classes, self.labels = whole.classes, whole.labels[numbers]
+        self.classes, self.labels = whole.classes, known_labels(whole)[torch.tensor(numbers, dtype=torch.long)]
 
     def __getitem__(self, number: int) -> tuple:
         return self.whole[self.numbers[number]]
@@ -194,7 +194,7 @@ class InMemory(LabelledImages):
         first = torch.as_tensor(image)
         self.images: UInt8[Tensor, "N C H W"] = torch.empty((len(dataset), *first.shape), dtype=torch.uint8, device=device)
         labels = []
-        # A generator of its own, as in `load`: the global one is left alone.
+        # A generator of its own, as in `Loader`: the global one is left alone.
         loader = DataLoader(dataset, batch_size=None, num_workers=workers, generator=torch.Generator(), collate_fn=_pair)
         for number, (image, label) in enumerate(tqdm(loader, desc="to memory", disable=not progress, unit="image", leave=False)):
             image = torch.as_tensor(image)
@@ -236,46 +236,82 @@ class InMemory(LabelledImages):
         return part
 
 
-def load(
-    dataset: Dataset,
-    batches: Sequence[Sequence[int]],
-    device: torch.device,
-    *,
-    workers: int = 0,
-    seed: int = 0,
-    any_label: bool = False,
-) -> Iterator[tuple[Tensor, Shaped[Tensor, "B *target"]]]:
-    """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device.
-
-    Images that are no tensors come as an :class:`atslib.patches.ImageBatch`.
+class Loader:
+    """Batches of a set, read ahead by workers that stay until this is gone: where they are not forked, they take long to start.
 
     Args:
-        seed: of the random numbers that the set itself may draw in its workers.
+        dataset: items ``(image, label)``.
+        device: where the batches are wanted.
+        workers: processes that read images ahead.
         any_label: labels may be numbers or arrays of one shape; they come as int64 if they are integers, else as float32.
 
     Raises:
-        ValueError: images of different sizes in one batch, or a label that is no whole number, or with ``any_label`` is of
-            another shape than others.
+        ValueError: a set in memory whose labels are no classes, without ``any_label``.
     """
-    if isinstance(dataset, InMemory):
-        if not any_label and (dataset.labels.ndim != 1 or dataset.labels.is_floating_point()):
-            raise ValueError(f"label {dataset[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
-        for numbers in batches:
-            chosen = torch.tensor(numbers, device=dataset.images.device)
-            yield dataset.images[chosen].to(device), dataset.labels[chosen].to(device)
-        return
-    on_gpu = device.type == "cuda"
-    # A generator of its own: workers are seeded from it, and the global one is left alone.
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=partial(_one_size, any_label=any_label),
-        pin_memory=on_gpu,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    for images, labels in loader:
-        yield images.to(device, non_blocking=on_gpu), labels.to(device, non_blocking=on_gpu)
+
+    def __init__(self, dataset: Dataset, device: torch.device, *, workers: int = 0, any_label: bool = False):
+        self.dataset, self.device = dataset, device
+        if isinstance(dataset, InMemory):
+            if not any_label and (dataset.labels.ndim != 1 or dataset.labels.is_floating_point()):
+                raise ValueError(f"label {dataset[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
+            return
+        self._asked: list[tuple[int, Sequence[int]]] = []
+        self._loader = DataLoader(
+            _Batches(dataset, any_label),
+            batch_size=None,
+            sampler=self._asked,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # of its own: the global one is left alone
+        )
+
+    def batches(
+        self, batches: Sequence[Sequence[int]], *, seed: int = 0, first: int = 0
+    ) -> Iterator[tuple[Tensor, Shaped[Tensor, "B *target"]]]:
+        """Images ``(B, C, H, W)``, as they are, and labels of each batch of image numbers, on the device.
+
+        Images that are no tensors come as an :class:`atslib.patches.ImageBatch`. One call is to end before the next begins.
+
+        Args:
+            seed: of the random numbers that the set itself may draw in a worker, together with the place of the batch.
+            first: place of the first batch.
+
+        Raises:
+            ValueError: images of different sizes in one batch, or a label that is no whole number, or with ``any_label`` is of
+                another shape than others.
+        """
+        if isinstance(self.dataset, InMemory):
+            for numbers in batches:
+                chosen = torch.tensor(numbers, device=self.dataset.images.device)
+                yield self.dataset.images[chosen].to(self.device), self.dataset.labels[chosen].to(self.device)
+            return
+        self._asked[:] = [(seed_for("workers", seed, first + place), numbers) for place, numbers in enumerate(batches)]
+        ahead = self.device.type == "cuda"
+        for images, labels in self._loader:
+            yield images.to(self.device, non_blocking=ahead), labels.to(self.device, non_blocking=ahead)
+
+
+class _Batches(Dataset):
+    """Whole batches of a set as items, each with a seed of its own."""
+
+    def __init__(self, dataset: Dataset, any_label: bool):
+        self.dataset, self.any_label = dataset, any_label
+
+    def __getitem__(self, asked: tuple[int, Sequence[int]]) -> list[Tensor]:
+        seed, numbers = asked
+        if get_worker_info() is not None:  # elsewhere the random numbers are the caller's
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002, whatever the set draws from
+            torch.manual_seed(seed)
+        together = getattr(self.dataset, "__getitems__", None)
+        items = together(numbers) if together else [self.dataset[number] for number in numbers]
+        return _one_size(items, self.any_label)
+
+
+def _as_it_is(batch: list[Tensor]) -> list[Tensor]:
+    return batch
 
 
 def _pair(item: object) -> tuple:

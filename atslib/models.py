@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from atslib.dependence import counts_batch, depends_on
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
-from atslib.networks import UniformAttention
+from atslib.networks import UniformAttention, check_geometry
 from atslib.patches import ImageSource, PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
 
 
@@ -130,17 +130,7 @@ class AttentionSampling(nn.Module):
             raise ValueError(f"n_patches={n_patches}: expected a whole number, at least 1")
         if not 0 < scale <= 1:
             raise ValueError(f"scale={scale}: expected a number in (0, 1], the view's size relative to the image")
-        for attribute in ("stride", "padding", "receptive_field"):
-            if not hasattr(attention, attribute):
-                raise ValueError(
-                    f"the attention network {type(attention).__name__} has no attribute {attribute!r}: wrap its layers in "
-                    "atslib.networks.AttentionNetwork, which works out its geometry, or set stride, padding and receptive_field"
-                )
-            if not isinstance(getattr(attention, attribute), Integral):
-                raise ValueError(
-                    f"{attribute}={getattr(attention, attribute)!r} of the attention network {type(attention).__name__}: "
-                    "expected a whole number of pixels of the view, the same in height and width"
-                )
+        check_geometry(attention)
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = estimator
@@ -159,6 +149,7 @@ class AttentionSampling(nn.Module):
         image: Shaped[Tensor, "B C H W"],
         low: Float[Tensor, "B C h w"] | None = None,
         *,
+        log_attention: Float[Tensor, "B h2 w2"] | None = None,
         n_patches: int | None = None,
         return_patches: bool = False,
         generator: torch.Generator | None = None,
@@ -169,6 +160,8 @@ class AttentionSampling(nn.Module):
             image: the full-resolution images.
             low: their low-resolution views, where they are at hand (a level of an image pyramid, say); else they are computed. As
                 with the images, uint8 is read as [0, 1]. Their channels are the attention network's and need not be the image's.
+            log_attention: to look again without computing it again: view and log-attention as :meth:`attend` returned them of
+                these images, ``low, log_attention = model.attend(image)``.
             n_patches: overrides the model's N: looking more often needs no retraining.
             return_patches: put what was seen into the output.
             generator: source of randomness of the draw. Give none under ``torch.utils.checkpoint``, which calls the model twice
@@ -176,9 +169,10 @@ class AttentionSampling(nn.Module):
 
         Raises:
             ValueError: an image of the wrong rank, a view of another aspect, a patch larger than the image, more distinct
-                patches than locations, attention that is not finite, features that are not one vector a patch.
+                patches than locations, attention that is not finite, features that are not one vector a patch; log-attention
+                without its view, or of another batch.
         """
-        log_attention, index, seen = self._draw(image, low, n_patches, generator)
+        log_attention, index, seen = self._draw(image, low, n_patches, generator, log_attention)
         # A network that begins with an operation in place would change what is to be returned.
         features = self._features(seen.clone() if return_patches else seen)  # (B, N, D)
         pooled = self.estimator(log_attention, index, features)
@@ -265,12 +259,24 @@ class AttentionSampling(nn.Module):
         return torch.device(device).type == "cpu" if self.share_equal is None else self.share_equal
 
     def _draw(
-        self, image: Tensor, low: Tensor | None, n_patches: int | None, generator: torch.Generator | None
+        self,
+        image: Tensor,
+        low: Tensor | None,
+        n_patches: int | None,
+        generator: torch.Generator | None,
+        log_attention: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B h2 w2"], Int[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]:
         """Log-attention, the locations drawn from it, and what is seen there."""
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ValueError(f"generator={generator!r}: expected a torch.Generator, torch.Generator().manual_seed(0) say")
-        low, log_attention = self.attend(image, low)
+        if log_attention is None:
+            low, log_attention = self.attend(image, low)
+        elif low is None or log_attention.ndim != 3 or not len(log_attention) == len(low) == len(image):
+            given = None if low is None else tuple(low.shape)
+            raise ValueError(
+                f"log_attention of shape {tuple(log_attention.shape)} with a view of shape {given} for an image of shape "
+                f"{tuple(image.shape)}: expected both as attend(image) returned them, (B, C, h, w) and (B, h', w')"
+            )
         geometry = self.geometry(image, low, log_attention)  # before the draw: a patch that does not fit is to be named first
         n = self.n_patches if n_patches is None else n_patches
         index = self.estimator.sample(log_attention, n, generator=generator)

@@ -97,6 +97,7 @@ class NestedSampling(AttentionSampling):
         image: Shaped[Tensor, "B C H W"],
         low: Float[Tensor, "B C h w"] | None = None,
         *,
+        log_attention: Float[Tensor, "B h2 w2"] | None = None,
         n_patches: int | None = None,
         return_patches: bool = False,
         generator: torch.Generator | None = None,
@@ -107,6 +108,7 @@ class NestedSampling(AttentionSampling):
             image: the full-resolution images. Of one that lies in a file (``torch.from_numpy(numpy.memmap(…))``) only the drawn
                 regions are read, if ``low`` is given.
             low: their low-resolution views, where they are at hand: of an image pyramid, say.
+            log_attention: that over the regions, with its view, as for :class:`atslib.models.AttentionSampling`.
             n_patches: overrides the number of regions, M; the patches in each are ``within``'s.
             return_patches: put the patches into the output's ``within``, and the regions into the output.
             generator: source of randomness of both draws.
@@ -119,7 +121,7 @@ class NestedSampling(AttentionSampling):
         Raises:
             ValueError: as :meth:`atslib.models.AttentionSampling.forward` does, of either level.
         """
-        log_attention, index, regions = self._draw(image, low, n_patches, generator)  # …, (B, M), (B, M, C, r, r)
+        log_attention, index, regions = self._draw(image, low, n_patches, generator, log_attention)  # …, (B, M), (B, M, C, r, r)
         within = self.within(regions.flatten(0, 1), return_patches=return_patches, generator=generator)
         features = within.pooled.unflatten(0, index.shape)  # (B, M, D)
         entropies = within.entropy().unflatten(0, index.shape)[..., None]  # (B, M, 1)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -197,6 +198,21 @@ class SpeedLimitsAttention(AttentionNetwork):
         )
 
 
+def check_geometry(network: nn.Module) -> None:
+    """Raise a ValueError unless an attention network says where its locations lie."""
+    for attribute in ("stride", "padding", "receptive_field"):
+        if not hasattr(network, attribute):
+            raise ValueError(
+                f"the attention network {type(network).__name__} has no attribute {attribute!r}: wrap its layers in "
+                "atslib.networks.AttentionNetwork, which works out its geometry, or set stride, padding and receptive_field"
+            )
+        if not isinstance(getattr(network, attribute), Integral):
+            raise ValueError(
+                f"{attribute}={getattr(network, attribute)!r} of the attention network {type(network).__name__}: "
+                "expected a whole number of pixels of the view, the same in height and width"
+            )
+
+
 class UniformAttention(nn.Module):
     """The same logit everywhere: "a fixed network that predicts the uniform distribution" (§4.1.1, U-XX).
 
@@ -216,10 +232,12 @@ class UniformAttention(nn.Module):
         """With the locations of ``network``.
 
         Raises:
-            ValueError: a layer with ``ceil_mode``, of which the three numbers do not tell how many locations there are.
+            ValueError: a layer with ``ceil_mode``, of which the three numbers do not tell how many locations there are; a
+                network without geometry.
         """
         if rounding := [layer for layer in network.modules() if getattr(layer, "ceil_mode", False)]:
             raise ValueError(f"{rounding[0]}: expected an attention network without ceil_mode, to have the same locations")
+        check_geometry(network)
         return cls(network.stride, network.padding, network.receptive_field)
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
@@ -320,7 +338,8 @@ class SaliencyPrior(nn.Module):
             PyTorch's ``avg_pool2d``. What lies at the border then is less salient. The recorded runs were made so.
 
     Raises:
-        ValueError: epsilon or power not positive. When called: a saliency of another shape, a network with ``ceil_mode``.
+        ValueError: epsilon or power not positive; a network without geometry. When called: a saliency of another shape, a network
+            with ``ceil_mode``.
     """
 
     def __init__(
@@ -337,6 +356,7 @@ class SaliencyPrior(nn.Module):
             raise ValueError(f"epsilon={epsilon}: expected a positive number, or empty locations could never be drawn")
         if not power > 0:
             raise ValueError(f"power={power}: expected a positive number; a prior of power 0 is none")
+        check_geometry(network)
         self.network = network
         self.epsilon, self.saliency, self.peak, self.power = epsilon, saliency, peak, power
         self.count_include_pad = count_include_pad
@@ -374,10 +394,28 @@ class SaliencyPrior(nn.Module):
 
 
 class UnitNorm(nn.Module):
-    """Divide each feature vector by its length: attention then is the distribution of least variance (eq. 9, §3.4)."""
+    """Divide each feature vector by its length: attention then is the distribution of least variance (eq. 9, §3.4).
+
+    .. math::  f \\mapsto \\frac{f}{\\max(\\lVert f \\rVert_2, \\epsilon)}
+
+    Args:
+        epsilon: features shorter than this stay shorter than one. A vector of zeros has a gradient of :math:`1/\\epsilon`; with
+            a tiny one a network whose last layer is no ReLU would be thrown off by one black patch.
+    """
+
+    EPSILON = 1e-3
+
+    def __init__(self, epsilon: float = EPSILON):
+        super().__init__()
+        if not epsilon > 0:
+            raise ValueError(f"epsilon={epsilon}: expected a positive number")
+        self.epsilon = epsilon
 
     def forward(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
-        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+        return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1, eps=self.epsilon)
+
+    def extra_repr(self) -> str:
+        return "" if self.epsilon == self.EPSILON else f"epsilon={self.epsilon}"
 
 
 class LeNetFeatures(nn.Sequential):

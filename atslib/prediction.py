@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from atslib.loading import load, seed_for
-from atslib.models import evaluating
+from atslib.loading import Loader, seed_for
+from atslib.models import AttentionSampling, evaluating
 from atslib.patches import ImageSource
-from atslib.training import _check_set, _device_of, _warn_of_range
+from atslib.training import _check_set, _device_of, _warn_of_range, check_options
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def predict(
 
     Raises:
         ValueError: no image, or a loader in place of a set; looks that are no whole number above 0; what the model raises, with
-            the number of the image.
+            the number of the image; an item that is no image.
+        TypeError: an option that neither this function nor the model's call has.
         FloatingPointError: logits with NaN or +inf, or all -inf.
 
     >>> from atslib import UniformSampling
@@ -95,15 +97,22 @@ def predict(
         raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
     device = _device_of(model) if device is None else torch.device(device)
     answers = []
-    loaded = load(_Unlabelled(images), [[number] for number in range(len(images))], device, workers=workers)
+    check_options(model, options, "predict")
+    loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
             if not number:
-                _warn_of_range(image)
+                _warn_of_range(image, model)
             draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    every = [model(image, generator=draws, **options).logits[0].float() for _ in range(int(looks))]
+                    # View and attention are the same in every look.
+                    if isinstance(model, AttentionSampling) and looks > 1 and not {"low", "log_attention"} & options.keys():
+                        low, log_attention = model.attend(image)
+                        attended = dict(low=low, log_attention=log_attention)
+                    else:
+                        attended = {}
+                    every = [model(image, generator=draws, **attended, **options).logits[0].float() for _ in range(int(looks))]
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
             answers.append(torch.stack(every).cpu())
@@ -124,4 +133,7 @@ class _Unlabelled(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"] | ImageSource, int]:
         item = self.images[number]
-        return (item[0] if isinstance(item, tuple | list) else item), 0
+        image = item[0] if isinstance(item, tuple | list) and item else item
+        if not isinstance(image, Tensor | ImageSource | np.ndarray):
+            raise ValueError(f"image {number} is a {type(image).__name__}: expected a tensor (C, H, W), or it and a label")
+        return image, 0

@@ -7,6 +7,7 @@ by a signal, a time limit or a power cut, and goes on from its checkpoint to the
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import os
 import re
@@ -27,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
-from atslib.loading import LabelledImages, epoch_batches, known_labels, load, seed_for
+from atslib.loading import LabelledImages, Loader, epoch_batches, known_labels, seed_for
 from atslib.models import AttentionSampling, Output, evaluating
 from atslib.patches import ImageSource
 from atslib.precision import has_bfloat16
@@ -221,8 +222,9 @@ def train(
         optimiser: makes another than Adam for the model, with weight decay, say, or a learning rate for each of several groups of
             parameters. Each group's rate then is that which the optimiser begins with, times what the schedule leaves of
             ``settings.learning_rate``. Its ``repr`` counts as a setting, too.
-        workers: processes that read images ahead. What is random in the set itself is not repeated where a run goes on in
-            mid-epoch; randomness that is belongs into ``augment``.
+        workers: processes that read images ahead, as many again for the test set; they stay until the training ends. Random
+            numbers that the set itself draws in them are seeded by batch; without workers they are not. Those that depend on the
+            image alone belong into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
         progress: show a bar for each epoch.
         on_epoch: called with each new dict, in the first process, before the checkpoint is written: where a run is stopped in it,
@@ -283,7 +285,7 @@ def train(
     if frozen_weights := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
         what |= dict(frozen=hashlib.sha256(" ".join(frozen_weights).encode()).hexdigest()[:8])
     if isinstance(train_set, LabelledImages):
-        labels = train_set.labels.cpu().contiguous().numpy()
+        labels = known_labels(train_set).cpu().contiguous().numpy()
         what |= dict(labels=hashlib.sha256(labels.tobytes()).hexdigest()[:8])
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
@@ -314,12 +316,17 @@ def train(
         )
 
     class_weights = None if settings.class_weights is None else torch.tensor(settings.class_weights, device=device)
+    train_loader, test_loader = (
+        None if dataset is None else Loader(dataset, device, workers=workers, any_label=loss is not None)
+        for dataset in (train_set, test_set)
+    )
     forward = group.prepare(torch.compile(model) if compile else model)
     draws = torch.Generator(device)
     steps = math.ceil(len(train_set) / settings.batch_size)
     speed = _Speed(settings.epochs * len(train_set))
     has_error = loss is None or error is not None
     known = False  # that the labels are classes of the model
+    attends = any("entropy" in entry for entry in curve) or sums[2] > 0  # whether the model has attention
     frozen = [module for module in model.modules() if not module.training] if model.training else []
 
     with _StopSignals(listen=checkpoint is not None) as signals:
@@ -342,12 +349,7 @@ def train(
                 unit="image",
                 leave=False,
             )
-            loaded = load(
-                *(train_set, mine[step:], device),
-                workers=workers,
-                seed=seed_for("workers", settings.seed, epoch, step),
-                any_label=loss is not None,
-            )
+            loaded = train_loader.batches(mine[step:], seed=seed_for("workers", settings.seed, epoch), first=step)
             for batch, rows, numbers, (images, labels) in zip(batches[step:], shares[step:], mine[step:], loaded, strict=True):
                 scheduled = settings.learning_rate_at(epoch - 1 + step / steps)
                 for parameters, rate in zip(made.param_groups, rates, strict=True):
@@ -373,8 +375,9 @@ def train(
                         _refuse_pixels(images, numbers)
                         raise
                 _check_output(model, out)
+                attends |= out.log_attention is not None
                 if not (curve or step):
-                    _warn_of_range(images)
+                    _warn_of_range(images, model)
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
                 if loss is None and (not known or device.type == "cpu"):
                     for told in (labels,) if known else (_labels_of(train_set, labels), _labels_of(test_set, labels)):
@@ -425,22 +428,17 @@ def train(
             entry.update(train_loss=loss_sum / seen)
             if has_error:
                 entry.update(train_error=wrong / seen)
-            if spread:
+            if attends:
                 entry.update(entropy=spread / seen)
             if test_set is not None and (epoch % settings.test_every == 0 or epoch == settings.epochs):
                 seconds = entry["seconds"] - _before(curve)
                 save()
-                measured = evaluate(
-                    model,
-                    test_set,
-                    settings.batch_size,
+                measured = _evaluate(
+                    *(model, test_loader, settings.batch_size, group),
                     bfloat16=bfloat16,
-                    device=device,
                     loss=loss,
                     error=error,
-                    workers=workers,
                     progress=progress,
-                    processes=group,
                 )
                 entry.update({f"test_{key}": measured[key] for key in ("loss", "error") if key in measured})
             curve.append(entry)
@@ -499,13 +497,35 @@ def evaluate(
     _check_set(dataset, "a data set")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    check_options(model, options, "evaluate")
+    loader = Loader(dataset, device, workers=workers, any_label=loss is not None)
+    return _evaluate(
+        *(model, loader, batch_size, group), seed=seed, bfloat16=bfloat16, loss=loss, error=error, progress=progress, **options
+    )
+
+
+def _evaluate(
+    model: nn.Module,
+    loader: Loader,
+    batch_size: int,
+    group: Processes,
+    *,
+    seed: int = 0,
+    bfloat16: bool = False,
+    loss: Measure | None = None,
+    error: Measure | None = None,
+    progress: bool = True,
+    **options,
+) -> dict:
+    """:func:`evaluate` with the set's batches at hand."""
+    dataset, device = loader.dataset, loader.device
     draws = torch.Generator(device).manual_seed(seed)
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
     mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
     logits = labels = None
     bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
-    loaded = load(dataset, mine, device, workers=workers, any_label=loss is not None)
+    loaded = loader.batches(mine)
     with evaluating(model):
         for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
             with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -516,7 +536,7 @@ def evaluate(
                     raise
             _check_output(model, out)
             if logits is None:
-                _warn_of_range(images)
+                _warn_of_range(images, model, stacklevel=4)
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
                 whole = torch.ones((), device=device)
@@ -603,18 +623,36 @@ def _check_output(model: nn.Module, out: object) -> None:
         )
 
 
-def _warn_of_range(images: Tensor | ImageSource) -> None:
-    if isinstance(images, Tensor) and images.is_floating_point() and (most := images.max().item()) > 64:
+def check_options(model: nn.Module, options: dict, function: str) -> None:
+    """Raise a TypeError for a word that neither a function nor the model's call knows."""
+    accepted = inspect.signature(model.forward).parameters
+    unknown = [name for name in options if name not in accepted]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        hint = "; it is called workers here" if unknown[0] == "num_workers" else ""
+        raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {type(model).__name__}.forward() has none{hint}")
+
+
+def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, stacklevel: int = 3) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        return
+    most, fill = images.max().item(), getattr(model, "fill", 0)
+    if most > 64:
         warnings.warn(
             f"floating-point images up to {most:g}, which the networks see as they are: uint8 is seen as [0, 1], others are to "
             "be divided by their white",
-            stacklevel=3,
+            stacklevel=stacklevel,
+        )
+    elif fill > 4 * max(most, 1):
+        warnings.warn(
+            f"fill={fill:g} of the model beside floating-point images up to {most:.2g}: expected a value in the images' own "
+            "range; that of uint8, 0 to 255, is for uint8 images",
+            stacklevel=stacklevel,
         )
 
 
 def _labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:
     """All labels of a set that is known to tell them, else those of a batch; other sets may mean anything by ``labels``."""
-    return dataset.labels if isinstance(dataset, LabelledImages) else batch
+    return known_labels(dataset) if isinstance(dataset, LabelledImages) else batch
 
 
 def _check_kind(labels: Int[Tensor, " B"], logits: Float[Tensor, "B classes"]) -> None:

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from atslib.estimators import ESTIMATORS
 from atslib.models import evaluating
-from atslib.patches import ImageSource
+from atslib.patches import ImageSource, downsample, low_size
 from atslib.plots import BLUE, ESTIMATOR_NAMES, ESTIMATOR_STYLES, ORANGE, outline_patches, show_attention, show_image
 
 COMPARED = ("with_replacement", "eq14", "des_raj", "murthy", "systematic")
 LOCATIONS = 20
 PEAKEDNESS = (0.0, 1.0, 2.0, 4.0)
 DRAWS = (2, 5, 10)
+_LARGE = 1_000_000  # pixels of an image that is shown as its view
 
 
 def is_live() -> bool:
@@ -235,13 +236,18 @@ def draw_patches(
         The figure, and the probabilities of this draw.
     """
     with evaluating(model):
-        out = model(image, n_patches=n, generator=generator)
-        view = model.view(image)
-        geometry = model.geometry(image, view, out.log_attention)
+        view, log_attention = model.attend(image)
+        out = model(image, view, log_attention=log_attention, n_patches=n, generator=generator)
+        geometry = model.geometry(image, view, log_attention)
     probabilities = out.logits[0].softmax(0).cpu()
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3.2))
     height, width = image.shape[2:]
-    shown, extent = (view[0], (-0.5, width - 0.5, height - 0.5, -0.5)) if isinstance(image, ImageSource) else (image[0], None)
+    # Of a large image its view: to draw all pixels would take longer than the model.
+    large = isinstance(image, ImageSource) or height * width > _LARGE
+    shown = downsample(image, low_size((height, width), model.scale))[0] if large else image[0]
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5) if large else None
+    if len(shown) not in (1, 3):  # other bands than colours
+        shown = shown[:1] if len(shown) == 2 else shown[:3]
     show_image(left, shown, f"{n} patch{'es' * (n > 1)}", extent=extent)
     outline_patches(left, geometry, out.index[0])
     show_attention(middle, out.log_attention[0], "attention")

@@ -727,3 +727,16 @@ def test_estimates_are_as_precise_as_the_more_precise_input():
 def test_draws_of_what_float64_cannot_tell_from_zero_are_not_enumerated():
     with pytest.raises(ValueError, match="n = 2 distinct locations, but only 1 have attention that float64 can tell from zero"):
         every_draw(get_estimator("des_raj"), torch.tensor([0.0, -800.0, -800.0], dtype=torch.float64), 2)
+
+
+def test_a_subclass_says_how_it_draws_and_has_a_name():
+    class FirstOnes(Estimator):
+        def _sample(self, flat, log_attention, n, generator):
+            return torch.arange(n).expand(len(flat), -1)
+
+    mine, log_attention = FirstOnes(), torch.full((2, 6), 1 / 6).log()
+    assert mine.sample(log_attention, 3).tolist() == [[0, 1, 2]] * 2 and mine.name == "FirstOnes"
+    with pytest.raises(ValueError, match="'FirstOnes' has no built-in baseline"):
+        mine(log_attention, mine.sample(log_attention, 3), torch.rand(2, 3, 4), baseline="built_in")
+    with pytest.raises(TypeError, match=r"does not say how it draws, by _sample\(\)"):
+        Estimator().sample(log_attention, 3)

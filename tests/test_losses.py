@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from test_training import SETTINGS, data, model, weights, without_times
 from torch import nn
 
-from atslib.loading import InMemory, epoch_batches, load, seed_for
+from atslib.loading import InMemory, Loader, epoch_batches, seed_for
 from atslib.models import AttentionSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures
 from atslib.training import evaluate, train
@@ -134,9 +134,10 @@ def test_in_memory_keeps_labels_of_any_kind(kind):
     expected = torch.as_tensor(np.stack([kind(digit) for _, digit in data(n=6)]))
     expected = expected.float() if kind is number else expected.long()
     assert torch.equal(kept.labels, expected) and kept.labels.dtype == expected.dtype and kept.classes == ()
-    from_items = [labels for _, labels in load(Marked(kind, n=6), [[0, 1], [5]], torch.device("cpu"), any_label=True)]
-    from_memory = [labels for _, labels in load(kept, [[0, 1], [5]], torch.device("cpu"), any_label=True)]
-    again = [labels for _, labels in load(InMemory(kept, any_label=True), [[0, 1], [5]], torch.device("cpu"), any_label=True)]
+    from_items = [labels for _, labels in Loader(Marked(kind, n=6), torch.device("cpu"), any_label=True).batches([[0, 1], [5]])]
+    from_memory = [labels for _, labels in Loader(kept, torch.device("cpu"), any_label=True).batches([[0, 1], [5]])]
+    twice = Loader(InMemory(kept, any_label=True), torch.device("cpu"), any_label=True)
+    again = [labels for _, labels in twice.batches([[0, 1], [5]])]
     for found in (from_items, from_memory, again):
         assert [part.dtype for part in found] == [expected.dtype] * 2
         assert torch.equal(found[0], expected[:2]) and torch.equal(found[1], expected[5:])

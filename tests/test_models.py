@@ -931,3 +931,37 @@ def test_the_parts_can_be_exported():
     patches, view, pooled = torch.rand(4, 1, 20, 20), torch.rand(1, 1, 30, 40), torch.rand(1, 8)
     for part, inputs in ((model.attention, view), (model.features, patches), (model.classifier, pooled)):
         torch.testing.assert_close(torch.export.export(part, (inputs,)).module()(inputs), part(inputs))
+
+
+def test_a_second_look_takes_the_attention_of_the_first():
+    model, image = small_model().float(), torch.rand(2, 1, 60, 80)
+    low, log_attention = model.attend(image)
+    again = model(image, low, log_attention=log_attention, generator=torch.Generator().manual_seed(5))
+    whole = model(image, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(again.logits, whole.logits) and torch.equal(again.index, whole.index)
+    again.logits.sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.attention.parameters())
+    unfit = ((None, log_attention), (low[:1], log_attention), (low, log_attention[:1]), (low, log_attention.flatten(1)))
+    for low_, log_attention_ in unfit:
+        with pytest.raises(ValueError, match=r"expected both as attend\(image\) returned them"):
+            model(image, low_, log_attention=log_attention_)
+
+
+class MaybeNoisy(nn.Module):
+    """Dropout that an attribute turns on, and not the mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.noisy = False
+
+    def forward(self, patches):
+        return nn.functional.dropout(patches.flatten(1)[:, :4], 0.5, training=self.noisy)
+
+
+def test_a_setting_that_changes_is_found_out_anew():
+    network = MaybeNoisy()
+    assert depends_on(network, (1, 8, 8)) == "patch"
+    network.noisy = True
+    assert depends_on(network, (1, 8, 8)) == "random"
+    network.noisy = False
+    assert depends_on(network, (1, 8, 8)) == "patch"

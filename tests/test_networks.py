@@ -414,3 +414,20 @@ def test_uniform_attention_like_a_network_that_rounds_up_is_refused():
     assert network(torch.zeros(1, 1, 36, 44)).shape == (1, 5, 6)  # the three numbers say 4 × 5
     with pytest.raises(ValueError, match="expected an attention network without ceil_mode"):
         UniformAttention.like(network)
+
+
+def test_unit_norm_has_a_bounded_slope_at_nothing():
+    nothing = torch.zeros(1, 8, dtype=torch.float64, requires_grad=True)
+    UnitNorm()(nothing).sum().backward()
+    assert nothing.grad.abs().max() <= 1 / UnitNorm.EPSILON * (1 + 1e-9)
+    features = torch.randn(5, 8, dtype=torch.float64)
+    torch.testing.assert_close(UnitNorm()(features), features / features.norm(dim=1, keepdim=True), rtol=0, atol=1e-12)
+    assert repr(UnitNorm()) == "UnitNorm()" and repr(UnitNorm(1e-6)) == "UnitNorm(epsilon=1e-06)"
+    with pytest.raises(ValueError, match="expected a positive number"):
+        UnitNorm(0)
+
+
+@pytest.mark.parametrize("wrap", [SaliencyPrior, UniformAttention.like])
+def test_a_network_without_geometry_is_named(wrap):
+    with pytest.raises(ValueError, match="Sequential has no attribute 'stride': wrap its layers in"):
+        wrap(nn.Sequential(nn.Conv2d(1, 1, 3)))

@@ -129,3 +129,20 @@ def test_an_output_of_ones_own_will_do():
             return Output(logits=torch.tensor([[1.0, 2.0]]), log_attention=None, index=None, pooled=torch.zeros(1, 1))
 
     assert predict(Constant(), images(1), progress=False).predicted.tolist() == [1]
+
+
+def test_view_and_attention_are_computed_once_an_image():
+    trained, pictures, calls = model(), images(), []
+    trained.attention.register_forward_hook(lambda *_: calls.append(1))
+    predict(trained, pictures, looks=4, progress=False)
+    assert len(calls) == len(pictures)
+
+
+def test_what_is_no_image_and_what_is_no_option_is_named():
+    with pytest.raises(ValueError, match=r"image 0 is a dict: expected a tensor \(C, H, W\)"):
+        predict(model(), [dict(image=images()[0])], progress=False)
+    with pytest.raises(TypeError, match=r"predict\(\) has no argument 'num_workers', .* it is called workers here"):
+        predict(model(), images(), num_workers=2)
+    with pytest.raises(TypeError, match=r"predict\(\) has no argument 'patches', and AttentionSampling.forward\(\) has none$"):
+        predict(model(), images(), patches=2)
+    assert predict(model(), images(), n_patches=2, progress=False).looks.shape == (5, 1, 3)

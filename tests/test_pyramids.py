@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from atslib import AttentionSampling, DeepMIL, DownsampledCNN, NestedSampling, UniformSampling, downsample, extract_patches
 from atslib.data import Augmentation, DataError, ImagePyramid
 from atslib.data.pyramids import _SlideLevel, _whole_place
-from atslib.loading import InMemory, load
+from atslib.loading import InMemory, Loader
 from atslib.networks import AttentionNetwork, Classifier, MILAttention
 from atslib.patches import ImageBatch
 from atslib.training import Settings, evaluate, train
@@ -545,7 +545,7 @@ def test_a_view_made_by_a_worker_is_not_made_again(tmp_path):
             downsample(pyramid, 32)
             return pyramid, 0
 
-    for images, _ in load(Viewed(), [[0], [1]], torch.device("cpu"), workers=1):
+    for images, _ in Loader(Viewed(), torch.device("cpu"), workers=1).batches([[0], [1]]):
         assert images.images[0]._view.shape == (3, 32, 32)
 
 
@@ -562,7 +562,7 @@ def test_an_open_file_travels_as_its_path_and_views(slide_files):
 def test_what_needs_tensors_says_so(slide_files):
     both = [(ImagePyramid.open(slide_files[0]), 0), (torch.zeros(3, 128, 160, dtype=torch.uint8), 1)]
     with pytest.raises(ValueError, match="tensors and images in files in one batch"):
-        next(load(both, [[0, 1]], torch.device("cpu")))
+        next(Loader(both, torch.device("cpu")).batches([[0, 1]]))
     with pytest.raises(ValueError, match="expected tensors, to keep in memory"):
         InMemory(Slides(slide_files))
     with pytest.raises(ValueError, match=r"augment=.*read patch by patch"):
@@ -602,3 +602,12 @@ def test_a_memory_map_goes_to_another_process_without_its_pixels(tmp_path):
     changed = np.memmap(tmp_path / "image.raw", np.uint8, "c", 0, pixels.shape)
     changed[:] = 5
     assert pickle.loads(pickle.dumps(ImagePyramid([changed]))).read_patches(place, size, 5).unique().tolist() == [5]
+
+
+def test_a_shape_that_looks_like_channels_first_has_to_be_said():
+    channels_first = torch.zeros(3, 50, 60, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"shape \(3, 50, 60\): \(C, H, W\), or 60 channels\? expected channels_first"):
+        ImagePyramid([channels_first])
+    assert ImagePyramid([channels_first], channels_first=True).shape == (1, 3, 50, 60)
+    assert ImagePyramid([channels_first], channels_first=False).shape == (1, 60, 3, 50)
+    assert ImagePyramid([channels_first.movedim(0, -1)]).shape == (1, 3, 50, 60)

@@ -11,7 +11,7 @@ from test_training import SETTINGS, Dropping, data, model, weights, without_time
 from torch import nn
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint, whole
-from atslib.loading import InMemory, load
+from atslib.loading import InMemory, Loader
 from atslib.models import Output
 from atslib.training import Settings, evaluate, train
 
@@ -204,9 +204,9 @@ def test_images_of_one_type_only():
         InMemory(some)
     for any_label in (False, True):
         with pytest.raises(ValueError, match="images of types float32 and uint8 in one batch: expected one type"):
-            list(load(some, [[0, 1]], torch.device("cpu"), any_label=any_label))
+            list(Loader(some, torch.device("cpu"), any_label=any_label).batches([[0, 1]]))
     arrays = [(np.zeros((1, 8, 8), np.uint8), 0), (torch.zeros(1, 8, 8, dtype=torch.uint8), 1)]
-    assert next(iter(load([arrays[0]] * 2, [[0, 1]], torch.device("cpu"))))[0].dtype == torch.uint8
+    assert next(Loader([arrays[0]] * 2, torch.device("cpu")).batches([[0, 1]]))[0].dtype == torch.uint8
     with pytest.raises(ValueError, match="an item of 3 parts: expected each item of the set to be"):
         InMemory([(*arrays[0], "name")])
     with pytest.raises(ValueError, match="an item of type dict"):

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import atslib.training
 from atslib.checkpoints import load_checkpoint, read_position, save_checkpoint
@@ -1063,3 +1063,100 @@ def test_balanced_looks_through_parts(how):
         some.whole = Watched()
     train(model(), some, None, replace(SETTINGS, epochs=1, balanced=True), progress=False)
     assert np.bincount(shown).tolist() == [3, 3, 3]
+
+
+class Pid(Dataset):
+    """Images that say which process made them, and a random number that it drew."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        found = [os.getpid() / 2**32, torch.rand(()).item(), np.random.rand()]  # noqa: NPY002, what such a set may do
+        return torch.tensor(found, dtype=torch.float64)[:, None, None], number % 2
+
+
+class Keeps(nn.Module):
+    """Keeps what it is shown; has no attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.seen = nn.Parameter(torch.ones(2, dtype=torch.float64)), []
+
+    def forward(self, image, generator=None):
+        self.seen.append(image[:, :, 0, 0].clone())
+        return Output(self.scale.expand(len(image), 2), None, None, None)
+
+
+def test_workers_stay_for_the_whole_training():
+    trained = Keeps()
+    train(trained, Pid(), Pid(), replace(SETTINGS, epochs=3, batch_size=2), workers=2, progress=False)
+    processes = {pid.item() for batch in trained.seen for pid in batch[:, 0]}
+    assert len(processes) == 4 and os.getpid() / 2**32 not in processes  # two for each set
+
+
+def test_random_numbers_of_workers_are_the_batchs(tmp_path):
+    """However many workers there are, and also where a run goes on in mid-epoch."""
+
+    def drawn(workers, **options):
+        trained = Keeps()
+        train(trained, Pid(), None, replace(SETTINGS, epochs=2, batch_size=2), workers=workers, progress=False, **options)
+        return torch.cat(trained.seen)[:, 1:]
+
+    whole = drawn(1)
+    assert len(whole.unique()) == whole.numel() == 32
+    assert torch.equal(drawn(2), whole)
+    path, trained = tmp_path / "run.pt", Keeps()
+    for seconds in (0.0, math.inf):  # a session of one step, then the rest
+        options = dict(workers=2, progress=False, checkpoint=path, max_seconds=seconds)
+        train(trained, Pid(), None, replace(SETTINGS, epochs=2, batch_size=2), **options)
+    assert torch.equal(torch.cat(trained.seen)[:, 1:], whole)
+
+
+def test_attention_on_one_place_has_an_entropy_of_zero():
+    class OnePlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(10))
+
+        def forward(self, image, generator=None):
+            return Output(self.weight.expand(len(image), 10), torch.zeros(len(image), 1, 1), None, None)
+
+    curve = train(OnePlace(), data(), None, SETTINGS, progress=False)
+    assert [entry["entropy"] for entry in curve] == [0.0] * len(curve)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=["list", "array", "tensor"])
+def test_labels_may_be_a_list_or_an_array(kind):
+    class Named(LabelledImages):
+        classes = tuple("0123456789")
+
+        def __init__(self):
+            self.images, self.labels = data(), kind([int(label) for _, label in data()])
+
+        def __getitem__(self, number):
+            return self.images[number]
+
+    named = Named()
+    assert named.class_counts().sum() == len(named) == len(data())
+    first, second = named.split(0.5)
+    assert len(first) + len(second) == len(named)
+    assert torch.equal(named.part([3, 1]).labels, torch.as_tensor(named.labels)[[3, 1]])
+    for balanced in (False, True):
+        settings = replace(SETTINGS, epochs=1, balanced=balanced)
+        curves = [train(model(), some, None, settings, progress=False) for some in (named, InMemory(data()))]
+        assert curves[0][0]["train_loss"] == curves[1][0]["train_loss"]
+
+
+def test_options_that_nobody_has_are_named():
+    with pytest.raises(TypeError, match=r"evaluate\(\) has no argument 'num_workers', .* it is called workers here"):
+        evaluate(model(), data(), num_workers=2)
+
+
+def test_a_fill_of_another_range_is_warned_of():
+    bright = [(torch.rand(1, 120, 120), number % 2) for number in range(2)]
+    filled = model()
+    filled.fill = 200
+    with pytest.warns(UserWarning, match="fill=200 of the model beside floating-point images up to 1"):
+        evaluate(filled, bright, progress=False)
+    evaluate(filled, data(), progress=False)  # uint8: nothing to say

@@ -57,7 +57,8 @@ class ImagePyramid(ImageSource):
     Args:
         levels: a list of arrays from the finest to the coarsest, ``(H, W)`` or ``(H, W, C)``, NumPy arrays when sliced.
             Networks see the channels that are there: RGB of most slides, four of a file with transparency.
-        channels_first: whether the arrays are ``(C, H, W)``.
+        channels_first: whether the arrays are ``(C, H, W)``, as tensors mostly are. Where their shape looks like it, it has to
+            be said.
         white: for whole numbers of other types than uint8: the value that networks see as 1 (65535, say, or 4095 of a camera
             with 12 bits). Patches and views are float32 then.
 
@@ -66,13 +67,22 @@ class ImagePyramid(ImageSource):
         levels: the arrays.
 
     Raises:
-        ValueError: no level, or an array in place of a list; levels that are no images, differ in type, channels or proportions,
-            or do not shrink; a type whose range is not known.
+        ValueError: no level, or an array in place of a list; arrays that look like ``(C, H, W)`` where nothing is said; levels
+            that are no images, differ in type, channels or proportions, or do not shrink; a type whose range is not known.
     """
 
-    def __init__(self, levels: Iterable, *, channels_first: bool = False, white: float | None = None):
+    def __init__(self, levels: Iterable, *, channels_first: bool | None = None, white: float | None = None):
         if hasattr(levels, "shape"):
             raise ValueError(f"levels of shape {tuple(levels.shape)}: expected a list of arrays, [array] for one")
+        levels = tuple(levels)
+        if channels_first is None:
+            for level in levels:
+                if len(level.shape) == 3 and level.shape[0] <= 4 < level.shape[2]:
+                    raise ValueError(
+                        f"a level of shape {tuple(level.shape)}: (C, H, W), or {level.shape[2]} channels? expected "
+                        "channels_first=True or False"
+                    )
+            channels_first = False
         levels = tuple(level.numpy() if isinstance(level, Tensor) else level for level in levels)
         if not levels:
             raise ValueError("an image of 0 levels: expected at least one, the image itself")
