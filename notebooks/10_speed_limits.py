@@ -236,25 +236,45 @@ def done(run):
     )
 
 
+def kept(dataset, at_most):
+    """The first images with a sign, and their signs."""
+    numbers = [i for i in range(len(dataset)) if int(dataset.labels[i])][:at_most]
+    return numbers, [dataset[i][0] for i in numbers], [dataset.boxes(i) for i in numbers]
+
+
+roads = GeneratedRoads("test", small.n_test, small.size, sign_width=small.sign_width)
+small_numbers, small_images, small_boxes = kept(roads, 60)
+labels_of = {"small": roads.labels.tolist()}  # of the test images, by profile
+on_photographs = {}  # question -> its runs, and test images with a sign
+if photographs:
+    window_sets = [SignWindows(part, windows.window) for part in (train_set, test_set)]
+    find_sets = [SignWindows(GTSDB(split=part, limits="any"), windows.window, negatives=True) for part in ("train", "test")]
+    labels_of |= {"windows": test_set.labels.tolist(), "find": find_sets[1].labels.tolist()}
+    _, which_images, which_boxes = kept(window_sets[1], 30)
+    real_numbers, real_images, real_boxes = kept(find_sets[1], 30)
+    on_photographs = {"photographs, which limit": (windowed, which_images, which_boxes), "photographs, any limit": (finding, real_images, real_boxes)}
+
 missing = [run for run in WANTED if not done(run)]
-state = ""
+state = []
 for title, runs in list(SETS.items())[:2]:
     if some := runs_of("ATS-5", runs):
         (constant, flat), error = always_none(classes_of(runs)), np.mean([plain(r) for r in some])
-        state += (
-            f"**{title}**: ATS-5, trained on {images_seen(some[0]):,} windows, has a test error of {shown([plain(r) for r in some])} ({count(some)}), "
-            f"{'below' if error < constant else 'above'} the {constant:.3f} of always answering *none*; the mean error of the classes is {shown([balanced(r) for r in some])}, against {flat:g}. "
-        )
         others = {name: images_seen(of[0]) for name in ORDER if name != "ATS-5" and (of := runs_of(name, runs))}
-        if shorter := [name for name, seen in others.items() if 2 * seen < images_seen(some[0])]:
-            state += f"No more than {max(others[name] for name in shorter):,} were shown to {listed(shorter)}. "
-state += "On photographs its attention starts where the view is red, which the paper's does not. " * bool(windowed or finding)
+        shorter = [name for name, seen in others.items() if 2 * seen < images_seen(some[0])]
+        state.append(
+            f"**{title}**: ATS-5, trained on {images_seen(some[0]):,} windows, has a test error of {shown([plain(r) for r in some])} ({count(some)}), "
+            f"{'below' if error < constant else 'above'} the {constant:.3f} of always answering *none*; the mean error of the classes is {shown([balanced(r) for r in some])}, against {flat:g}."
+            + (f" No more than {max(others[name] for name in shorter):,} were shown to {listed(shorter)}." if shorter else "")
+            + " Its attention starts where the view is red, which the paper's does not."
+        )
 if found := [(name, some) for name in ("ATS-5", "U-5", "CNN 0.3") if (some := runs_of(name, compared))]:
-    state += f"**On drawn roads** the test error is {listed([f'{shown([plain(r) for r in some])} with {name} ({count(some)})' for name, some in found])}. "
-state += f"{len(WANTED) - len(missing)} of the {len(WANTED)} runs that this chapter asks for, three seeds of each method at its full length, exist; [the rest](#cell-what-ran) is missing. Beside them there are shorter ones; where Table 2 says *not run* there is none."
+    state.append(f"**Drawn roads**: the test error is {listed([f'{shown([plain(r) for r in some])} with {name} ({count(some)})' for name, some in found])}.")
+state.append(
+    f"{len(WANTED) - len(missing)} of the {len(WANTED)} runs that this chapter asks for, three seeds of each method at its full length, exist; [the rest](#cell-what-ran) is missing. Beside them there are shorter ones; where Table 2 says *not run* there is none."
+)
 display(
     Markdown(
-        state
+        "\n".join(f"- {line}" for line in state)
         + "\n\nThe images on this page are "
         + (
             "photographs, the German Traffic Sign Detection Benchmark {cite}`houben2013`, and, where it says so, drawn ones"
@@ -362,25 +382,6 @@ Markdown(
     )
 )
 
-# %% tags=["hide-input"]
-def kept(dataset, at_most):
-    """The first images with a sign, and their signs."""
-    numbers = [i for i in range(len(dataset)) if int(dataset.labels[i])][:at_most]
-    return numbers, [dataset[i][0] for i in numbers], [dataset.boxes(i) for i in numbers]
-
-
-roads = GeneratedRoads("test", small.n_test, small.size, sign_width=small.sign_width)
-small_numbers, small_images, small_boxes = kept(roads, 60)
-labels_of = {"small": roads.labels.tolist()}  # of the test images, by profile
-on_photographs = {}  # question -> its runs, and test images with a sign
-if photographs:
-    window_sets = [SignWindows(part, windows.window) for part in (train_set, test_set)]
-    find_sets = [SignWindows(GTSDB(split=part, limits="any"), windows.window, negatives=True) for part in ("train", "test")]
-    labels_of |= {"windows": test_set.labels.tolist(), "find": find_sets[1].labels.tolist()}
-    _, which_images, which_boxes = kept(window_sets[1], 30)
-    real_numbers, real_images, real_boxes = kept(find_sets[1], 30)
-    on_photographs = {"photographs, which limit": (windowed, which_images, which_boxes), "photographs, any limit": (finding, real_images, real_boxes)}
-
 # %% [markdown]
 # (cell-tab2)=
 # ## Table 2: error, time and memory
@@ -400,7 +401,7 @@ def ratio(name, column):
     return ours, paper
 
 
-rows = [["always *none*", "–", *(["–"] * 3), *(["–"] * 4)]]
+rows, cost_rows = [["always *none*", "–", *(["–"] * 3)]], []
 for column, runs in enumerate(SETS.values()):
     if runs:
         constant, flat = always_none(classes_of(runs))
@@ -410,19 +411,22 @@ for name in ORDER:
     for runs in SETS.values():
         if some := runs_of(name, runs):
             cells.append(
-                shown([plain(r) for r in some]) + (f"<br>balanced {shown([balanced(r) for r in some])}" if runs is not compared else "") + f"<br>{count(some)}" + "†" * any(r["rewarded"] for r in some) + f"<br>{images_seen(some[0]) / 1000:,.0f} k seen"
+                shown([plain(r) for r in some])
+                + (f"<br>balanced {shown([balanced(r) for r in some])}" if runs is not compared else "")
+                + f"<br>{count(some)}{'†' * any(r['rewarded'] for r in some)} of {images_seen(some[0]) / 1000:,.0f} k"
             )
         else:
             cells.append("not run")
-    costs = ["–"] * 4
+    rows.append([name, f"{PAPER[name][1]:.3f}<br>± {PAPER[name][2]:.3f}", *cells])
     if name in measured:
-        unit = ("ms", "MB")
-        costs = [cell for k in (0, 1) for cell in (f"{ratio(name, k)[0]:.1f}<br>{measured[name][k]:,.0f} {unit[k]}", f"{ratio(name, k)[1]:.1f}<br>{PAPER[name][3 + k]:,g} {unit[k]}")]
-    rows.append([name, f"{PAPER[name][1]:.3f}<br>± {PAPER[name][2]:.3f}", *cells, *costs])
-display(plots.table(["", "test error, paper", *(title.lower() for title in SETS), "time", "paper", "memory", "paper"], rows))
+        ours, theirs = measured[name], PAPER[name][3:]
+        (time, paper_time), (memory, paper_memory) = ratio(name, 0), ratio(name, 1)
+        cost_rows.append([name, f"{time:.1f} ({ours[0]:,.0f} ms)", f"{paper_time:.1f} ({theirs[0]:,g} ms)", f"{memory:.1f} ({ours[1]:,.0f} MB)", f"{paper_memory:.1f} ({theirs[1]:,g} MB)"])
+display(plots.table(["test error", "the paper", *(title.lower() for title in SETS)], rows))
+display(plots.table(["ATS-5 = 1", "time here", "time, the paper", "memory here", "memory, the paper"], cost_rows))
 display(
     Markdown(
-        f"Mean of the runs ± its standard error; *k seen*: how many thousands of images each run was shown. **Rows with unlike numbers compare budgets, not methods.** Time and memory are of a forward and backward pass of one image of 960 × 1280, as multiples of ATS-5's and as measured: ours on a CPU ({cost['hardware']['name']}, "
+        f"Errors: mean of the runs ± its standard error; *of 24 k*: each run was shown 24,000 images. **Rows with unlike numbers compare budgets, not methods.** Time and memory (the second table) are of a forward and backward pass of one image of 960 × 1280, as multiples of ATS-5's and as measured: ours on a CPU ({cost['hardware']['name']}, "
         f"{cost['hardware']['threads']} thread, median of {cost['repetitions']}), the paper's on a GPU."
         + (
             "\n\n† Deep MIL trained with a reward for spread attention, which the paper has for ATS only ([chapter 9](09_colon_cancer.ipynb) has some runs of both kinds). "

@@ -23,7 +23,7 @@ def patch_corners(model: nn.Module, image: Tensor) -> tuple[Int[np.ndarray, "K 2
     """Row and column of the first pixel of the patch around each location that a model may look at, and the shape of its map.
 
     Args:
-        model: :class:`atslib.AttentionSampling`, :class:`atslib.UniformSampling` or :class:`atslib.models.DeepMIL`.
+        model: :class:`atslib.models.AttentionSampling`, :class:`atslib.models.UniformSampling` or :class:`atslib.models.DeepMIL`.
         image: (1, C, H, W), of which the size counts only.
     """
     if hasattr(model, "grid"):  # Deep MIL reads all patches of a grid
