@@ -87,9 +87,11 @@ print(f"|eq. 2 - eq. 3| = {(g(pooled) - g(expectation)).abs().max().item():.12f}
 # ## A sample instead of the sum
 #
 # (cell-eq4)=
-# Draw $N$ indices independently from the attention, $Q = \{q_1, …, q_N\}$, compute the features *there only*, and average:
+# Draw $N$ indices independently from the attention, $Q = (q_1, …, q_N)$, a list in which a location that was drawn twice stands twice; compute the features *there only*, and average:
 #
 # $$\Psi(x; \Theta) \approx g\Bigl(\frac1N \sum_{q \in Q} f(x; \Theta)_q\Bigr) \tag{paper 4}$$
+#
+# Write $\mu = \sum_i a_i f_i$ for the pooled feature and $z = \frac1N \sum_m f_{q_m}$ for its estimate. The variance of a vector is here the expected squared distance from its mean.
 #
 # The "≈" can be made precise. With three locations and $N = 4$ there are $3^4 = 81$ possible samples, few enough to list all of
 # them. The mean over all, each with its probability, must be the pooled feature.
@@ -193,7 +195,7 @@ for (name, (sigma, measured)), look in zip(curves.items(), [(plots.BLUE, "o"), (
     ax.errorbar(counts, rms, [2 * e for e in error], fmt=marker, color=colour, label=name)
 ax.set(xscale="log", yscale="log", xlabel="patches N", ylabel=r"error $\Vert z - \mu\Vert$, root mean square")
 levels = [0.02, 0.05, 0.1, 0.2, 0.5]
-ax.set(xticks=counts, xticklabels=counts, yticks=levels, yticklabels=levels, ylim=(0.02, 0.8))
+ax.set(xticks=counts, xticklabels=counts, yticks=levels, yticklabels=levels, ylim=(0.012, 0.8))
 ax.minorticks_off()
 ax.legend()
 plt.show()

@@ -329,13 +329,15 @@ plt.show()
 #
 # To draw from $p^*$ one needs the norm of all $K$ features, and these are exactly what sampling is to spare us. So how much is lost by
 # drawing from $a$? Divide the two variances. Write $\bar n = \sum_i a_i \lVert f_i\rVert$ for the mean norm under
-# the attention, $c$ for the coefficient of variation of the norms (their standard deviation under the attention, divided by $\bar n$) and
+# the attention, $v$ for the coefficient of variation of the norms (their standard deviation under the attention, divided by $\bar n$) and
 # $\rho = \lVert\mu\rVert / \bar n$, a number between 0 (the features cancel) and 1 (they all point the same way). Then
 #
 # $$
 # \frac{\mathbb{V}_a}{\mathbb{V}_{p^*}} = \frac{\sum_i a_i \lVert f_i\rVert^2 - \lVert\mu\rVert^2}{\bar n^2 - \lVert\mu\rVert^2}
-# = 1 + \frac{c^2}{1 - \rho^2} .
+# = 1 + \frac{v^2}{1 - \rho^2} .
 # $$ (eq-price)
+#
+# for $\rho < 1$; at $\rho = 1$ a single draw from $p^*$ is exact.
 #
 # The price is a number of draws: $N$ draws from $p^*$ are worth that many times $N$ draws from $a$. It is paid for the spread of the
 # norms, and it is multiplied where the features share a direction.
@@ -548,9 +550,9 @@ for name, estimator in compared.items():
 # - Any distribution that can draw every location with $a_i f_i \ne 0$ gives an unbiased estimate, if the drawn feature is multiplied by $a_I / p_I$.
 # - Equations 5 to 9 hold. "Variance" means the trace of the covariance; from eq. 6 to eq. 7 the quantities differ by the constant
 #   $\lVert\mu\rVert^2$ and only the argmins are equal.
-# - The least total variance belongs to $p^* \propto a \lVert f \rVert$. Using $a$ instead costs a factor $1 + c^2 / (1 - \rho^2)$, with $c$ the coefficient of variation of the norms.
+# - The least total variance belongs to $p^* \propto a \lVert f \rVert$. Using $a$ instead costs a factor $1 + v^2 / (1 - \rho^2)$, with $v$ the coefficient of variation of the norms.
 # - With equal norms the factor is one, and the attention has the least total variance of all independent draws from one distribution, weighted by $a/p$: this is why the feature networks of this book end in a unit norm.
-# - For a single direction (also called $c$ above) the best distribution is $a \lvert\langle c, f\rangle\rvert$, which is another one, unit norm or not.
+# - For a single direction $c$ the best distribution is $a \lvert\langle c, f\rangle\rvert$, which is another one, unit norm or not.
 # - The optimum is one among independent draws from one distribution. Draws without replacement and evenly spread draws can have less variance.
 
 # %% [markdown]

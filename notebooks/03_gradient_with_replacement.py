@@ -212,8 +212,8 @@ print(f"draw held fixed + sum of f_i da_i, from line 24: {apart(line23_fixed + m
 #
 # The "=" of eq. 12 cannot be meant draw by draw. Its right-hand side is random. Its left-hand side is either the derivative of the
 # expectation, which is one fixed matrix, or the derivative with the draw held fixed, which lacks the attention. Equation 12 is the *definition* of an
-# estimator; the statement to check is that its mean over all draws is $\partial\mu$. The cell does so for $N = 1, 2, 3$, and also measures how far a
-# single draw is from the truth.
+# estimator; the statement to check is that its mean over all samples is $\partial\mu$. The cell does so for $N = 1, 2, 3$, and also measures how far
+# one sample of $N$ draws is from the truth (root mean square).
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -223,11 +223,11 @@ for n in (1, 2, 3):
     right = (each / attention[:, None, None])[index].mean(1)  # eq. 12 for each draw, (M, D, P)
     mean = (probability[:, None, None] * right).sum(0)
     error = (probability * (right - line24).square().sum((1, 2))).sum().sqrt() / line24.norm()
-    print(f"eq. 12, N = {n}, {len(index):2} draws: mean - truth {apart(mean, line24)}, one draw off by {error:.0%}")
+    print(f"eq. 12, N = {n}, {len(index):2} samples: mean - truth {apart(mean, line24)}, one sample off by {error:.0%}")
 
 # %% [markdown]
 # Equation 11 is confirmed as an equality, in the reading of the derivative of the expectation. Equation 12 is confirmed in expectation: the
-# right-hand side is an unbiased estimator for every $N$. Draw by draw it is not an equality, and the error of a single draw is large.
+# right-hand side is an unbiased estimator for every $N$. Sample by sample it is not an equality, and the error of a single one is large.
 #
 # (cell-claim-gradient-with)=
 # The library's `with_replacement` is this estimator. The same check through its own code, for the attention's logits and the features:
@@ -297,7 +297,7 @@ print(f"plain autograd  {errors['plain autograd'][-1]:.2f}")
 #
 # has the mean of the features as its value and eq. 12 as its gradient, for attention and features alike. Autograd does
 # the rest. The paper's released code registers an operation with a hand-written backward pass; none is needed, here or for the other estimators of this
-# book, which differ in how they draw and in $W_m$ only.
+# book, which differ in how they draw and in $W_m$ only: why weights that depend on the attention may be held constant, [chapter 4](04_without_replacement.ipynb) says where it meets the first.
 
 
 # %%

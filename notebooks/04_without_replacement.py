@@ -230,8 +230,9 @@ compare("mean squared error bar against the variance", (probability * error_bar*
 # Off the diagonal stand zeros. Two things follow. The variance of the mean is the mean of the diagonal divided by $N$. And the spread of
 # the $t_n$ within *one* draw gives an error bar for free, whose square is right on average (last line).
 #
-# The diagonal falls from left to right. That is no accident. The variance of $t_n$ is a sum over pairs of locations of which
-# *neither has been drawn yet*:
+# The diagonal falls from left to right. That is no accident. Given the draws before, $t_n$ is a constant plus $w_n f_I$, with $I$ from the locations $L$ that are left, drawn in proportion to $a$. A variance is half the mean squared
+# distance of two independent copies, so that of $w_n f_I$ is $w_n^2 \cdot \tfrac12 \sum_{i, j \in L} \tfrac{a_i a_j}{w_n^2} \lVert f_i - f_j \rVert^2$: $w_n$ cancels. The mean is $\mu$ whatever was drawn before, so nothing is added by averaging over that,
+# and the variance of $t_n$ is a sum over pairs of locations of which *neither has been drawn yet*:
 #
 # $$
 # V_n = \mathbb{V}[t_n] = \sum_{i < j} a_i a_j \,\lVert f_i - f_j \rVert^2 \; P(i \text{ and } j \text{ are left before draw } n) .
@@ -335,7 +336,7 @@ for title, curves in surprise.items():
 # (cell-eq34)=
 # ## Appendix C: the same for two draws
 #
-# The appendix treats $N = 2$. With $w_i = \sum_{j \ne i} a_j$, the second location comes from
+# The appendix treats $N = 2$ and indexes by location: with $w_i = \sum_{j \ne i} a_j$, which is our $w_2$ when location $i$ was drawn first, the second location comes from
 #
 # $$
 # p_i(j) = \frac{a_j}{w_i} \tag{paper 28}
@@ -485,7 +486,7 @@ verdict("mean of 43 - eq. 35, against mu d(sum a^2) / 2", mean(eq43) - eq35, eq3
 # adds $\mu \cdot \tfrac{1}{2} \partial \sum_i a_i^2$ to the gradient on average, a pull that depends on the mean feature and on how
 # concentrated the attention is.
 #
-# How large is it? The four lines again with numbers: five locations, gradient by the logits, all 20 pairs enumerated.
+# How large is it? Its length over that of the true gradient, for five locations and the gradient by the logits:
 
 
 # %%
@@ -494,70 +495,29 @@ def true_gradient(logits, features, direction):
     return torch.autograd.grad(leaf.softmax(0) @ features @ direction, leaf)[0]
 
 
-def gradients(surrogate, logits, index):
-    """One gradient by the logits for each draw: (draws, K). ``surrogate(log_a, log_w)`` is differentiated."""
-    leaf = logits.expand(len(index), -1).clone().requires_grad_()
-    log_a = leaf.log_softmax(1).gather(1, index)  # (draws, n)
-    mass_left = 1 - (log_a.exp().cumsum(1) - log_a.exp())  # harmless in float64 with these few, even attentions
-    return torch.autograd.grad(surrogate(log_a, mass_left.log()).sum(), leaf)[0]
-
-
-def last_step(a, w, h):
-    """t_n from the attention (draws, n), the mass left and the response at each drawn location."""
-    return (a[:, :-1] * h[:, :-1]).sum(1) + w[:, -1] * h[:, -1]
-
-
-def appendix_lines(h):
-    """Surrogates whose gradients are eqs. 41 to 44, for two draws."""
-
-    def parts(log_a, log_w):
-        a, w = log_a.exp(), log_w.exp()
-        return a[:, 0], a[:, 1] / w[:, 1], last_step(a, w, h)  # a_i, p_i(j), t
-
-    def eq41(log_a, log_w):
-        a, p, t = parts(log_a, log_w)
-        return a * p * t / (a * p).detach()
-
-    def eq42(log_a, log_w):
-        a, p, t = parts(log_a, log_w)
-        return (p * t / (a * p)).detach() * a + (a / (a * p)).detach() * p * t
-
-    def eq43(log_a, log_w):
-        a, p, t = parts(log_a, log_w)
-        return t.detach() * a + p * t / p.detach()
-
-    def eq44(log_a, log_w):
-        a, p, t = parts(log_a, log_w)
-        return t.detach() * a.log() + p * t / p.detach()
-
-    return {"41": eq41, "42": eq42, "43": eq43, "44": eq44}
-
-
-print("relative bias of the mean gradient")
-print("seed    eq. 41   eq. 42   eq. 43   eq. 44")
 for seed in range(4):
     logits, features, direction = problem(5, seed)
-    index, probability = every_draw(eq14, logits.log_softmax(0), 2)
-    truth = true_gradient(logits, features, direction)
-    bias = []
-    for line in appendix_lines((features @ direction)[index]).values():
-        expected = probability @ gradients(line, logits, index)
-        bias.append(((expected - truth).norm() / truth.norm()).item())
-    print(f"{seed:>4}  " + "  ".join(f"{b:7.3f}" if b > 1e-12 else "< 1e-12" for b in bias))
+    leaf = logits.clone().requires_grad_()
+    mean_response = logits.softmax(0) @ features @ direction
+    added = torch.autograd.grad(mean_response * leaf.softmax(0).square().sum() / 2, leaf)[0]
+    print(f"problem {seed}: eq. 43 is off by {(added.norm() / true_gradient(logits, features, direction).norm()).item():.3f} on average")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# ## Half of equation 44 is noise
+# ## Half of equation 44 carries no signal
 #
 # Given the first location, $a_i f_i + w_i f_j$ has the mean $\mu$. The first term of eq. 44 therefore has the mean
-# $\mu \sum_i a_i\, \partial \log a_i = \mu\, \partial \sum_i a_i = 0$. It contributes variance and nothing else. Inside the second term hides another
-# such part: $a_i f_i\, \partial \log p_i(j)$, where $a_i f_i$ is known before $j$ is drawn. Without both, eq. 44 becomes
+# $\mu \sum_i a_i\, \partial \log a_i = \mu\, \partial \sum_i a_i = 0$. Inside the second term hides another
+# part with mean zero: $a_i f_i\, \partial \log p_i(j)$, where $a_i f_i$ is known before $j$ is drawn. Without both, eq. 44 becomes
 #
 # $$
 # a_i\,(\partial f_i + f_i\, \partial \log a_i) + w_i\,(\partial f_j + f_j\, \partial \log a_j) ,
 # $$ (eq-clean)
 #
 # which is the library's one formula for all estimators, $\sum_m W_m (\partial f_{i_m} + f_{i_m} \partial \log a_{i_m})$, with the weights of eq. 14.
+#
+# Why it always works, though the weights depend on the attention and are held constant: an unbiased draw with weights $W$ estimates $\sum_i a_i h_i$ for *any* vectors $h_i$. Take $h_i = \partial f_i + f_i\, \partial \log a_i$; then
+# $\sum_i a_i h_i = \partial \mu$. The gradient is itself an attention-weighted sum, and is estimated with the same $W$, as numbers. So what holds of the value's variance holds of the gradient's: Des Raj's, too, is never worse than eq. 12.
 
 # %%
 first = lambda i, j: t(i, j) * d(sp.log(a[i]))
@@ -571,12 +531,26 @@ verdict("mean of the clean formula, against 35", mean(clean), eq35)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# What does dropping them save? Below, the exact mean squared error of the gradient by the logits, relative to that of eq. 12 (drawing with
-# replacement), with twelve locations and unit-norm features after a ReLU, as the paper's networks have. "Eq. 44" is extended
-# to $N$ draws as the appendix suggests: $t_N$ times the derivative of the log-probability of the whole draw, plus the derivative of $t_N$.
+# Leaving out what has mean zero changes no mean. That it lowers the variance is not guaranteed (a part with mean zero may happen to cancel noise of the rest), and so it is measured. Below, the exact mean squared error of the gradient by the logits, relative to that of eq. 12 (drawing with
+# replacement), with twelve locations and unit-norm features after a ReLU, as the paper's networks have. Eq. 44 is extended
+# to $N$ draws as the appendix suggests: $t_N$ times the derivative of the log-probability of the whole draw, plus the derivative of $t_N$. Of the scores, all but that of the last draw have mean zero (second row), and so has what the last one multiplies with $\sum_{k<N} a_{i_k} f_{i_k}$ (third row).
+# In the hidden cell each is a *surrogate*: a number whose gradient is the line; `.detach()` marks what the line does not differentiate.
 
 
-# %%
+# %% tags=["hide-input"]
+def gradients(surrogate, logits, index):
+    """One gradient by the logits for each draw: (draws, K). ``surrogate(log_a, log_w)`` is differentiated."""
+    leaf = logits.expand(len(index), -1).clone().requires_grad_()
+    log_a = leaf.log_softmax(1).gather(1, index)  # (draws, n)
+    mass_left = 1 - (log_a.exp().cumsum(1) - log_a.exp())  # harmless in float64 with these few, even attentions
+    return torch.autograd.grad(surrogate(log_a, mass_left.log()).sum(), leaf)[0]
+
+
+def last_step(a, w, h):
+    """t_n from the attention (draws, n), the mass left and the response at each drawn location."""
+    return (a[:, :-1] * h[:, :-1]).sum(1) + w[:, -1] * h[:, -1]
+
+
 def score_of_the_draw(log_a, log_w):
     return (log_a - log_w).sum(1)  # log p_1 + log p_2 + … + log p_n
 
@@ -589,7 +563,7 @@ def eq44_extended(h):
     return surrogate
 
 
-def without_the_first_term(h):
+def with_the_last_score(h):
     def surrogate(log_a, log_w):
         t = last_step(log_a.exp(), log_w.exp(), h)
         return t.detach() * (log_a - log_w)[:, -1] + t
@@ -601,41 +575,50 @@ def one_formula(weights, h):
     return lambda log_a, log_w: (weights * log_a * h).sum(1)
 
 
+def exact_errors(logits, response, n):
+    """Of each line the exact mean squared error of the gradient by the logits, and its relative bias; eq. 12 first."""
+    log_attention = logits.log_softmax(0)
+    truth = true_gradient(logits, response[:, None], torch.ones(1))
+    twelve, chance = every_draw(ESTIMATORS["with_replacement"], log_attention, n)
+    index, probability = every_draw(eq14, log_attention, n)
+    everywhere, h = log_attention.expand(len(index), -1), response[index]
+    lines = {
+        "eq. 12": (twelve, chance, one_formula(torch.tensor(1 / n), response[twelve])),
+        "eq. 44": (index, probability, eq44_extended(h)),
+        "… only the last score": (index, probability, with_the_last_score(h)),
+        "… and without the known part": (index, probability, one_formula(eq14.weights(everywhere, index), h)),
+        "Des Raj, the one formula": (index, probability, one_formula(des_raj.weights(everywhere, index), h)),
+    }
+    found = {}
+    for name, (drawn, share, surrogate) in lines.items():
+        each = gradients(surrogate, logits, drawn)
+        found[name] = (share @ (each - truth).square().sum(1)).item(), ((share @ each - truth).norm() / truth.norm()).item()
+    return found
+
+
+# %%
 print("gradient MSE relative to eq. 12, mean over four problems; largest relative bias")
 for n in (2, 3):
     table = {}
     for seed in range(4):
         logits, features, direction = problem(12, seed, dim=8)
         response = torch.nn.functional.normalize(features.relu(), dim=1) @ direction
-        log_attention = logits.log_softmax(0)
-        truth = true_gradient(logits, response[:, None], torch.ones(1))
-
-        index, probability = every_draw(ESTIMATORS["with_replacement"], log_attention, n)
-        replaced = gradients(one_formula(torch.tensor(1 / n), response[index]), logits, index)
-        reference = probability @ (replaced - truth).square().sum(1)
-
-        index, probability = every_draw(eq14, log_attention, n)
-        everywhere, h = log_attention.expand(len(index), -1), response[index]
-        candidates = {
-            "eq. 44": eq44_extended(h),
-            "… without its first term": without_the_first_term(h),
-            "… without the hidden part too": one_formula(eq14.weights(everywhere, index), h),
-            "Des Raj, the one formula": one_formula(des_raj.weights(everywhere, index), h),
-        }
-        for name, surrogate in candidates.items():
-            each = gradients(surrogate, logits, index)
-            bias = (probability @ each - truth).norm() / truth.norm()
-            ratio = probability @ (each - truth).square().sum(1) / reference
-            table.setdefault(name, []).append((ratio.item(), bias.item()))
+        (reference, _), *others = (found := exact_errors(logits, response, n)).values()
+        for name, (error, bias) in zip(list(found)[1:], others, strict=True):
+            table.setdefault(name, []).append((error / reference, bias))
     for name, rows in table.items():
         ratio, bias = sum(r for r, _ in rows) / len(rows), max(b for _, b in rows)
         print(f"N = {n}  {name:<30} {ratio:5.2f}   bias {'below 1e-12' if bias < 1e-12 else f'{bias:.3f}'}")
+
+print("\nthe other way round: a = (0.4, 0.3, 0.3), responses 0, 1 and -1, two draws; MSE")
+for name, (error, _) in exact_errors(torch.tensor([0.4, 0.3, 0.3]).log(), torch.tensor([0.0, 1.0, -1.0]), 2).items():
+    print(f"{name:<30} {error:.4f}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# All four are unbiased. **The paper's claim of an unbiased gradient without replacement is confirmed** for eq. 44 and its extension. But eq. 44 as printed is far noisier
-# than drawing with replacement, and its extension still more so at $N = 3$. The zero-mean parts are to blame for some of that, the last-step weights for the rest.
-# Des Raj with the one formula is the only row below 1.
+# All are unbiased. **The paper's claim of an unbiased gradient without replacement is confirmed** for eq. 44 and its extension. But in the four problems eq. 44 as printed is far noisier
+# than drawing with replacement, and its extension still more so at $N = 3$. The parts with mean zero are to blame for some of that here, the last-step weights for the rest.
+# Des Raj with the one formula is the only row below 1. The last block is a warning: there the parts with mean zero cancel noise, and eq. 44 as printed has the least error of all lines.
 
 # %% [markdown]
 # ## Plain autograd is no way out
@@ -693,7 +676,7 @@ Markdown(
 # \frac1N \Big( \underbrace{\frac{w_m}{a_{i_m}}\, t_m}_{\texttt{ga1}} + \underbrace{\sum_{k<m} f_{i_k} - (m-1)\, f_{i_m}}_{\texttt{ga2}} \Big) .
 # $$ (eq-legacy)
 #
-# Compare it with what eq. 44 without its first term asks for, $\partial t_m + t_m\, \partial \log p_m$ with $p_m = a_{i_m} / w_m$, summed over $m$:
+# Compare it with what the same for each prefix asks for, each $t_m$ with its own last score and $p_m = a_{i_m} / w_m$ ($w_m$ is the mass left before draw $m$ again): $\tfrac1N \sum_m (\partial t_m + t_m\, \partial \log p_m)$.
 #
 # - `ga1` differentiates $p_m$ by $a_{i_m}$ as if that were 1. It is $1/w_m$, so the term should be $t_m / a_{i_m}$; and $w_m$ depends on the earlier locations, whose
 #   share $t_m / w_m$ is missing.
@@ -800,9 +783,24 @@ for locations_left in (2, 3, 4):  # attention on these few only, evenly, and all
 # block shows that the mean is then *exactly* a negative multiple of the truth for three or four even locations, and zero for two. Small, but of the wrong sign: where the truth says
 # "concentrate further on this one", it says the opposite. The port does not turn round when the mass is shared evenly; when it is not, anything can happen.
 #
-# This need not ruin training. A push against concentration, when attention has already concentrated, acts as a brake. Published
-# accuracies may depend on it. That is why the experiments of this book can run with either gradient (`estimator="legacy_idiap"`) and why the default is
-# the unbiased one.
+# What does that do, followed by itself? Three locations, all drawn, responses 1, 0.2 and −0.6; ascend the response along the mean gradient, from several starts:
+
+# %%
+response = torch.tensor([[1.0], [0.2], [-0.6]])
+for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)):
+    ends = {}
+    for name in ("des_raj", "legacy_idiap"):
+        logits = torch.tensor(start, requires_grad=True)
+        for _ in range(2000):
+            z = exact_mean(ESTIMATORS[name], logits.log_softmax(0), response, 3).sum()
+            logits = (logits + torch.autograd.grad(z, logits)[0]).detach().requires_grad_()
+        ends[name] = logits.softmax(0).tolist()
+    print(f"start {start}: " + "; ".join(f"{labels[name]} ends at {', '.join(f'{x:.2f}' for x in end)}" for name, end in ends.items()))
+# NBVAL_CHECK_OUTPUT
+
+# %% [markdown]
+# The right gradient ends at the best location. The reversed one leads to the worst, also from the best (from the last start it is still on its way). Whether this harms a training depends on how often $N$ draws exhaust the attention, on the entropy term, and on the other
+# gradients. [Chapter 8](08_megapixel_mnist.ipynb) compares trainings with either (`estimator="legacy_idiap"`); the default is the unbiased one.
 
 # %% [markdown]
 # ## The numerical trap
@@ -878,7 +876,7 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # | "best use of the budget" | differs | Des Raj is never worse than eq. 4; eq. 14 often is |
 #
 # - Draw with the $n$ largest keys $\log a_i + G_i$, or independently, leaving out repeats: it is the same law.
-# - Use the mean of the prefix estimators, not the last one: never worse than independent draws, and an error bar for free.
+# - Use the mean of the prefix estimators, not the last one: never worse than eq. 4, and an error bar for free.
 # - For the gradient, keep the weights constant and multiply by $1 + \log a - \mathrm{sg}(\log a)$; no custom backward pass, no bias.
 # - Do not use plain autograd through the weights, nor the published backward passes without knowing what they do.
 #

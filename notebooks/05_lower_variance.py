@@ -3,7 +3,7 @@
 #
 # The paper draws locations independently (eq. 4) or without replacement (eq. 14). There are more ways, and all of the
 # unbiased ones share one formula. This chapter measures them at an equal number of draws $N$, since $N$ is what one pays
-# for: every draw is a patch to read and a feature to compute.
+# for: every draw is a patch to read and a feature to compute. (Where a patch that comes again costs nothing, one pays for different ones: that comparison is made once, too.)
 #
 # ## What you will learn
 #
@@ -117,14 +117,14 @@ for name in NAMES:
 # are random, of length one.
 #
 # The features need not even be drawn. The estimate is $\sum_i Z_i f_i$, where $Z_i$ is the weight that location $i$ got: $W_m$ if it
-# was draw $m$, zero if it was not drawn. If two different features have the cosine $\rho$ on average (for many locations it is about the square of the $\rho$ of chapters 2 and 3), then
+# was draw $m$, zero if it was not drawn. If two different features have the cosine $\kappa$ on average (for many locations it is about the square of the $\rho$ of chapters 2 and 3), then
 #
 # $$
-# \mathbb{E}_f \Bigl\lVert \sum_i c_i f_i \Bigr\rVert^2 = (1 - \rho) \sum_i c_i^2 + \rho \Bigl(\sum_i c_i\Bigr)^2
+# \mathbb{E}_f \Bigl\lVert \sum_i c_i f_i \Bigr\rVert^2 = (1 - \kappa) \sum_i c_i^2 + \kappa \Bigl(\sum_i c_i\Bigr)^2
 # $$ (eq-lower-rho)
 #
 # for any coefficients $c$, here $c_i = Z_i - a_i$. So one gives the estimator the $K$ unit vectors as features, and reads the
-# error for every $\rho$ off its answer. The code below does so for the value, and also for the gradient, where
+# error for every $\kappa$ off its answer. The code below does so for the value, and also for the gradient, where
 # $c$ is one row of the gradient's error. (For the gradient, the sum of squares over all rows comes from one random vector of
 # signs $v$: $\mathbb{E}_v \lVert E v \rVert^2$ is the sum of all squared entries of $E$.)
 
@@ -223,7 +223,7 @@ measured = {
 # %% [markdown]
 # The first table shows the mean squared error of the estimate over the variance of a *single* draw,
 # $1 - \sum_i a_i^2$, averaged over problems. Since the weights of each of these estimators sum to one, as
-# those of $\mu$ do, the shared part drops out of eq. {eq}`eq-lower-rho`: the ratio is the same for every $\rho$.
+# those of $\mu$ do, the shared part drops out of eq. {eq}`eq-lower-rho`: the ratio is the same for every $\kappa$.
 
 # %%
 FEATURE_LINES = ["with replacement", "eq. 14", "Des Raj", "Murthy", "stratified", "systematic", "π-ps"]
@@ -296,11 +296,40 @@ for alpha, n in SETTINGS:
     )
 
 # %% [markdown]
-# Verdict: *differs*. Drawing without replacement does bring more different locations, and weighed as Des Raj weighs them
-# they give a better estimate in every column. But with the estimator that the paper prints, eq. 14, they give a worse
-# one in most columns. The saving is in the weights, not in the draw. And a feature that is drawn twice need not be computed
+# But a feature that is drawn twice need not be computed
 # twice: on a CPU `AttentionSampling` computes it once, with any estimator ([chapter 13](13_cost.ipynb) measures what that saves; on
-# a GPU if asked to, and not where features depend on the batch).
+# a GPU if asked to, and not where features depend on the batch). Then the budget is the number of *different* locations, and independent draws may go on until they
+# have as many. With $m$ of them it is $\sum_i 1 - (1 - a_i)^m$ on average, and the error is $1/m$:
+
+# %%
+def draws_for(distinct, alpha):
+    """Independent draws, not always a whole number, that bring so many different locations on average over the problems."""
+    a = random_attention(alpha, 20_000, torch.Generator().manual_seed(8)).exp()
+    low, high = 1.0, 1e4
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if (1 - (1 - a) ** middle).sum(1).mean() < distinct else (low, middle)
+    return low
+
+
+equal_cost = {(alpha, n): draws_for(n, alpha) for alpha, n in SETTINGS}
+display(
+    plots.table(
+        ["at an equal number of different locations", *HEAD],
+        [
+            ["independent draws", *(f"{equal_cost[setting]:.1f}" for setting in SETTINGS)],
+            ["their feature error", *(f"{1 / equal_cost[setting]:.3f}" for setting in SETTINGS)],
+            *([line, *(f"{value:.3f}" for value, _ in feature[line])] for line in ("eq. 14", "Des Raj", "Murthy", "π-ps")),
+        ],
+    )
+)
+
+# %% [markdown]
+# (Where attention is peaked, N draws without replacement may find less than N locations with attention to speak of; all of them count here.)
+#
+# Verdict: *differs*. Drawing without replacement does bring more different locations, and weighed as Des Raj weighs them
+# they give a better estimate in every column of the first table. But with the estimator that the paper prints, eq. 14, they give a worse
+# one in most columns: the draw alone does not save, it takes weights that use it. And where a repeated location costs nothing, Des Raj's saving is small; Murthy's and that of π-ps remain.
 #
 # ### Play with it
 #
@@ -317,9 +346,9 @@ else:
 # %% [markdown]
 # ## The error of the gradient
 #
-# For training, what counts is the gradient by the attention's logits. Its error depends on $\rho$, the mean cosine of two
+# For training, what counts is the gradient by the attention's logits. Its error depends on $\kappa$, the mean cosine of two
 # features, because a part that all features share is multiplied by the noisy score $\partial \log a_{i_m}$ although it
-# carries no signal: adding a constant to all features shifts $\mu$ and changes no gradient. How large is $\rho$ in
+# carries no signal: adding a constant to all features shifts $\mu$ and changes no gradient. How large is $\kappa$ in
 # practice? Features of the paper's network pass a ReLU, so no component is negative, and are then normalised.
 
 
@@ -347,8 +376,8 @@ print(f"ReLU of Gaussian vectors: {rho['ReLU']:.2f} (1/π = {1 / math.pi:.2f})")
 print(f"the paper's feature network on Megapixel MNIST, untrained: {rho['network']:.2f}")
 
 # %% [markdown]
-# The second table gives the mean squared error of the gradient relative to eq. 12, for $\rho = 0.8$; the third for
-# the cosine of random features behind a ReLU, and the last how the lines with a baseline depend on $\rho$.
+# The second table gives the mean squared error of the gradient relative to eq. 12, for $\kappa = 0.8$; the third for
+# the cosine of random features behind a ReLU, and the last how the lines with a baseline depend on $\kappa$.
 
 # %%
 GRADIENT_LINES = [
@@ -372,7 +401,7 @@ def gradient_error(line, alpha, n, rho):
 
 def gradient_table(rho):
     rows = [[line, *(f"{gradient_error(line, *setting, rho)[0]:.2f}" for setting in SETTINGS)] for line in GRADIENT_LINES]
-    return plots.table([f"gradient error over eq. 12's, ρ = {rho:.2f}", *HEAD], rows)
+    return plots.table([f"gradient error over eq. 12's, κ = {rho:.2f}", *HEAD], rows)
 
 
 display(gradient_table(rho["strong"]))
@@ -384,7 +413,7 @@ display(gradient_table(rho["ReLU"]))
 cosines = (0.0, rho["ReLU"], 0.8, 0.9)
 display(
     plots.table(
-        ["with baseline, α = 1, N = 5", *(f"ρ = {r:.2f}" for r in cosines)],
+        ["with baseline, α = 1, N = 5", *(f"κ = {r:.2f}" for r in cosines)],
         [[line, *(f"{gradient_error(line, 1.0, 5, r)[0]:.2f}" for r in cosines)] for line in GRADIENT_LINES if "baseline" in line],
     )
 )
@@ -393,13 +422,13 @@ display(
 # What to see:
 #
 # - Equation 44 is several times worse than eq. 12 and gets worse with every draw, since it multiplies the estimate by the scores
-#   of all draws, most of which have mean zero and add noise only. The same draws and weights in formula
+#   of all draws, most of which have mean zero and, here, add noise. The same draws and weights in formula
 #   {eq}`eq-lower-formula` (line "eq. 14") leave these out.
-# - Without a baseline the ranking is much the one of the features' errors, whatever $\rho$.
-# - With a baseline everything depends on $\rho$; the lines without one, eq. 44's apart, hardly change with it. ReLU and unit norm do
+# - Without a baseline the ranking is much the one of the features' errors, whatever $\kappa$.
+# - With a baseline everything depends on $\kappa$; the lines without one, eq. 44's apart, hardly change with it. ReLU and unit norm do
 #   not fix the gain, the cosine does. For the paper's own network, untrained, the cell above found one close to 1, where a baseline gains most.
 #
-# The figure draws the dependence on $\rho$ for $N = 3$.
+# The figure draws the dependence on $\kappa$ for $N = 3$.
 
 # %% mystnb={"image": {"alt": "Gradient error relative to eq. 12 without baseline, against the mean cosine of the features from 0 to 0.95, N = 3, for alpha = 1 and 0.2. Lines without baseline are flat; lines with baseline fall steadily. At cosine zero, baselines lie above their plain versions; they cross at moderate cosines and end far below."}}
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.9), sharey=True)
@@ -416,7 +445,7 @@ for ax, alpha in zip(axes, ALPHAS, strict=True):
         color=plots.ORANGE, linestyle=":", label="systematic",
     )  # fmt: skip
     ax.axvline(rho["ReLU"], color=plots.GREY, linewidth=0.8)
-    ax.set(xlabel="mean cosine ρ of the features", title=f"Dirichlet({alpha:g}), N = 3", ylim=(0, 1.6))
+    ax.set(xlabel="mean cosine κ of the features", title=f"Dirichlet({alpha:g}), N = 3", ylim=(0, 1.6))
 axes[0].set_ylabel("gradient error / eq. 12's")
 axes[0].text(rho["ReLU"] + 0.02, 1.5, "ReLU of Gaussians", fontsize=9, color=plots.GREY, va="center")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -438,8 +467,15 @@ plt.show()
 # \mathbb{V}[z] = \mathbb{V}\bigl[\mathbb{E}[z \mid S]\bigr] + \mathbb{E}\bigl[\mathbb{V}[z \mid S]\bigr] .
 # $$ (eq-rao-blackwell)
 #
-# $\mathbb{E}[z \mid S]$ is Murthy's estimator, whichever ordered estimator one began with. The cell takes six locations,
-# three draws, all 120 ordered draws and their 20 sets, and computes both sides.
+# Begin with the first draw alone, $t_1 = f_{i_1}$. Given the set, any of its locations may have come first, so
+#
+# $$
+# \mathbb{E}[f_{i_1} \mid S] = \sum_{i \in S} P(i \text{ first} \mid S)\, f_i, \qquad
+# P(i \text{ first} \mid S) = \frac{a_i\, P(S \mid i \text{ first})}{P(S)},
+# $$
+#
+# and these are Murthy's weights. Equation 14 and Des Raj's estimate have the same mean over the orders: the cell takes six locations,
+# three draws, all 120 ordered draws and their 20 sets, and computes both sides. (Not every unbiased estimator leads there: one that does not look at the order, as Horvitz and Thompson's, is its own mean.)
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -477,7 +513,7 @@ for name in ("eq14", "des_raj"):
 # is an unbiased estimate of the variance of $z$. `estimator.stderr` computes it, and a model returns it as
 # `out.stderr`. Being unbiased is one thing; does $z \pm 1.96\,\mathrm{stderr}$ contain the truth in 95 % of all draws? With few draws
 # the error bar is itself uncertain, and Student's $t$ with $N - 1$ degrees of freedom gives a wider interval. The cell
-# counts both, for a map of 256 locations and features of length one.
+# counts both, component by component, for maps of 256 locations whose logits are normal with a standard deviation of 1, 3 and 6 (their *peakedness*), and features of length one.
 
 # %% mystnb={"image": {"alt": "Coverage of the Des Raj error bar against N from 2 to 50 for three attentions: the normal interval starts around 0.7 and approaches 0.95 from below; Student's interval stays near 0.95 for spread-out attention and between 0.9 and 1 for peaked attention."}}
 figure, ax = plt.subplots(figsize=(7, 3.4))
@@ -504,7 +540,7 @@ for peak, style in (
     for which, dash, interval in ((0, ":", "±1.96"), (1, "-", "Student")):
         ax.plot(
             counts, [coverage[peak, n][which] for n in counts], linestyle=dash, **style,
-            label=f"{interval}, ten locations hold {100 * top:.0f} %",
+            label=f"{interval}, peakedness {peak:g} (ten locations hold {100 * top:.0f} %)",
         )  # fmt: skip
 ax.axhline(0.95, color="black", linewidth=0.8)
 ax.set(xscale="log", xticks=counts, xlabel="draws N", ylabel="share of intervals with the truth", ylim=(0.6, 1))
@@ -601,7 +637,7 @@ print(f"{'independent':22} spread " + "".join(f"{s:7.2f}" for s in (10 * mass * 
 print(f"{'':22} missed " + "".join(f"{m:7.2f}" for m in ((1 - mass) ** 10)[:6]))
 
 # %% [markdown]
-# All have the right mean. Along the Hilbert curve the number of draws on an object varies least for most of them, and half are never
+# All have the right mean. Along the Hilbert curve the number of draws on an object varies least, for each of them, and half are never
 # missed. The curve has folds and leaves every object several times; those are never missed that keep one stretch worth a whole draw. The
 # others are cut into stretches worth less than one draw each, and may even fare worse than in row order.
 #
@@ -825,7 +861,7 @@ print(f"slopes: loss {slope(bias['loss']):.2f}, probability {slope(bias['probabi
 # estimator of the full model" holds up to the logits of a linear $g$. It does *not* hold for the model's output
 # probabilities or for the loss.
 #
-# A better estimator lowers this bias in proportion to its variance. Six locations, three draws, every draw enumerated. The last
+# A better estimator lowers this bias roughly with its variance; the ratio is not constant, since $\operatorname{tr}(H\,\mathbb V)$ weighs directions, and the bias of the gradient need not follow. Six locations, three draws, every draw enumerated. The last
 # column shows that the gradient of the loss by the attention's logits, which is what training uses, is biased as well: the
 # gradient of $z$ is not, but it is multiplied by the derivative of $L$ at $z$ instead of $\mu$.
 
@@ -914,20 +950,20 @@ display(
                 "| situation | take | because, on this page |",
                 "|---|---|---|",
                 "| no particular reason; an error bar is wanted | Des Raj "
-                f"| {gain('Des Raj'):.1f} times less error than independent draws (α = 0.2, N = 5), "
+                f"| {gain('Des Raj'):.1f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['Des Raj'][at][0]:.1f} times at as many different locations), "
                 f"{times_as_long('des_raj', 'with_replacement'):.1f} times the time to draw and weigh, and `stderr` |",
                 "| objects on a map, features that go with them | systematic, Hilbert order "
                 f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times less error than Des Raj "
-                f"at N = 10, {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects; nothing lost where features are unrelated to place "
+                f"at N = 10, {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
                 f"({on_map['unrelated', 'systematic, Hilbert'][:, ten].mean():.2f} against {on_map['unrelated', 'Des Raj'][:, ten].mean():.2f}) |",
                 "| peaked attention, few locations matter | π-ps, or Murthy "
-                f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times less error than independent draws (α = 0.2, N = 5) |",
+                f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations) |",
                 "| features that share a large mean, gradient noisy | Murthy or with replacement, built-in baseline "
                 f"| gradient error {gradient_error('Murthy, baseline', 1.0, 5, 0.8)[0]:.2f} and "
-                f"{gradient_error('with replacement, baseline', 1.0, 5, 0.8)[0]:.2f} of eq. 12's at ρ = 0.8, N = 5; Murthy takes "
+                f"{gradient_error('with replacement, baseline', 1.0, 5, 0.8)[0]:.2f} of eq. 12's at κ = 0.8, N = 5; Murthy takes "
                 f"{times_as_long('murthy', 'with_replacement'):.1f} times as long to draw and weigh |",
                 "| features without a shared mean | no baseline "
-                f"| at ρ = 0, N = 2 it makes eq. 12's gradient {gradient_error('with replacement, baseline', 1.0, 2, 0.0)[0]:.1f} times worse |",
+                f"| at κ = 0, N = 2 it makes eq. 12's gradient {gradient_error('with replacement, baseline', 1.0, 2, 0.0)[0]:.1f} times worse |",
                 "| the plainest code; a repeated patch costs nothing (on a CPU) | with replacement | error 1/N of one draw's, weights 1/N |",
                 "| never | eq. 14 as printed, eq. 44 "
                 f"| {feature['eq. 14'][SETTINGS.index((1.0, 5))][0] / feature['with replacement'][SETTINGS.index((1.0, 5))][0]:.1f} times the "
@@ -987,8 +1023,8 @@ display(
 #
 # :::{solution} ex-05-baseline
 # :class: dropdown
-# The leave-one-out mean of $N - 1$ other features has the shared part and noise of size $(1 - \rho)/(N - 1)$. Removing the
-# shared part saves $\rho$, the noise costs $(1 - \rho)/(N - 1)$, so they break even near $\rho = 1/N$: about a half, a third, a fifth.
+# The leave-one-out mean of $N - 1$ other features has the shared part and noise of size $(1 - \kappa)/(N - 1)$. Removing the
+# shared part saves $\kappa$, the noise costs $(1 - \kappa)/(N - 1)$, so they break even near $\kappa = 1/N$: about a half, a third, a fifth.
 # `[min((abs(gradient_error("with replacement, baseline", 1.0, n, r)[0] - 1), r) for r in cosines)[1] for n in COUNTS]` finds
 # values near these, within the steps of `cosines`.
 # :::

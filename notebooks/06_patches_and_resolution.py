@@ -119,7 +119,7 @@ for name, network, shape, size in cases:
 
 # %% [markdown]
 # **Verdict: confirmed**, with a condition that the paper does not spell out. The count is $hw$ only if the attention network
-# keeps the size, as the first one does with its padding. The network of the paper's own third experiment ends in a max-pool
+# keeps the size, as the first one does with its padding. The network of the paper's third experiment ends in a max-pool
 # of 8 and has far fewer locations. Then "the $i$-th pixel of the view" is no longer a place, and we need the map from cells to
 # places that a later section derives.
 
@@ -616,7 +616,7 @@ print(
 # %% [markdown]
 # ## Features that know where they are
 #
-# A sum over locations forgets the order of its terms: the model of eq. 19 is a bag of patches. The paper remarks (§3.3) that this is "not an inherent limitation of the
+# A sum over locations forgets the order of its terms: given the attention, the model of eq. 19 is a bag of patches. Only the attention can depend on place, and one of a few convolutions sees a small window and not where it lies (but for the zeros at the border). The paper remarks (§3.3) that this is "not an inherent limitation of the
 # model since we can simply pass the location as a parameter in our feature function". The change is
 #
 # $$z = \sum_i a_i\, f(P(x, i)) \quad\longrightarrow\quad z = \sum_i a_i\, f(P(x, i),\, c_i)$$ (eq-located)
@@ -634,7 +634,7 @@ print(f"centre of mass {0.5 * 1 + 0.3 * 3 + 0.2 * 5:.3f}; mean over all draws of
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Now a task that a bag of patches cannot solve. Each image has a zero and a one, one in each half. The question is which of them is on the left. Both classes have the
+# Now a task that such a model cannot solve. Each image has a zero and a one, one in each half. The question is which of them is on the left. Both classes have the
 # same patches. The model in the next cell is built from the library's parts; the location enters in the two marked lines.
 
 
@@ -730,7 +730,7 @@ for ax, image, one_is_left in zip(axes, test_images[shown], test_classes[shown].
 plt.show()
 
 # %% [markdown]
-# Both models draw the same kind of patches. One can tell left from right, the other cannot, whatever it learns, as long as no patch shows both digits.
+# Both models draw the same kind of patches. One can tell left from right; the other cannot, as long as no patch shows both digits and attention is the same on both sides. (Attention that preferred one half would be another way out: then the sum would be mostly that half's digit.)
 
 # %% [markdown]
 # ## Summary

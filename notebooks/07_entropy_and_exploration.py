@@ -336,11 +336,27 @@ for weight in stuck_weights:
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Without entropy, the waiting time grows steeply with the lead, and from some lead on nothing happens within our patience. Two things are scarce there at once. The informative location is hardly ever drawn, and
-# what it contributes to the gradient is proportional to its attention. An unbiased gradient is no help: on average it is the gradient of the full model, which is as small.
-# In principle a lucky draw can come at any step; stuck means: not within any time that one would wait.
+# Without entropy, the waiting time grows steeply with the lead, and from some lead on nothing happens within our patience. Is the informative location not drawn? Draw from the start with each lead, and look at the weight that it gets when it is drawn:
+
+# %%
+generator = torch.Generator().manual_seed(2)
+print("lead   of 16 draws hold it   its weight W when drawn   their product over N draws: a")
+for value in leads.tolist():
+    logits = torch.zeros(K, dtype=torch.float64)
+    logits[decoy] = value
+    many = logits.log_softmax(0).expand(20_000, K)
+    index = estimator.sample(many, N, generator=generator)
+    here = index == useful  # (draws, N), at most one a draw
+    weight = estimator.weights(many, index)[here].mean().item()
+    share = here.any(1).double().mean().item()
+    print(f"{value:4.0f} {16 * share:14.1f} {weight:24.4f} {share * weight:28.5f}")
+# NBVAL_CHECK_OUTPUT
+
+# %% [markdown]
+# It is drawn about once a step, whatever the lead: without replacement the useless location takes one of the five draws, and the others fall on the rest. But its weight is of the size of what the useless one leaves over. (Independent draws would hold it rarely and weigh it with $1/N$;
+# the product is the same.) An unbiased gradient is no help: on average it is the gradient of the full model, which is proportional to the attention $a_j$, and here so are the single draws. The location is seen in every step, and counts for nothing.
 #
-# The last lines show how $\lambda = 0.1$ gets out: it first levels the distribution, then finds and concentrates again. Too large a $\lambda$ levels it too and then keeps it level: the location is seen, and not followed. Exploration without
+# The last lines show how $\lambda = 0.1$ gets out: it first levels the distribution, then finds and concentrates again. Too large a $\lambda$ levels it too and then keeps it level. Exploration without
 # exploitation. And even a moderate one is slow where the lead is large, because of the factor $a_j$ in {eq}`eq-entropy-gradient`. Entropy keeps attention from settling;
 # it is not made to unsettle it.
 
@@ -457,7 +473,7 @@ plt.show()
 # %% [markdown]
 # With $\epsilon = 1$ the prior does nothing: that is brighter than any part of the view. Below $10^{-4}$ little more is gained; what remains under "neither" is patches that touch a piece but miss its centre.
 #
-# Two warnings. The prior cannot tell digits from noise: it only prefers what is bright, and digits are a minority of what it finds (last column). That remains to be learned. And it is an opinion held before the first
+# Two warnings. The prior knows nothing of digits, only of brightness: their share among what is held doubles with it (last column), because scribbles are dimmer in the view than digits are; with `noise="random"`, which is brighter, do not expect that. They remain a minority, and what tells them from noise remains to be learned. And it is an opinion held before the first
 # step, so it can be wrong as the start of the section "Stuck" was: where objects are *darker* than the ground, the ground would get the attention. $\epsilon$ limits the damage. A location with nothing in it stays at most
 # $\log\bigl((\epsilon + \max)/\epsilon\bigr)$ logits behind the brightest, and we have seen what leads of 6, 8 and 10 mean.
 

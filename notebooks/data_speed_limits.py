@@ -8,12 +8,12 @@
 # ```
 #
 # The task of §4.4 of the paper: does a road image of about a megapixel show no speed limit, or one of 50, 70, 80? A sign is some
-# thirty pixels wide, or less. The label of the image is all that a model is trained on.
+# tens of pixels wide ([chapter 10](10_speed_limits.ipynb) measures those of German photographs). The label of the image is all that a model is trained on.
 #
 # ## What you will learn
 #
 # - what a view at 0.3 of the image still shows of a sign;
-# - the paper's rule that turns annotated signs into the label of an image, case by case;
+# - the released code's rule that turns annotated signs into the label of an image, case by case;
 # - two real sets, their terms, how to get them, and how their numbers differ.
 #
 # **Time and hardware:** half a minute on two CPU cores; nothing is downloaded.
@@ -47,7 +47,7 @@ record = json.loads(Path("../benchmarks/data.json").read_text(encoding="utf-8"))
 # Sky, hills, trees, a road, houses, cars with red lights, poles; and round signs beside the road, drawn as vector art, turned, blurred
 # and lit. An image of class 50, 70 or 80 shows one or two such signs; an image of class none shows one to three *other* round signs,
 # most of them red, so that red alone gives nothing away. Drawn digits are clearer than photographed ones; to be as hard to read from
-# afar, these signs are a little smaller than those of the real sets, 16 to 28 pixels wide, differently painted and dirty.
+# afar, these signs are smaller than those of the German set, 16 to 28 pixels wide, and differently painted.
 
 # %%
 images = GeneratedRoads("train", n_images=12)
@@ -126,9 +126,9 @@ Markdown(
 # What the stand-in does **not** have: photographs' noise and compression, signs half hidden, dirt, glare, the hundred other things by a
 # road. An error measured on it says how a method does on this task, and nothing about roads.
 #
-# ## The paper's rule
+# ## The released code's rule
 #
-# The Swedish set {cite}`larsson2011` annotates signs; the paper needs one label an image. An image without any sign is *none*.
+# The Swedish set {cite}`larsson2011` annotates signs; the paper needs one label an image. Its text (§4.4) calls the fourth class "no limit sign". Its code goes further, and we follow the code: an image without any sign is *none*.
 # Otherwise the most visible of its 50, 70 and 80 signs, the largest among equals, gives the class, but only if it is marked `VISIBLE`.
 # Every other image is left out. Entries `MISC_SIGNS` count for nothing.
 
@@ -154,8 +154,8 @@ for what, signs in cases.items():
     print(f"{what:46s} {paper_label(signs) or 'left out'}")  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# The last two lines show a subtlety: an image with *other* signs is left out, not *none*. In the real set *none* means an empty
-# road; the stand-in and the German set ask the harder question.
+# The last two lines show a subtlety: an image with *other* signs is left out, where the paper's words would call it *none*. So in the real set *none* is a road without any sign that was annotated by itself (signs that count as `MISC_SIGNS` may be there);
+# the stand-in and the German set ask the harder question.
 #
 # ## The real sets
 #
@@ -204,9 +204,9 @@ plt.show()
 # %% [markdown]
 # ## Summary
 #
-# - A sign is twenty to forty pixels wide in a megapixel. At 0.3 of the resolution a drawn sign is told from places without any sign as well as at
+# - A drawn sign is 16 to 28 pixels wide in a megapixel. At 0.3 of the resolution a drawn sign is told from places without any sign as well as at
 #   full resolution (from other signs was not tested), and its number is misread far more often: attention has something to go by, and the answer gains from full resolution.
-# - The paper's set is Swedish and has a rule that drops most images; the German one can be had at once. Both are read in their authors'
+# - The paper's set is Swedish and has, in the released code, a rule that drops most images; the German one can be had at once. Both are read in their authors'
 #   layouts, and neither is needed to run this book.
 # - The stand-in is drawn, and says so.
 #

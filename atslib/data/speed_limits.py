@@ -290,7 +290,9 @@ def _window_without(boxes, places, size, image_size) -> tuple[int, int] | None:
 
 
 def paper_label(signs: Sequence[Sign]) -> str | None:
-    """The class of a Swedish image by the paper's rule, None for an image that is left out.
+    """The class of a Swedish image by the released code's rule, None for an image that is left out.
+
+    The paper's text (§4.4) says "no limit sign" of the class none, which would keep images with other signs.
 
     >>> paper_label([])
     'none'
