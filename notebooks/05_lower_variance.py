@@ -152,6 +152,7 @@ def errors(draw, log_attention, n, generator, gradient=True):
     return value, entries, rows
 
 
+# %% tags=["hide-input"]
 def drawing(name, baseline=None):
     """Draw with this estimator and give it unit vectors as features."""
     estimator = ESTIMATORS[name]
@@ -658,6 +659,7 @@ def features_on(owner, seed, kind):
     return torch.nn.functional.normalize(of_object + 0.4 * own, dim=1)
 
 
+# %% tags=["hide-input"]
 def stratified_error(estimator, log_map, features, n):
     """Exact: the variances of the strata's means add up."""
     cumulative = estimator.cumulative(log_map[None], n)[0]

@@ -932,7 +932,7 @@ model.load_state_dict(load_file(weights))
 live_images = Subset(MegapixelMNIST("test"), range({"smoke": 100}.get(profile, 1000)))
 live_errors = {n: evaluate(model, live_images, seed=5, progress=False, n_patches=n) for n in (1, 2)}
 
-# %% mystnb={"image": {"alt": "Left: test error on Megapixel MNIST against milliseconds of a forward pass, a point for each number of patches in the test, coloured by the number in training, dashed for other settings; every line falls and flattens. A note names what is off the scale. Right: test error on colon cancer against the time of a step relative to ATS-10 for the methods that ran, with error bars."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left: test error on Megapixel MNIST against milliseconds of a forward pass, a point for each number of patches in the test, coloured by the number in training, dashed for other settings; every line falls and flattens. A note names what is off the scale. Right: test error on colon cancer against the time of a step relative to ATS-10 for the methods that ran, with error bars."}}
 ms_at = dict(zip(*forward("ATS, view fixed")))
 COLOURS = dict(zip((5, 10, 25, 50, 100), (plots.PURPLE, plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED)))  # by N, as in chapter 8
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 5), width_ratios=[3, 2])
