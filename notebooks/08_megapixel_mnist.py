@@ -46,7 +46,7 @@ from atslib import ESTIMATORS, PatchGeometry, downsample, entropy, plots, widget
 from atslib.data import MegapixelMNIST
 from atslib.experiments import load_records, megapixel_mnist
 from atslib.experiments.runs import Run, attention_snapshots, sweep
-from atslib.experiments.summary import mean_and_stderr, permutation_test, sign_test
+from atslib.experiments.summary import mean_and_stderr, permutation_test, sign_test, trend_test
 from atslib.models import DeepMIL, DownsampledCNN, UniformSampling
 from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, ResNet16, SaliencyPrior
 from atslib.processes import Processes
@@ -569,7 +569,26 @@ for a, b in itertools.pairwise(means.index):
                        telling, f"{exact:.2g}" if len(common) > 1 else "", f"{by_key['train_loss'].mean():+.2f}", f"{(by_key['train_loss'] < 0).sum()} of {len(common)}"])  # fmt: skip
 display(plots.table(["from N to N", "seeds of both", "change of error", "lower in", "of them beyond the chance of the images", "exact paired test, p", "change of loss", "lower in"], steps_told))
 text = "**With the same seeds, mean error and mean loss fall with every step to more patches**" if not any(rises.values()) else "**With the same seeds, more patches end lower on average**, but not " + " and ".join(f"the {what} from {', '.join(where)}" for what, where in rises.items() if where)
-text += ". Few seeds cannot say more than the table: two seeds have p = 0.5 at best, three 0.25. "
+text += ". Few seeds cannot say more of a single step than the table: two seeds have p = 0.5 at best, three 0.25. "
+
+
+def trends(counts):
+    """Over the seeds that have all of these N: p of a fall of error and loss from N to N, by Page's test; None without two seeds."""
+    tables = [SAME[SAME.n_patches.isin(counts)].pivot(index="seed", columns="n_patches", values=f"final.{key}").dropna() for key in ("test_error", "train_loss")]
+    if len(tables[0]) < 2 or tables[0].shape[1] < len(counts):
+        return None
+    return len(tables[0]), *(trend_test(table.to_numpy()) for table in tables)
+
+
+many_seeds = [n for n, rows in SAME.groupby("n_patches") if rows.seed.nunique() >= 3]
+falls_over = {}
+for counts_ in (many_seeds, [n for n in many_seeds if n >= 25]):
+    if len(counts_) > 2 and (fall := trends(counts_)):
+        falls_over[len(falls_over)] = fall
+        text += (
+            f"**Over N = {', '.join(f'{n:.0f}' for n in counts_)} together**, {fall[0]} seeds, the fall of the error has p = {fall[1]:.2g}, that of the loss {fall[2]:.2g} (Page's test for a trend, exact, one-sided)"
+            + (". " if max(fall[1:]) < 0.05 else ": not shown. ")
+        )
 if any(at_chance(row) for _, row in SAME.iterrows()):
     text += "A run that never left chance says how long the plateau lasts with so few patches, not what error they end at; with 40 epochs N = 5 does leave it (first table). "
 plateaus = SAME[SAME.left.notna()].pivot(index="seed", columns="n_patches", values="left").dropna(thresh=2)
@@ -1405,7 +1424,7 @@ Markdown(
     + f"- Eq. 14 as printed left chance in {counts_left[0][0]} of {len(stuck)} runs, the other estimators in {counts_left[1][0]} of {len(others_left)}. The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), and these short runs are too few to say whether it shows in the error."
     + (f" Systematic draws had a lower error than Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds (exact test p = {exact_draw:.2g}).\n" if len(draw) > 2 else "\n")
     + (f"- More patches at test time lower the error of the same network: in every network {' and '.join(falls)}." if falls else "- More patches at test time do not lower the error of every network.")
-    + (f" Of networks *trained* with each N, 15 epochs, the error falls {', '.join(falls_in)}: where seeds disagree or there is one, no direction is known." if falls_in else "")
+    + (f" Of networks *trained* with each N, 15 epochs, the error falls {', '.join(falls_in)}: as a trend over all N with three seeds p = {falls_over[0][1]:.2g}, beyond 25 patches it is {'shown, too' if len(falls_over) > 1 and falls_over[1][1] < 0.05 else 'not shown'}." if falls_in and falls_over else "")
     + " Each patch has its price, on top of that of the view; less where patches repeat.\n"
     "- Uniform sampling is bounded by how rarely it meets a digit; with five or ten patches no training changes that. For 50 or 100 the bound leaves room"
     + (

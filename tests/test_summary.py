@@ -16,6 +16,7 @@ from atslib.experiments.summary import (
     permutation_test,
     results_table,
     sign_test,
+    trend_test,
 )
 
 A, B = [0.2, 0.15, 0.31, 0.1, 0.22], [0.3, 0.12, 0.41, 0.35, 0.29]
@@ -179,3 +180,29 @@ def test_balanced_sign_test_follows_the_balanced_error():
 def test_balanced_sign_test_wants_all_labels():
     with pytest.raises(ValueError, match="image 3 answered wrongly, but there are 3 labels"):
         balanced_sign_test([3], [], [0, 1, 2])
+
+
+@pytest.mark.parametrize("rows, columns", [(2, 3), (3, 4), (4, 3)])
+def test_trend_is_pages(rows, columns):
+    table = np.random.default_rng(rows).random((rows, columns))
+    found = stats.page_trend_test(table[:, ::-1], method="exact")  # scipy's trend rises
+    assert trend_test(table) == pytest.approx(found.pvalue)
+
+
+def test_trend_counts_ties_exactly():
+    table = np.array([[2.0, 1.0, 1.0], [3.0, 1.0, 2.0]])
+    ranks = np.array([[3, 1.5, 1.5], [3, 1, 2]])
+    observed = (ranks * [1, 2, 3]).sum()
+    every = [
+        np.dot(one, [1, 2, 3]) + np.dot(other, [1, 2, 3])
+        for one in itertools.permutations(ranks[0])
+        for other in itertools.permutations(ranks[1])
+    ]
+    assert trend_test(table) == pytest.approx(np.mean(np.array(every) <= observed + 1e-9))
+    assert trend_test([[1, 1, 1], [2, 2, 2]]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("values", [[], [[1]], [1, 2], [[1, float("nan")]], [list(range(9))]])
+def test_no_table_has_no_trend(values):
+    with pytest.raises(ValueError, match="two to eight columns"):
+        trend_test(values)

@@ -71,6 +71,40 @@ def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = Fals
     return float((np.abs(differences) >= abs(observed) - slack).mean())
 
 
+def trend_test(values: Sequence[Sequence[float]]) -> float:
+    """One-sided p-value that numbers fall from column to column, by Page's test (1963), exact also with ties.
+
+    Within each row the numbers are ranked; the statistic is :math:`L = \\sum_j j R_j` with :math:`R_j` the sum of the ranks in
+    column j. If the columns did not matter, all orders of the numbers within each row would be equally likely; they are counted.
+
+    Args:
+        values: a row for each run (seed), a column for each setting, in the order in which the numbers are expected to fall.
+
+    Returns:
+        the probability of an L as small as this.
+
+    Raises:
+        ValueError: no table of finite numbers with at least two columns, or more than eight columns.
+
+    >>> trend_test([[3, 2, 1], [3, 2, 1]])
+    0.027777777777777776
+    """
+    table = np.asarray(values, dtype=float)
+    if table.ndim != 2 or not len(table) or not 2 <= table.shape[1] <= 8 or not np.isfinite(table).all():
+        raise ValueError(f"values of shape {table.shape}: expected finite numbers, a row for each run, two to eight columns")
+    place = np.arange(1, table.shape[1] + 1)
+    observed, chances = 0.0, {0.0: 1.0}  # of each L of the rows so far
+    for row in table:
+        ranks = (row[:, None] > row).sum(1) + ((row[:, None] == row).sum(1) + 1) / 2  # ties share the mean of their ranks
+        observed += float(ranks @ place)
+        orders, counts = np.unique(np.array(list(itertools.permutations(ranks))) @ place, return_counts=True)
+        together: dict[float, float] = {}
+        for (so_far, chance), (added, count) in itertools.product(chances.items(), zip(orders, counts, strict=True)):
+            together[so_far + added] = together.get(so_far + added, 0.0) + chance * count / counts.sum()
+        chances = together
+    return min(1.0, math.fsum(chance for value, chance in chances.items() if value <= observed + 1e-9))
+
+
 def sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int]) -> float:
     """Two-sided p-value that two classifiers tested on the same images are as good as each other (McNemar, exact).
 
