@@ -197,20 +197,21 @@ cost = json.loads(Path("../results/cost/colon_cancer.json").read_text(encoding="
 rename = {"CNN 1/2": "CNN 0.5"}
 measured = {rename.get(row["method"], row["method"]): row for row in cost["colon_cancer"]}
 base, paper_base = measured["ATS-10"], PAPER["ATS-10"]
-rows = []
+rows, costs = [], []
 for label in ORDER:
     loss, loss_se, error, error_se, ms, mb = PAPER[label]
     runs, seen, ours = "–", "–", ["–"] * 2
     if label in of:
         runs, seen = len(of[label]), f"{of[label]['seen'].iloc[0]:,}"
         ours = [pm(of[label][key], between="<br>") for key in ("train_loss", "final.test_error")]
-    times, memories = ["–"] * 2, ["–"] * 2
+    time, memory = "–", "–"
     if label in measured:
         row = measured[label]
-        times[0], memories[0] = f"{row['ms'] / base['ms']:.1f}<br>{row['ms']:,.0f} ms", f"{row['peak_mb'] / base['peak_mb']:.1f}<br>{row['peak_mb']:.0f} MB"
-    times[1], memories[1] = f"{ms / paper_base[4]:.1f}<br>{ms:g} ms", f"{mb / paper_base[5]:.1f}<br>{mb} MB"
-    rows.append([label, runs, seen, ours[0], f"{loss:.3f}<br>± {loss_se:.3f}", ours[1], f"{error:.3f}<br>± {error_se:.3f}", *times, *memories])
-display(plots.table(["", "runs", "images seen", "training loss", "paper", "test error", "paper", "time", "paper", "memory", "paper"], rows))
+        time, memory = f"{row['ms'] / base['ms']:.1f} ({row['ms']:,.0f} ms)", f"{row['peak_mb'] / base['peak_mb']:.1f} ({row['peak_mb']:.0f} MB)"
+    costs.append([label, time, f"{ms / paper_base[4]:.1f} ({ms:g} ms)", memory, f"{mb / paper_base[5]:.1f} ({mb} MB)"])
+    rows.append([label, runs, seen, ours[0], f"{loss:.3f}<br>± {loss_se:.3f}", ours[1], f"{error:.3f}<br>± {error_se:.3f}"])
+display(plots.table(["", "runs", "images seen", "training loss", "the paper", "test error", "the paper"], rows))
+display(plots.table(["ATS-10 = 1", "time here", "time, the paper", "memory here", "memory, the paper"], costs))
 display(
     Markdown(
         "Mean of the runs ± its standard error (s/√n). The training loss is the cross-entropy on augmented images while the weights still move; of each run it is the mean of "
@@ -506,16 +507,17 @@ def table_of_pairs(pairs, groups=of):
     rows = []
     for a, b in pairs:
         if (c := judged(a, b, groups)) is None:
-            rows.append([f"{a}, {b}", "0", *["–"] * 7, "nothing to compare"])
+            rows.append([f"{a}, {b}", "0", *["–"] * 4, "nothing to compare"])
             continue
         low, high = c["interval"]
         least, most = c["by_fold"]
         outcome = {"both": f"**{favoured(a, b, c)} is better**", "sign": "open: sign test alone", "none": "no difference shown"}[evidence(c)]
         rows.append(
-            [f"{a}, {b}", c["folds"], f"{c['means'][0]:.3f}, {c['means'][1]:.3f}", f"{c['only'][0]}, {c['only'][1]}", f"{c['means'][0] - c['means'][1]:+.3f}", f"{low:+.2f} … {high:+.2f}",
-             "–" if math.isinf(most) else f"{least:+.2f} … {most:+.2f}", f"{c['sign']:.2g}", f"{c['permutation']:.2g}", outcome]
+            [f"{a}, {b}", c["folds"], f"{c['means'][0]:.3f}, {c['means'][1]:.3f}", f"{c['only'][0]}, {c['only'][1]}",
+             f"{c['means'][0] - c['means'][1]:+.3f}<br>{low:+.2f} … {high:+.2f}<br>" + ("–" if math.isinf(most) else f"{least:+.2f} … {most:+.2f}"),
+             f"{c['sign']:.2g}<br>{c['permutation']:.2g}", outcome]
         )  # fmt: skip
-    head = ["pair", "folds", "errors", "images that one alone gets wrong", "difference", "95 % by images", "95 % by folds", "p, sign test", "p, permutation", "verdict"]
+    head = ["pair", "folds", "errors", "wrong with one alone", "difference; 95 % by images, by folds", "p: sign test, permutation", "verdict"]
     return plots.table(head, rows)
 
 
@@ -1158,20 +1160,20 @@ def networks(count):
     return f"{count} network{'s' * (count != 1)}"
 
 
-rows, lines = [], []
+by_key, lines = {"auc": [], "auc_nuclei": []}, []
 for name in (name for name in sorted(apart) if not name.endswith(IDLE)):
-    row = [name, len(apart[name]), len(by_image(name, "auc"))]
-    for key in ("auc", "auc_nuclei"):
+    for key, rows in by_key.items():
+        row = [name, len(apart[name]), len(by_image(name, "auc"))]
         values = by_image(name, key)
         more, n, p_value = above(values, dict.fromkeys(values, 0.5))
         row += [f"{np.mean(list(values.values())):.2f}", f"{more}<br>{p_text(p_value)}", "{} of {}".format(*networks_above(name, key))]
         if darkness:
             more, n, p_value = above(values, {number: numbers[key] for number, numbers in darkness.items()})
-        row.append(f"{more}<br>{p_text(p_value)}" if darkness else "–")
-    rows.append(row)
-if rows:
+        rows.append([*row, f"{more}<br>{p_text(p_value)}" if darkness else "–"])
+if by_key["auc"]:
     columns = ["above 0.5, images", "above 0.5, networks", "above darkness, images"]
-    display(plots.table(["", "networks", "images", "AUC", *columns, "AUC among nuclei", *columns], rows))
+    for rows, called in zip(by_key.values(), ("AUC", "AUC among nuclei"), strict=True):
+        display(plots.table(["", "networks", "images", called, *columns], rows))
     display(
         Markdown(
             "p: sign test over the images. Images of one network are not independent, and crops of one slide are alike, so these p-values are too small; how many *networks* are above chance "

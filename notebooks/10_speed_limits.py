@@ -811,7 +811,7 @@ def pairs_table(*pairs):
             names = ", ".join(marked(name, runs) for name in pair)
             if (c := compare(*pair, runs)) is None:
                 absent = [name for name in pair if not runs_of(name, runs)]
-                rows.append([title, names, "not run: " + listed(absent), *["–"] * 6])
+                rows.append([title, names, "not run: " + listed(absent), *["–"] * 4])
                 continue
             seeds = ", ".join(map(str, c["seeds"][0])) if c["seeds"][0] == c["seeds"][1] else "; ".join(", ".join(map(str, some)) for some in c["seeds"])
             seen = [images_seen(some[0]) for some in (c["a"], c["b"])]
@@ -821,15 +821,13 @@ def pairs_table(*pairs):
                     title,
                     names,
                     f"{c['means'][0]:.3f}, {c['means'][1]:.3f}",
-                    seeds,
-                    ", ".join("–" if math.isnan(p) else p_number(p) for p in c["ps"]),
+                    ", ".join("–" if math.isnan(p) else p_number(p) for p in c["ps"]) + f"<br>(seed {seeds})",
                     c["over"],
                     c["verdict"],
-                    f"{seen[0]:,}" if seen[0] == seen[1] else f"{seen[0]:,}, {seen[1]:,}",
-                    words[0] if words[0] == words[1] else ", ".join(words),
+                    (f"{seen[0]:,}" if seen[0] == seen[1] else f"{seen[0]:,}, {seen[1]:,}") + f"<br>{words[0] if words[0] == words[1] else ', '.join(words)}",
                 ]
             )
-    return plots.table(["", "pair", "errors", "seeds", "p", "test over", "the difference is", "images in training", "precision"], rows)
+    return plots.table(["", "pair", "errors", "p", "test over", "the difference is", "images in training"], rows)
 
 
 def variance_over_images(a, b):
