@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 # By the layers of a network, their settings and modes: found out once.
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[tuple, str]] = weakref.WeakKeyDictionary()
-_MOST_MODES = 16  # of one network that are kept; settings that change in every step would pile up
+_MOST_MODES = 16  # of one network that are tried; settings may change in every step
 
 
 def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
@@ -27,9 +27,10 @@ def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
         patches of noise, or is called inside a transform of :mod:`torch.func`.
 
     Found out by trial, in the first call in each mode, and again when a setting of a layer is another (its attributes that are
-    numbers, words, or yes and no): two patches of noise in different company. PyTorch's own batch
-    normalisation is known without one. The trial runs on copies of weights and buffers, and leaves PyTorch's and Python's random
-    numbers as they were; hooks see it. What it cannot see: a branch that is silent at first, with a weight of zero; a generator
+    numbers, words, or yes and no): two patches of noise in different company. PyTorch's own batch normalisation is known without
+    one. The trial runs on copies of weights and buffers, and leaves such settings, PyTorch's and Python's random numbers as they
+    were; hooks see it. A network whose settings change all the time, by counting its calls, say, is not tried for ever: it comes
+    to be ``"unknown"``. What it cannot see: a branch that is silent at first, with a weight of zero; a generator
     of the network's own, if its draws come out alike.
     """
     modes = tuple((type(module), module.extra_repr(), *_settings(module)) for module in network.modules())
@@ -41,7 +42,7 @@ def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
     if torch._C._functorch.peek_interpreter_stack() is not None or any(map(is_lazy, [*network.parameters(), *network.buffers()])):
         return "unknown"  # for now: a lazy layer is made in its first call, which is the caller's
     if len(known) >= _MOST_MODES:
-        known.clear()
+        return "unknown"
     try:
         known[modes] = _found(network, patch)
     except Exception:  # whatever it is, the call itself says what is wrong, if anything is
@@ -68,6 +69,7 @@ def _found(network: nn.Module, patch: tuple[int, int, int]) -> str:
     before = {name: tensor.clone() for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
     copies = {name: tensor.clone() for name, tensor in before.items()}
     numbers = _random_state(like.device)
+    settings = [(module, dict(_settings(module))) for module in network.modules()]
     try:
         # The caller's autocast, but for its cache: that would keep these weights, without a gradient, for the call itself.
         with torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False):
@@ -78,6 +80,8 @@ def _found(network: nn.Module, patch: tuple[int, int, int]) -> str:
         drawn = numbers[-1] != after[-1] or not all(map(torch.equal, numbers[:-1], after[:-1]))
     finally:
         _restore(like.device, numbers)
+        for module, of_module in settings:
+            vars(module).update(of_module)
     if drawn:
         return "random"
     # The same place in batches of one size is computed alike; another place up to rounding.

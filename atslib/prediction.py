@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,6 +98,9 @@ def predict(
         raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
     device = _device_of(model) if device is None else torch.device(device)
     answers = []
+    # A model of one's own may have attention, and a call that does not take it.
+    takes = inspect.signature(model.forward).parameters.keys() - options.keys()
+    attends_once = looks > 1 and isinstance(model, AttentionSampling) and {"low", "log_attention"} <= takes
     check_options(model, options, "predict")
     loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
@@ -107,11 +111,7 @@ def predict(
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     # View and attention are the same in every look.
-                    if isinstance(model, AttentionSampling) and looks > 1 and not {"low", "log_attention"} & options.keys():
-                        low, log_attention = model.attend(image)
-                        attended = dict(low=low, log_attention=log_attention)
-                    else:
-                        attended = {}
+                    attended = dict(zip(("low", "log_attention"), model.attend(image), strict=True)) if attends_once else {}
                     every = [model(image, generator=draws, **attended, **options).logits[0].float() for _ in range(int(looks))]
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error

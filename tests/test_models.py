@@ -965,3 +965,24 @@ def test_a_setting_that_changes_is_found_out_anew():
     assert depends_on(network, (1, 8, 8)) == "random"
     network.noisy = False
     assert depends_on(network, (1, 8, 8)) == "patch"
+
+
+class Counting(nn.Module):
+    """Counts its calls, as one that lowers a noise step by step would."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, patches):
+        self.calls += 1
+        return patches.flatten(1)[:, :4]
+
+
+def test_a_network_that_counts_its_calls_is_left_alone():
+    network, answers = Counting(), []
+    for _ in range(40):
+        answers.append(depends_on(network, (1, 8, 8)))
+        network(torch.rand(1, 1, 8, 8))
+    assert network.calls == 40  # the trials do not count
+    assert answers[0] == "patch" and answers[-1] == "unknown"

@@ -146,3 +146,14 @@ def test_what_is_no_image_and_what_is_no_option_is_named():
     with pytest.raises(TypeError, match=r"predict\(\) has no argument 'patches', and AttentionSampling.forward\(\) has none$"):
         predict(model(), images(), patches=2)
     assert predict(model(), images(), n_patches=2, progress=False).looks.shape == (5, 1, 3)
+
+
+def test_a_model_with_a_call_of_its_own_is_asked_as_it_is():
+    class Located(AttentionSampling):
+        def forward(self, image, *, generator=None):
+            return super().forward(image, generator=generator)
+
+    trained = model()
+    mine = Located(trained.attention, trained.features, trained.classifier, patch_size=20, n_patches=3, scale=0.25)
+    one, other = (predict(some, images(), looks=3, progress=False).looks for some in (mine, trained))
+    assert torch.equal(one, other)
