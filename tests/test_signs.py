@@ -73,6 +73,7 @@ def test_sight_takes_half_of_a_box_of_any_sign():
         (lambda: shows_sign(np.zeros((1, 2), int), 10, [(5, 5, 5, 9)]), "expected left < right"),
         (lambda: chance_to_see(np.full((2, 2), 0.25), np.zeros(3, bool), 2), "3 locations .* expected 4"),
         (lambda: chance_to_see(np.full((2, 2), 0.5), np.zeros(4, bool), 2), "adds up to 2"),
+        (lambda: attention_on(torch.full((2, 2), 0.25).log(), np.zeros(3, bool)), "3 locations .* expected 4"),
     ],
 )
 def test_bad_input_is_refused(call, message):

@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib").use("agg")
 
 from atslib import widgets  # noqa: E402
 from atslib.models import AttentionSampling  # noqa: E402
-from atslib.networks import AttentionNetwork, Classifier, UnitNorm  # noqa: E402
+from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, UnitNorm  # noqa: E402
 
 PNG = b"\x89PNG"
 
@@ -167,3 +167,18 @@ def test_the_attention_of_the_example():
 def test_the_slider_ends_where_the_locations_do():
     explorer = widgets.patch_explorer(small_model(), torch.randint(0, 256, (1, 1, 24, 24), dtype=torch.uint8))
     assert find(explorer, "IntSlider").max == 9
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+@pytest.mark.parametrize("large", [False, True])
+def test_images_of_any_bands_and_size_are_drawn(channels, large, monkeypatch):
+    monkeypatch.setattr(widgets, "_LARGE", 1000 if large else 10**6)
+    torch.manual_seed(0)
+    attention = AttentionNetwork(nn.Conv2d(channels, 1, 3, padding=1))
+    model = AttentionSampling(attention, LeNetFeatures(channels), Classifier(32, 2), patch_size=20, n_patches=3, scale=0.25)
+    image = torch.rand(1, channels, 80, 120)
+    left = widgets.draw_patches(model, image, 3, generator=torch.Generator().manual_seed(0))[0].axes[0]
+    shown = left.images[0]
+    assert shown.get_array().shape[:2] == ((20, 30) if large else (80, 120))
+    assert shown.get_array().shape[2:] == (() if channels == 2 else (3,))
+    assert list(shown.get_extent()) == [-0.5, 119.5, 79.5, -0.5]  # patches lie in image pixels, however it is drawn

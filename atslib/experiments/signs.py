@@ -102,7 +102,8 @@ def chance_to_see(attention: Float[np.ndarray, "h w"], shows: Bool[np.ndarray, "
 def attention_on(log_attention: Float[Tensor, "h w"], shows: Bool[np.ndarray, "h*w"], n: int = 5) -> tuple[float, float, float]:
     """Attention on the locations that show the sign; that of a uniform map; the chance that ``n`` draws see it."""
     attention = log_attention.double().exp().numpy()
-    return float(attention.ravel()[shows].sum()), float(shows.mean()), chance_to_see(attention, shows, n)
+    chance = chance_to_see(attention, shows, n)  # or a ValueError, if the two do not fit
+    return float(attention.ravel()[shows].sum()), float(shows.mean()), chance
 
 
 @dataclass
