@@ -78,7 +78,8 @@ model.load_state_dict(load_file(f"../results/weights/{run}.safetensors"))
 model.eval()
 
 for name, part in model.named_children():
-    print(f"{name:10} {sum(p.numel() for p in part.parameters()):6,} parameters")  # NBVAL_CHECK_OUTPUT
+    print(f"{name:10} {sum(p.numel() for p in part.parameters()):6,} parameters")
+    # NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 hours, minutes = divmod(round(record["curve"]["seconds"][-1] / 60), 60)
@@ -146,7 +147,9 @@ print(f"{read:.2%} of the pixels were read at full resolution")  # NBVAL_CHECK_O
 figure, ax = plt.subplots(figsize=(7, 2.4))
 colours = [plots.BLUE if k == label else plots.GREY for k in range(10)]
 ax.bar(range(10), probabilities, color=colours)
-ax.set(xlabel="class (the true one in blue)", ylabel="probability", xticks=range(10), ylim=(0, 1))
+ax.set(
+    xlabel="class (the true one in blue)", ylabel="probability", xticks=range(10), ylim=(0, 1)
+)
 plt.show()
 
 # %% [markdown]
@@ -166,7 +169,9 @@ image_w, label_w = images[number]
 with torch.no_grad():  # the same image a hundred times, each time with other draws
     views = model.view(image_w[None]).expand(100, -1, -1, -1)
     generator = torch.Generator().manual_seed(2)
-    looks = model(image_w.expand(100, 1, -1, -1), views, return_patches=True, generator=generator)
+    looks = model(
+        image_w.expand(100, 1, -1, -1), views, return_patches=True, generator=generator
+    )
 answers = looks.logits.softmax(1)
 bad = int((answers.argmax(1) != label_w).nonzero()[0])
 
@@ -177,7 +182,9 @@ for k, patch in enumerate(looks.patches[bad]):
 ax = figure.add_subplot(grid[2, :])
 colours = [plots.BLUE if k == label_w else plots.GREY for k in range(10)]
 ax.bar(range(10), answers[bad], color=colours)
-ax.set(xlabel="class (the true one in blue)", ylabel="probability", xticks=range(10), ylim=(0, 1))
+ax.set(
+    xlabel="class (the true one in blue)", ylabel="probability", xticks=range(10), ylim=(0, 1)
+)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -220,7 +227,8 @@ left.set(ylabel="test error", ylim=(0, None))
 left.set_title(f"{n_live} images now; × recorded, {record['dataset']['n_test']:,}")
 for n, look in zip(counts, spread):
     p = look.logits.softmax(1)[:, label_w]
-    beside = n * np.exp(np.linspace(-0.1, 0.1, 30))  # so that equal answers do not hide one another
+    # so that equal answers do not hide one another
+    beside = n * np.exp(np.linspace(-0.1, 0.1, 30))
     right.plot(beside, p, ".", color=plots.BLUE, alpha=0.5)
 right.set(ylabel="probability of the true class", ylim=(-0.03, 1.03))
 right.set_title(f"30 looks at image {number}")

@@ -119,9 +119,19 @@ print(f"its variance times N: {N * variance.item():.6f}, of one draw: {one_draw.
 points, inverse = torch.unique(estimates, dim=0, return_inverse=True)
 mass = torch.zeros(len(points), dtype=torch.float64).index_add(0, inverse, probability)
 figure, ax = plt.subplots(figsize=(7, 3.4))
-ax.scatter(*points.T, s=2000 * mass, color=plots.SKY, edgecolor=plots.BLUE, label="estimates, area = probability")
-ax.scatter(*f.T, marker="s", color=plots.BLACK, s=25, label="features of the locations", zorder=3)
-ax.scatter(*pooled, marker="x", color=plots.RED, s=90, linewidth=2.5, label="pooled feature", zorder=3)
+ax.scatter(
+    *points.T,
+    s=2000 * mass,
+    color=plots.SKY,
+    edgecolor=plots.BLUE,
+    label="estimates, area = probability",
+)
+ax.scatter(
+    *f.T, marker="s", color=plots.BLACK, s=25, label="features of the locations", zorder=3
+)
+ax.scatter(
+    *pooled, marker="x", color=plots.RED, s=90, linewidth=2.5, label="pooled feature", zorder=3
+)
 ax.set(xlabel="first component", ylabel="second component", xlim=(-0.2, 2.2))
 figure.legend(loc="outside right upper", labelspacing=1.0)
 plt.show()
@@ -149,7 +159,8 @@ with torch.no_grad():
     log_attention = logits.flatten(1).log_softmax(1)  # (1, K)
     geometry = model.geometry(image, low, logits)
     everywhere = torch.arange(log_attention.shape[1])[None]
-    patches = extract_patches(image, geometry.top_left(everywhere), 50)[0]  # (K, 1, 50, 50), uint8
+    # (K, 1, 50, 50), uint8
+    patches = extract_patches(image, geometry.top_left(everywhere), 50)[0]
     filled = (patches > 0).flatten(1).any(1)
     features = model.features(torch.zeros(1, 1, 50, 50)).repeat(len(patches), 1)  # (K, D)
     for part in filled.nonzero()[:, 0].split(500):
@@ -171,11 +182,14 @@ def rms_error(attention, n, seed):
     """Root mean square of |z - mu| over `repeats` samples of n draws."""
     truth = attention @ features
     generator = torch.Generator().manual_seed(seed)
-    index = ESTIMATORS["with_replacement"].sample(attention.log()[None], repeats * n, generator=generator)
+    index = ESTIMATORS["with_replacement"].sample(
+        attention.log()[None], repeats * n, generator=generator
+    )
     estimates = features[index[0]].view(repeats, n, -1).mean(1)
     squared = (estimates - truth).square().sum(1)
     rms = squared.mean().sqrt()
-    return rms.item(), (squared.std() / repeats**0.5 / (2 * rms)).item()  # and its standard error
+    # and its standard error
+    return rms.item(), (squared.std() / repeats**0.5 / (2 * rms)).item()
 
 
 uniform = torch.full_like(trained, 1 / len(trained))
@@ -183,17 +197,25 @@ counts = [1, 2, 5, 10, 25, 50, 100]
 curves = {}
 for name, attention in (("learned attention", trained), ("uniform attention", uniform)):
     truth = attention @ features
-    sigma = (attention @ (features - truth).square().sum(1)).sqrt().item()  # of one draw, exactly
+    # of one draw, exactly
+    sigma = (attention @ (features - truth).square().sum(1)).sqrt().item()
     curves[name] = sigma, [rms_error(attention, n, seed=n) for n in counts]
 
 # %% mystnb={"image": {"alt": "Log-log plot of the error against the number of patches from 1 to 100. Two sets of points, learned and uniform attention, each on a straight line of slope minus one half."}}
 figure, ax = plt.subplots(figsize=(6, 3.6))
-for (name, (sigma, measured)), look in zip(curves.items(), [(plots.BLUE, "o"), (plots.ORANGE, "s")]):
+for (name, (sigma, measured)), look in zip(
+    curves.items(), [(plots.BLUE, "o"), (plots.ORANGE, "s")]
+):
     colour, marker = look
     ax.plot(counts, [sigma / n**0.5 for n in counts], color=colour, linewidth=1)
     rms, error = zip(*measured)
     ax.errorbar(counts, rms, [2 * e for e in error], fmt=marker, color=colour, label=name)
-ax.set(xscale="log", yscale="log", xlabel="patches N", ylabel=r"error $\Vert z - \mu\Vert$, root mean square")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="patches N",
+    ylabel=r"error $\Vert z - \mu\Vert$, root mean square",
+)
 levels = [0.02, 0.05, 0.1, 0.2, 0.5]
 ax.set(xticks=counts, xticklabels=counts, yticks=levels, yticklabels=levels, ylim=(0.012, 0.8))
 ax.minorticks_off()
@@ -206,7 +228,9 @@ for name, (sigma, measured) in curves.items():
     y = torch.tensor([m for m, _ in measured], dtype=torch.float64).log()
     slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
     worst = max(abs(m - sigma / n**0.5) / e for n, (m, e) in zip(counts, measured))
-    print(f"{name}: slope {slope:.2f}, largest deviation from the line {worst:.1f} standard errors")
+    print(
+        f"{name}: slope {slope:.2f}, largest deviation from the line {worst:.1f} standard errors"
+    )
 
 # %% [markdown]
 # The points are measured, the lines are $\sigma/\sqrt N$ with the standard deviation $\sigma$ of one draw computed exactly from all
@@ -217,7 +241,9 @@ for name, (sigma, measured) in curves.items():
 
 # %%
 for name, attention in (("learned", trained), ("uniform", uniform)):
-    print(f"{name} attention: {attention[filled].sum().item():.1%} of the mass on patches that are not empty")
+    print(
+        f"{name} attention: {attention[filled].sum().item():.1%} of the mass on patches that are not empty"
+    )
 
 # %% [markdown]
 # ## What "unbiased" covers, and what not

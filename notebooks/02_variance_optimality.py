@@ -73,7 +73,9 @@ mu = a @ f
 
 
 def one_draw(p, a, f):
-    """The estimate from one draw, for each location that may be drawn: a_i f_i / p_i, (..., K, D)."""
+    """The estimate from one draw, for each location that may be drawn: a_i f_i / p_i, (..., K,
+    D).
+    """
     return (a / p)[..., None] * f
 
 
@@ -112,7 +114,9 @@ for name, p in distributions.items():
 # %%
 # NBVAL_CHECK_OUTPUT
 def total_variance(p, a, f):
-    """Trace of the covariance of the estimate from one draw, from the definition; p may be a batch (..., K)."""
+    """Trace of the covariance of the estimate from one draw, from the definition; p may be a
+    batch (..., K).
+    """
     x = one_draw(p, a, f)  # (..., K, D)
     mean = (p[..., None] * x).sum(-2, keepdim=True)
     return (p * (x - mean).square().sum(-1)).sum(-1)
@@ -122,7 +126,11 @@ def minimise(objective, start):
     """The distribution that makes ``objective`` smallest, and the way there."""
     logits = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
-        [logits], max_iter=1000, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe"
+        [logits],
+        max_iter=1000,
+        tolerance_grad=1e-13,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
     path = []
 
@@ -141,7 +149,9 @@ def minimise(objective, start):
 for start in ([0.0, 0.0, 0.0], [3.0, 0.0, -1.0], [-2.0, 1.0, 2.0]):
     found, path = minimise(lambda p: total_variance(p, a, f), torch.tensor(start))
     mean = found @ one_draw(found, a, f)
-    print(f"from {row(path[0])} to {row(found, 4)}: variance {total_variance(found, a, f):.6f}, mean off by {apart(mean, mu)}")
+    print(
+        f"from {row(path[0])} to {row(found, 4)}: variance {total_variance(found, a, f):.6f}, mean off by {apart(mean, mu)}"
+    )
 for name, p in distributions.items():
     print(f"{name:9} {row(p)}: variance {total_variance(p, a, f):.6f}")
 
@@ -202,7 +212,9 @@ least_moment, _ = minimise(lambda p: second_moment(p, a, f), torch.zeros(3))
 print(f"eq. 7 minus eq. 6, 10,000 distributions: {gap.min():.9f} to {gap.max():.9f}")
 print(f"|mu|^2:                                  {mu.square().sum():.9f}")
 print(f"argmin of eq. 6: {row(least_variance, 6)}")
-print(f"argmin of eq. 7: {row(least_moment, 6)}; difference {(least_variance - least_moment).abs().max():.7f}")
+print(
+    f"argmin of eq. 7: {row(least_moment, 6)}; difference {(least_variance - least_moment).abs().max():.7f}"
+)
 
 # %% [markdown]
 # Confirmed, with "variance" read as the trace of the covariance: the quantities differ by $\lVert\mu\rVert^2$ at every $P$, the argmins agree.
@@ -225,7 +237,9 @@ def eq8(p, a, f):
 
 
 ratio = eq8(many, a, f) / second_moment(many, a, f)
-print(f"largest relative difference of eq. 7 and eq. 8, 10,000 distributions: {(ratio - 1).abs().max():.12f}")
+print(
+    f"largest relative difference of eq. 7 and eq. 8, 10,000 distributions: {(ratio - 1).abs().max():.12f}"
+)
 terms = a.square() * f.square().sum(1)
 print(f"by hand: eq. 8 = {terms[0]:.2f} / p_1 + {terms[1]:.2f} / p_2 + {terms[2]:.2f} / p_3")
 
@@ -271,7 +285,9 @@ def random_problem(locations, dim, seed):
 print(f"a |f|  {row(a * f.norm(dim=1))}")
 print(f"eq. 9  {row(best(a, f), 6)}")
 print(f"found  {row(least_variance, 6)}")
-lines = ["largest difference of the distributions; difference of the least moment and its bound"]
+lines = [
+    "largest difference of the distributions; difference of the least moment and its bound"
+]
 for locations, dim, seed in ((3, 2, 1), (10, 4, 2), (50, 8, 3)):
     a_, f_ = random_problem(locations, dim, seed)
     found, _ = minimise(partial(total_variance, a=a_, f=f_), torch.zeros(locations))
@@ -379,8 +395,11 @@ for name, direction, colour, marker in (
     ax.plot(c, formula, color=colour)
     ax.plot(c, measured, marker, color=colour, label=name)
 ax.axhline(1, color=GREY, linewidth=1)
-ax.set(xlabel="coefficient of variation of the norms under the attention", ylabel="variance with $a$ / with $p^*$",
-       title="The price of drawing from the attention")
+ax.set(
+    xlabel="coefficient of variation of the norms under the attention",
+    ylabel="variance with $a$ / with $p^*$",
+    title="The price of drawing from the attention",
+)
 ax.legend()
 plt.show()
 print(f"largest relative difference between markers and lines: {largest:.12f}")
@@ -397,7 +416,8 @@ print(f"largest relative difference between markers and lines: {largest:.12f}")
 data = MegapixelMNIST("train", n_images=images, size=300, n_noise=8)
 torch.manual_seed(0)
 network = torch.nn.Sequential(*list(LeNetFeatures().float())[:-1])  # everything but UnitNorm
-corner = torch.cartesian_prod(torch.arange(0, 251, 25), torch.arange(0, 251, 25))[None]  # (1, 121, 2)
+# (1, 121, 2)
+corner = torch.cartesian_prod(torch.arange(0, 251, 25), torch.arange(0, 251, 25))[None]
 for number in range(images):
     image = data[number][0][None].float() / 255
     with torch.no_grad():
@@ -438,11 +458,15 @@ for n in (1, 2, 3):
     index, probability = every_draw(estimator, log_attention, n)  # (M, n), (M,)
     z = estimator(log_attention.expand(len(index), 3), index, unit[index])  # (M, D)
     variance = (probability[:, None] * (z - a @ unit).square()).sum()
-    print(f"N = {n}, all {len(index):2} draws: variance {variance:.9f}, (1 - |mu|^2) / N = {(1 - (a @ unit).square().sum()) / n:.9f}")
+    print(
+        f"N = {n}, all {len(index):2} draws: variance {variance:.9f}, (1 - |mu|^2) / N = {(1 - (a @ unit).square().sum()) / n:.9f}"
+    )
 
 norms = f.norm(dim=1)
 shuffled = [unit * norms[list(order), None] for order in itertools.permutations(range(3))]
-found, _ = minimise(lambda p: sum(eq8(p, a, g) for g in shuffled) / len(shuffled), torch.zeros(3))
+found, _ = minimise(
+    lambda p: sum(eq8(p, a, g) for g in shuffled) / len(shuffled), torch.zeros(3)
+)
 print(f"norms in any order: found {row(found, 6)}")
 
 # %% [markdown]
@@ -484,7 +508,9 @@ print(f"a |<c, f>|, normalised: {row(best_for(a, turned, c), 6)}")
 print(f"found:                  {row(found, 6)}")
 print("                along c   across c      total")
 for name, p in (("attention", a), ("best for c", best_for(a, turned, c))):
-    print(f"{name:12} {along(p, turned):10.4f} {across(p, turned):10.4f} {total_variance(p, a, turned):10.4f}")
+    print(
+        f"{name:12} {along(p, turned):10.4f} {across(p, turned):10.4f} {total_variance(p, a, turned):10.4f}"
+    )
 
 # %% [markdown]
 # The formula and the search agree. The distribution that is best along $c$ has the larger total variance: neither is
@@ -515,7 +541,9 @@ positive = turned.abs()  # as after a ReLU: every <c, f_i> is positive here
 p = best_for(a, positive, c)
 print(f"estimates of <c, z>, one for each location: {row(one_draw(p, a, positive) @ c, 6)}")
 print(f"<c, mu> = {a @ positive @ c:.6f}")
-print(f"variance along c: best for c {along(p, positive):.6f}, attention {along(a, positive):.6f}")
+print(
+    f"variance along c: best for c {along(p, positive):.6f}, attention {along(a, positive):.6f}"
+)
 
 # %% [markdown]
 # It is no free lunch. One must know the direction of $c$, which changes in training and, with more than two classes, from image to image, and
@@ -537,12 +565,16 @@ print(f"variance along c: best for c {along(p, positive):.6f}, attention {along(
 # %%
 # NBVAL_CHECK_OUTPUT
 print("variance of the estimate over every draw, unit norms, N = 2")
-compared = {name: ESTIMATORS[name] for name in ("with_replacement", "des_raj", "murthy")} | {"stratified": Stratified("raster")}
+compared = {name: ESTIMATORS[name] for name in ("with_replacement", "des_raj", "murthy")} | {
+    "stratified": Stratified("raster")
+}
 for name, estimator in compared.items():
     index, probability = every_draw(estimator, log_attention, 2)
     z = estimator(log_attention.expand(len(index), 3), index, turned[index])
     bias = (probability @ z - a @ turned).abs().max()
-    print(f"{name:18} {(probability[:, None] * (z - a @ turned).square()).sum():.6f}   (mean off by {bias:.12f})")
+    print(
+        f"{name:18} {(probability[:, None] * (z - a @ turned).square()).sum():.6f}   (mean off by {bias:.12f})"
+    )
 
 # %% [markdown]
 # ## Summary

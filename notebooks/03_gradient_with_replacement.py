@@ -93,12 +93,16 @@ index, probability = every_draw(estimator, logits, 2)  # (M, N), (M,)
 means = features[index].mean(1)[:, 0]  # (M,): what eq. 10 differentiates, for each draw
 fixed = torch.autograd.grad((probability * means).sum(), [logits, features], allow_unused=True)
 print(f"draw held fixed, by the logits:     {fixed[0]}")
-print(f"draw held fixed, by the features:   {row(fixed[1][:, 0])}   wanted: {row(wanted_features[:, 0])}")
+print(
+    f"draw held fixed, by the features:   {row(fixed[1][:, 0])}   wanted: {row(wanted_features[:, 0])}"
+)
 
 chance = logits.softmax(0)[index].prod(1)  # (M,): the same probabilities, with their gradient
 expected = torch.autograd.grad((chance * means).sum(), logits)[0]
 print(f"of the expectation, by the logits:  {row(expected)}   wanted: {row(wanted_logits)}")
-print(f"                                    largest difference {apart(expected, wanted_logits)}")
+print(
+    f"                                    largest difference {apart(expected, wanted_logits)}"
+)
 
 # %% [markdown]
 # The features get the right gradient on average. For the logits PyTorch returns `None`: there is no path from them to the result.
@@ -117,8 +121,18 @@ for value in moved:
     steps.append(features.detach()[drawn[0], 0].mean())
 figure, ax = plt.subplots(figsize=(7, 3.3))
 ax.plot(moved, smooth, color=BLACK, label=r"$\mu$")
-ax.plot(moved, steps, color=ORANGE, drawstyle="steps-mid", label="mean of ten draws, same uniform numbers")
-ax.set(xlabel="logit of location 1", ylabel="first coordinate", title="The estimate follows the attention in steps")
+ax.plot(
+    moved,
+    steps,
+    color=ORANGE,
+    drawstyle="steps-mid",
+    label="mean of ten draws, same uniform numbers",
+)
+ax.set(
+    xlabel="logit of location 1",
+    ylabel="first coordinate",
+    title="The estimate follows the attention in steps",
+)
 ax.legend(loc="lower right")
 plt.show()
 
@@ -187,7 +201,9 @@ print(f"  22, 23, draw held fixed       {apart(line23_fixed, line24)}")
 for name, line in (("25", line25), ("26", line26), ("27", line27)):
     print(f"  {name}                            {apart(line, line24)}")
 missing = jacobian(lambda t: attend(t) @ describe(theta), theta)  # sum of f_i da_i
-print(f"draw held fixed + sum of f_i da_i, from line 24: {apart(line23_fixed + missing, line24)}")
+print(
+    f"draw held fixed + sum of f_i da_i, from line 24: {apart(line23_fixed + missing, line24)}"
+)
 
 # %% [markdown]
 # Confirmed, with the left-hand side read as the derivative of the expectation: then the "≈" between lines 23 and 24 is an equality, and so are the other steps.
@@ -223,7 +239,9 @@ for n in (1, 2, 3):
     right = (each / attention[:, None, None])[index].mean(1)  # eq. 12 for each draw, (M, D, P)
     mean = (probability[:, None, None] * right).sum(0)
     error = (probability * (right - line24).square().sum((1, 2))).sum().sqrt() / line24.norm()
-    print(f"eq. 12, N = {n}, {len(index):2} samples: mean - truth {apart(mean, line24)}, one sample off by {error:.0%}")
+    print(
+        f"eq. 12, N = {n}, {len(index):2} samples: mean - truth {apart(mean, line24)}, one sample off by {error:.0%}"
+    )
 
 # %% [markdown]
 # Equation 11 is confirmed as an equality, in the reading of the derivative of the expectation. Equation 12 is confirmed in expectation: the
@@ -237,7 +255,9 @@ for n in (1, 2, 3):
 for n in (1, 2, 3):
     mean = exact_mean(estimator, logits.log_softmax(0), features, n)[0]
     by_logits, by_features = torch.autograd.grad(mean, [logits, features])
-    print(f"N = {n}: logits {apart(by_logits, wanted_logits)}, features {apart(by_features, wanted_features)}")
+    print(
+        f"N = {n}: logits {apart(by_logits, wanted_logits)}, features {apart(by_features, wanted_features)}"
+    )
 
 # %% [markdown]
 # ### With many draws
@@ -254,18 +274,30 @@ drawn = estimator.sample(
 by_features = jacobian(describe, theta)  # df_i, (K, D, P): all that plain autograd sees
 errors = {"plain autograd": [], "eq. 12": []}
 for n in sizes:
-    often = torch.stack([(drawn[:, :n] == i).double().mean(1) for i in range(K)], dim=1)  # how often each was drawn
-    for name, values in (("plain autograd", by_features), ("eq. 12", each / attention[:, None, None])):
+    # how often each was drawn
+    often = torch.stack([(drawn[:, :n] == i).double().mean(1) for i in range(K)], dim=1)
+    for name, values in (
+        ("plain autograd", by_features),
+        ("eq. 12", each / attention[:, None, None]),
+    ):
         estimate = torch.einsum("rk,kdp->rdp", often, values)
-        errors[name].append(((estimate - line24).square().sum((1, 2)).mean().sqrt() / line24.norm()).item())
-single = (attention * (each / attention[:, None, None] - line24).square().sum((1, 2))).sum().sqrt() / line24.norm()
+        errors[name].append(
+            ((estimate - line24).square().sum((1, 2)).mean().sqrt() / line24.norm()).item()
+        )
+single = (
+    attention * (each / attention[:, None, None] - line24).square().sum((1, 2))
+).sum().sqrt() / line24.norm()
 predicted = [single.item() / n**0.5 for n in sizes]
 
 figure, ax = plt.subplots()
 ax.loglog(sizes, errors["plain autograd"], "s-", color=ORANGE, label="plain autograd")
 ax.loglog(sizes, predicted, "--", color=GREY, label=r"$s/\sqrt{N}$, exact")
 ax.loglog(sizes, errors["eq. 12"], "o", color=BLUE, label="eq. 12")
-ax.set(xlabel="draws $N$", ylabel="error of the gradient / its norm", title="More draws help only where the attention is seen")
+ax.set(
+    xlabel="draws $N$",
+    ylabel="error of the gradient / its norm",
+    title="More draws help only where the attention is seen",
+)
 ax.legend()
 plt.show()
 
@@ -312,13 +344,30 @@ index, _ = every_draw(estimator, attention.log(), N)
 value, by_hand, ours, library = [], [], [], []
 for draw in index:
     by_hand.append((each / attention[:, None, None])[draw].mean(0))  # eq. 12
-    ours.append(jacobian(lambda t, i=draw: surrogate(attend(t).log(), i, describe(t)[i]), theta))
-    library.append(jacobian(lambda t, i=draw: estimator(attend(t).log()[None], i[None], describe(t)[i][None])[0], theta))
-    value.append(surrogate(attention.log(), draw, describe(theta)[draw]) - describe(theta)[draw].mean(0))
+    ours.append(
+        jacobian(lambda t, i=draw: surrogate(attend(t).log(), i, describe(t)[i]), theta)
+    )
+    library.append(
+        jacobian(
+            lambda t, i=draw: estimator(attend(t).log()[None], i[None], describe(t)[i][None])[
+                0
+            ],
+            theta,
+        )
+    )
+    value.append(
+        surrogate(attention.log(), draw, describe(theta)[draw]) - describe(theta)[draw].mean(0)
+    )
 print(f"{len(index)} draws, largest difference, draw by draw:")
-print(f"value of the surrogate and the mean of the features: {torch.stack(value).abs().max():.12f}")
-print(f"gradient of the surrogate and eq. 12:                {apart(torch.stack(ours), torch.stack(by_hand))}")
-print(f"gradient of the library and eq. 12:                  {apart(torch.stack(library), torch.stack(by_hand))}")
+print(
+    f"value of the surrogate and the mean of the features: {torch.stack(value).abs().max():.12f}"
+)
+print(
+    f"gradient of the surrogate and eq. 12:                {apart(torch.stack(ours), torch.stack(by_hand))}"
+)
+print(
+    f"gradient of the library and eq. 12:                  {apart(torch.stack(library), torch.stack(by_hand))}"
+)
 
 # %% [markdown]
 # Here the equality does hold draw by draw.
@@ -348,14 +397,17 @@ print(f"gradient of the library and eq. 12:                  {apart(torch.stack(
 # NBVAL_CHECK_OUTPUT
 K = 5
 generator = torch.Generator().manual_seed(4)
-logits = torch.randn(K, generator=generator).log_softmax(0).requires_grad_()  # normalised: these are log a, too
+# normalised: these are log a, too
+logits = torch.randn(K, generator=generator).log_softmax(0).requires_grad_()
 a = logits.detach().softmax(0)
 response = torch.randn(K, generator=generator) + 0.5  # r_i = <c, f_i>
 truth = a * (response - a @ response)  # by the logits, as above
 
 
 def draws(n):
-    """All draws, their probabilities, responses (M, n) and scores (M, n, K) with respect to the logits."""
+    """All draws, their probabilities, responses (M, n) and scores (M, n, K) with respect to the
+    logits.
+    """
     index, probability = every_draw(estimator, logits, n)
     return probability, response[index], torch.eye(K)[index] - a
 
@@ -374,7 +426,9 @@ for n in (1, 2, 3, 4, 5):
         for x in (r, r - a @ response)
         for estimates in ((x[..., None] * score).mean(1), x.mean(1)[:, None] * score.sum(1))
     )
-    print(f"{n:2}    {apart(m12, truth)} {apart(mout, truth)}  {v12:.4f} {vout:8.4f} {v12_less:8.4f} {vout_less:8.4f}")
+    print(
+        f"{n:2}    {apart(m12, truth)} {apart(mout, truth)}  {v12:.4f} {vout:8.4f} {v12_less:8.4f} {vout_less:8.4f}"
+    )
 
 # %% [markdown]
 # Both are unbiased. With one draw they are the same. With more draws, the variance of eq. 12 falls as $1/N$. That of REINFORCE on the output grows, because more and more
@@ -405,10 +459,16 @@ for n in (1, 2, 4, 8):
     probability, r, score = draws(n)
     z = r.mean(1)
     index, _ = every_draw(estimator, logits, n)
-    expected = torch.autograd.grad((logits.softmax(0)[index].prod(1) * loss(z)).sum(), logits)[0]
+    expected = torch.autograd.grad((logits.softmax(0)[index].prod(1) * loss(z)).sum(), logits)[
+        0
+    ]
     backpropagation = probability @ (slope(z)[:, None] * (r[..., None] * score).mean(1))
     reinforce = probability @ (loss(z)[:, None] * score.sum(1))
-    off = [(g - t).norm() / t.norm() for t in (full, expected) for g in (backpropagation, reinforce)]
+    off = [
+        (g - t).norm() / t.norm()
+        for t in (full, expected)
+        for g in (backpropagation, reinforce)
+    ]
     table += [f"{n:2}  {off[0]:16.4f} {off[1]:12.4f} {off[2]:16.4f} {off[3]:12.4f}"]
 print("\n".join(table))
 
@@ -442,22 +502,33 @@ print("\n".join(table))
 # %%
 # NBVAL_CHECK_OUTPUT
 def gradients(logits, response, n, baseline=None):
-    """The library's gradient by the logits for every draw, (M, K), and the probabilities of the draws."""
+    """The library's gradient by the logits for every draw, (M, K), and the probabilities of the
+    draws.
+    """
     index, probability = every_draw(estimator, logits.log_softmax(0), n)
-    leaf = logits.detach().expand(len(index), -1).clone().requires_grad_()  # one copy for each draw
+    # one copy for each draw
+    leaf = logits.detach().expand(len(index), -1).clone().requires_grad_()
     z = estimator(leaf.log_softmax(1), index, response[index][..., None], baseline)  # (M, 1)
     return torch.autograd.grad(z.sum(), leaf)[0], probability
 
 
 print(" N  baseline   bias            variance")
 for n in (2, 3, 4):
-    for name, baseline in (("none", None), ("constant", torch.tensor([0.7])), ("built_in", "built_in")):
+    for name, baseline in (
+        ("none", None),
+        ("constant", torch.tensor([0.7])),
+        ("built_in", "built_in"),
+    ):
         estimates, probability = gradients(logits, response, n, baseline)
         mean, variance = mean_and_variance(probability, estimates)
         print(f"{n:2}  {name:9}  {apart(mean, truth)}  {variance:.4f}")
     _, r, score = draws(n)
-    covariance = ((r - r.mean(1, keepdim=True))[..., None] * (score - score.mean(1, keepdim=True))).sum(1) / (n - 1)
-    print(f"    built_in and sample covariance, draw by draw: {apart(estimates, covariance)} apart")
+    covariance = (
+        (r - r.mean(1, keepdim=True))[..., None] * (score - score.mean(1, keepdim=True))
+    ).sum(1) / (n - 1)
+    print(
+        f"    built_in and sample covariance, draw by draw: {apart(estimates, covariance)} apart"
+    )
 
 # %% [markdown]
 # ### When they help and when they hurt
@@ -480,14 +551,28 @@ figure, ax = plt.subplots()
 curves = {}
 for n, colour, marker in ((2, RED, "v"), (3, BLUE, "s"), (5, GREEN, "D")):
     plain = torch.stack([gradient_variance(centred + m, n) for m in shares])
-    curves[n] = torch.stack([gradient_variance(centred + m, n, "built_in") for m in shares]) / plain
-    ax.semilogy(shares, curves[n], color=colour, marker=marker, markevery=2, label=f"leave-one-out, $N = {n}$")
+    curves[n] = (
+        torch.stack([gradient_variance(centred + m, n, "built_in") for m in shares]) / plain
+    )
+    ax.semilogy(
+        shares,
+        curves[n],
+        color=colour,
+        marker=marker,
+        markevery=2,
+        label=f"leave-one-out, $N = {n}$",
+    )
 known = torch.stack([gradient_variance(centred + m, 2, m.view(1)) for m in shares])
 curves["constant"] = known / torch.stack([gradient_variance(centred + m, 2) for m in shares])
-ax.semilogy(shares, curves["constant"], color=ORANGE, linestyle="--", label="constant, $b = m$, any $N$")
+ax.semilogy(
+    shares, curves["constant"], color=ORANGE, linestyle="--", label="constant, $b = m$, any $N$"
+)
 ax.axhline(1, color=GREY, linewidth=1)
-ax.set(xlabel="shared mean $m$ of the responses / their spread", ylabel="variance with / without baseline",
-       title="A baseline removes what the responses share")
+ax.set(
+    xlabel="shared mean $m$ of the responses / their spread",
+    ylabel="variance with / without baseline",
+    title="A baseline removes what the responses share",
+)
 ax.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
 ax.minorticks_off()
 ax.legend(loc="lower center")
@@ -497,7 +582,9 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 print("shared mean            " + row(shares[::4], 2))
 for name, curve in curves.items():
-    print(f"{f'leave-one-out, N = {name}' if name != 'constant' else 'constant, b = m':22} {row(curve[::4], 2)}")
+    print(
+        f"{f'leave-one-out, N = {name}' if name != 'constant' else 'constant, b = m':22} {row(curve[::4], 2)}"
+    )
 
 # %% [markdown]
 # Where there is nothing to remove, in the middle, leave-one-out subtracts noise: the mean of few other responses is not zero. It hurts, most with two draws.
@@ -520,20 +607,27 @@ for name, curve in curves.items():
 # %%
 # NBVAL_CHECK_OUTPUT
 def exact_variances(a, f, n):
-    """Variance of eq. 12 and of eq. 12 with leave-one-out, by the logits, summed over features and logits."""
+    """Variance of eq. 12 and of eq. 12 with leave-one-out, by the logits, summed over features
+    and logits.
+    """
     score = torch.eye(len(a)) - a  # (K, K): of location i with respect to logit j
     truth = a[:, None] * (f - a @ f)  # (K, D)
     alone = a @ (f.square().sum(1) * score.square().sum(1)) - truth.square().sum()
     f_gap, s_gap = torch.cdist(f, f).square(), torch.cdist(score, score).square()  # (K, K)
     pair = a @ (f_gap * s_gap / 4) @ a - truth.square().sum()
-    half = ((f - a @ f)[:, :, None] * score[:, None, :] + truth.T) / 2  # the kernel, averaged over one of the pair
+    # the kernel, averaged over one of the pair
+    half = ((f - a @ f)[:, :, None] * score[:, None, :] + truth.T) / 2
     first = a @ half.square().sum((1, 2)) - truth.square().sum()
     return torch.stack([alone / n, (4 * (n - 2) * first + 2 * pair) / (n * (n - 1))])
 
 
 for n in (2, 3, 4):
-    enumerated = torch.stack([gradient_variance(response, n), gradient_variance(response, n, "built_in")])
-    print(f"N = {n}: formula and enumeration differ by {apart(exact_variances(a, response[:, None], n), enumerated)}")
+    enumerated = torch.stack(
+        [gradient_variance(response, n), gradient_variance(response, n, "built_in")]
+    )
+    print(
+        f"N = {n}: formula and enumeration differ by {apart(exact_variances(a, response[:, None], n), enumerated)}"
+    )
 
 table = ["", "variance with / without leave-one-out"]
 table += ["features                     alpha    rho^2    N = 2    N = 3    N = 5   N = 10"]

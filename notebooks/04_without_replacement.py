@@ -31,17 +31,29 @@ from IPython.display import Markdown
 
 from atslib import ESTIMATORS
 from atslib.enumeration import every_draw, exact_mean
-from atslib.plots import BLUE, ESTIMATOR_NAMES, ESTIMATOR_STYLES, GREY, RED, estimator_line, use_style
+from atslib.plots import (
+    BLUE,
+    ESTIMATOR_NAMES,
+    ESTIMATOR_STYLES,
+    GREY,
+    RED,
+    estimator_line,
+    use_style,
+)
 
 use_style()
 torch.set_default_dtype(torch.float64)  # everything small is computed to rounding
-REPEATS = {"smoke": 2_000, "laptop": 20_000, "paper": 100_000}[profile]  # draws, where there are too many to enumerate
+# draws, where there are too many to enumerate
+REPEATS = {"smoke": 2_000, "laptop": 20_000, "paper": 100_000}[profile]
 
 
 def compare(what, left, right):
     """Print how far apart the two sides of an equation are."""
     gap = (torch.as_tensor(left) - torch.as_tensor(right)).abs().max().item()
-    print(f"{what:<44} " + ("equal (gap below 1e-12)" if gap < 1e-12 else f"NOT equal: gap {gap:.3f}"))
+    print(
+        f"{what:<44} "
+        + ("equal (gap below 1e-12)" if gap < 1e-12 else f"NOT equal: gap {gap:.3f}")
+    )
 
 
 def problem(locations, seed=0, dim=3):
@@ -76,7 +88,8 @@ def problem(locations, seed=0, dim=3):
 # %%
 rate_1, rate_2, rate_3 = rates = sp.symbols("a1:4", positive=True)
 time_1, time_2, time_3 = times = sp.symbols("t1:4", positive=True)
-ring = [r * sp.exp(-r * t) for r, t in zip(rates, times, strict=True)]  # density of each waiting time
+# density of each waiting time
+ring = [r * sp.exp(-r * t) for r, t in zip(rates, times, strict=True)]
 
 third_after = sp.integrate(ring[2], (time_3, time_2, sp.oo))
 second_after = sp.integrate(ring[1] * third_after, (time_2, time_1, sp.oo))
@@ -101,15 +114,21 @@ trials = 200_000
 gumbel = -torch.empty(trials, 3).exponential_(generator=torch.Generator().manual_seed(0)).log()
 drawn = (three.log() + gumbel).topk(2).indices  # (trials, 2): all of eq. 13
 
-by_library = ESTIMATORS["des_raj"].sample(three.log().expand(trials, 3), 2, generator=torch.Generator().manual_seed(1))
+by_library = ESTIMATORS["des_raj"].sample(
+    three.log().expand(trials, 3), 2, generator=torch.Generator().manual_seed(1)
+)
 
 index, probability = every_draw(ESTIMATORS["des_raj"], three.log(), 2)
 print("share of 200,000 draws")
 print("draw     by eq. 13   Gumbel   library")
 for pair, chance in zip(index.tolist(), probability.tolist(), strict=True):
-    shares = [(draws == torch.tensor(pair)).all(1).double().mean().item() for draws in (drawn, by_library)]
+    shares = [
+        (draws == torch.tensor(pair)).all(1).double().mean().item()
+        for draws in (drawn, by_library)
+    ]
     for share in shares:
-        assert abs(share - chance) < 5 * math.sqrt(chance * (1 - chance) / trials)  # within five standard errors
+        # within five standard errors
+        assert abs(share - chance) < 5 * math.sqrt(chance * (1 - chance) / trials)
     print(f"{tuple(pair)}      {chance:.4f}     {shares[0]:.2f}      {shares[1]:.2f}")
 # NBVAL_CHECK_OUTPUT
 
@@ -123,7 +142,8 @@ for pair, chance in zip(index.tolist(), probability.tolist(), strict=True):
 numbers = torch.tensor([1.0, 2.0, 4.0])
 mu = (three * numbers).sum()
 average = (probability * numbers[index].mean(1)).sum()
-print(f"mu {mu:.3f}, mean of the plain average {average:.3f}: biased by {average - mu:+.3f}")  # NBVAL_CHECK_OUTPUT
+print(f"mu {mu:.3f}, mean of the plain average {average:.3f}: biased by {average - mu:+.3f}")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # Rare locations get drawn too often: once the likely ones are gone, there is nothing else left to draw.
@@ -172,7 +192,9 @@ for n in range(1, 6):
         eq14_first_part += p * (attention[seen, None] * features[seen]).sum(0)
         eq15_second_part += p * left * features[newest]
     eq16 = total * (attention[:, None] * features).sum(0)
-    compare(f"n = {n}: eq. 14 + eq. 15 against eq. 16", eq14_first_part + eq15_second_part, eq16)
+    compare(
+        f"n = {n}: eq. 14 + eq. 15 against eq. 16", eq14_first_part + eq15_second_part, eq16
+    )
     compare("       eq. 16 against eq. 17", eq16, eq17)
 # NBVAL_CHECK_OUTPUT
 
@@ -215,15 +237,24 @@ log_attention, response = logits.log_softmax(0), features @ direction  # one num
 index, probability = every_draw(des_raj, log_attention, 4)
 everywhere = log_attention.expand(len(index), -1)
 
-prefix = des_raj.prefix_estimates(everywhere, index, response[index][..., None])[..., 0]  # (draws, 4): t_1 … t_4
+# (draws, 4): t_1 … t_4
+prefix = des_raj.prefix_estimates(everywhere, index, response[index][..., None])[..., 0]
 deviation = prefix - (log_attention.exp() * response).sum()
 covariance = deviation.T @ (probability[:, None] * deviation)
 print("covariance of t_1 … t_4 over", len(index), "draws")
 for row in (covariance.round(decimals=3) + 0.0).tolist():
     print("  ".join(f"{value:6.3f}" for value in row))
-compare("mean of the prefixes against the library", prefix.mean(1), des_raj(everywhere, index, response[index][..., None])[:, 0])
+compare(
+    "mean of the prefixes against the library",
+    prefix.mean(1),
+    des_raj(everywhere, index, response[index][..., None])[:, 0],
+)
 error_bar = des_raj.stderr(everywhere, index, response[index][..., None])[:, 0]
-compare("mean squared error bar against the variance", (probability * error_bar**2).sum(), covariance.trace() / 16)
+compare(
+    "mean squared error bar against the variance",
+    (probability * error_bar**2).sum(),
+    covariance.trace() / 16,
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -240,13 +271,16 @@ compare("mean squared error bar against the variance", (probability * error_bar*
 
 # %%
 squared_gap = (response[:, None] - response[None]) ** 2
-pairs = log_attention.exp()[:, None] * log_attention.exp()[None] * squared_gap / 2  # both orders of a pair: half each
+# both orders of a pair: half each
+pairs = log_attention.exp()[:, None] * log_attention.exp()[None] * squared_gap / 2
 by_pairs = []
 for n in range(4):
-    left = torch.ones(len(index), 6).scatter(1, index[:, :n], 0.0)  # (draws, 6): 1 where not drawn among the first n
+    # (draws, 6): 1 where not drawn among the first n
+    left = torch.ones(len(index), 6).scatter(1, index[:, :n], 0.0)
     both_left = left.T @ (probability[:, None] * left)
     by_pairs.append((pairs * both_left).sum())
-compare("variance by pairs against the diagonal", torch.stack(by_pairs), covariance.diagonal())  # NBVAL_CHECK_OUTPUT
+compare("variance by pairs against the diagonal", torch.stack(by_pairs), covariance.diagonal())
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # The probability that both are left can only fall with $n$, so $V_1 \ge V_2 \ge \dots$, where $V_1$ is the variance of a single sample. The three estimators differ in how they use
@@ -277,15 +311,21 @@ noise = torch.randn(K, generator=generator)
 surprise, noise_of_lines = {}, 0.0  # MSE over the variance of one sample, at N = 1 … 50
 
 figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.7), sharey=True)
-for ax, (peak, title) in zip(axes, {0.1: "near-uniform", 3.0: "uneven", 6.0: "peaked"}.items(), strict=True):
+for ax, (peak, title) in zip(
+    axes, {0.1: "near-uniform", 3.0: "uneven", 6.0: "peaked"}.items(), strict=True
+):
     log_a = (peak * noise).log_softmax(0)
     a, target = log_a.exp(), log_a.exp() @ unit
     draws = eq14.sample(log_a.expand(REPEATS, K), N, generator=generator)  # (R, N)
-    taken = (a[draws][..., None] * unit[draws]).cumsum(1) - a[draws][..., None] * unit[draws]  # drawn before n: (R, N, 16)
+    # drawn before n: (R, N, 16)
+    taken = (a[draws][..., None] * unit[draws]).cumsum(1) - a[draws][..., None] * unit[draws]
     mass = 1 - (a[draws].cumsum(1) - a[draws])
-    given_past = mass**2 - (target - taken).square().sum(-1)  # (R, N): variance of t_n given the past
+    # (R, N): variance of t_n given the past
+    given_past = mass**2 - (target - taken).square().sum(-1)
     V = given_past.mean(0)
-    noise_of_lines = max(noise_of_lines, (given_past.std(0) / V).max().item() / math.sqrt(REPEATS))
+    noise_of_lines = max(
+        noise_of_lines, (given_past.std(0) / V).max().item() / math.sqrt(REPEATS)
+    )
     count = torch.arange(1, N + 1)
     curves = {"with_replacement": V[0] / count, "eq14": V, "des_raj": V.cumsum(0) / count**2}
     surprise[title] = {name: curve / V[0] for name, curve in curves.items()}
@@ -294,13 +334,32 @@ for ax, (peak, title) in zip(axes, {0.1: "near-uniform", 3.0: "uneven", 6.0: "pe
         ax.plot(count, curve, **style)
         for n in checked:
             drawn = ESTIMATORS[name].sample(log_a.expand(REPEATS, K), n, generator=generator)
-            error = (ESTIMATORS[name](log_a.expand(REPEATS, K), drawn, unit[drawn]) - target).square().sum(1) / V[0]
+            error = (
+                ESTIMATORS[name](log_a.expand(REPEATS, K), drawn, unit[drawn]) - target
+            ).square().sum(1) / V[0]
             bar = 2 * error.std() / math.sqrt(REPEATS)
-            ax.errorbar(n, error.mean(), bar, fmt="x", color=ESTIMATOR_STYLES[name]["color"], markersize=5, linewidth=1)
-            # The two ways to compute it agree: five standard errors of the crosses, and two per cent for the lines' own noise.
-            assert (error.mean() - surprise[title][name][n - 1]).abs() < 2.5 * bar + 0.02 * error.mean()
+            ax.errorbar(
+                n,
+                error.mean(),
+                bar,
+                fmt="x",
+                color=ESTIMATOR_STYLES[name]["color"],
+                markersize=5,
+                linewidth=1,
+            )
+            # The two ways to compute it agree: five standard errors of the crosses, and two per
+            # cent for the lines' own noise.
+            assert (
+                error.mean() - surprise[title][name][n - 1]
+            ).abs() < 2.5 * bar + 0.02 * error.mean()
     entropy = (-(a * log_a).sum()).exp()
-    ax.set(xscale="log", yscale="log", xlabel="N, locations drawn", ylim=(1e-5, 2), xticks=[1, 10, 50])
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="N, locations drawn",
+        ylim=(1e-5, 2),
+        xticks=[1, 10, 50],
+    )
     ax.set_xticklabels(["1", "10", "50"])
     ax.minorticks_off()
     ax.set_title(f"{title}\n(spread over ≈ {entropy:.0f})")
@@ -310,10 +369,16 @@ plt.show()
 print(f"largest standard error of a line, relative to its height: {noise_of_lines:.1%}")
 
 # %%
-uniform = (1 - 9 / K) * (1 - 9 / (K - 1))  # by the formula over pairs: both of a pair survive nine draws
-print(f"exactly uniform attention, K = {K}, N = 10: eq. 14 has {uniform:.3f} of one sample's variance")
+# by the formula over pairs: both of a pair survive nine draws
+uniform = (1 - 9 / K) * (1 - 9 / (K - 1))
+print(
+    f"exactly uniform attention, K = {K}, N = 10: eq. 14 has {uniform:.3f} of one sample's variance"
+)
 for title, curves in surprise.items():
-    print(f"{title:<13} N = 10: " + ", ".join(f"{ESTIMATOR_NAMES[k]} {c[9]:.2f}" for k, c in curves.items()))
+    print(
+        f"{title:<13} N = 10: "
+        + ", ".join(f"{ESTIMATOR_NAMES[k]} {c[9]:.2f}" for k, c in curves.items())
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -369,9 +434,14 @@ d = lambda expression: sp.diff(expression, theta)
 
 
 def is_zero(expression):
-    """Whether it vanishes identically: functions and their derivatives become independent symbols first."""
-    known = [x for g in (*a[:2], *f) for x in (d(g), g)]  # derivatives before the functions they contain
-    numerator, _ = sp.fraction(sp.together(expression.doit().subs({x: sp.Dummy() for x in known})))
+    """Whether it vanishes identically: functions and their derivatives become independent
+    symbols first.
+    """
+    # derivatives before the functions they contain
+    known = [x for g in (*a[:2], *f) for x in (d(g), g)]
+    numerator, _ = sp.fraction(
+        sp.together(expression.doit().subs({x: sp.Dummy() for x in known}))
+    )
     return sp.expand(numerator) == 0
 
 
@@ -386,14 +456,20 @@ def verdict(what, left, right):
 
 t = lambda i, j: a[i] * f[i] + w[i] * f[j]  # eq. 29: one sample
 eq30 = mean(t)
-eq31 = sum(a[i] * (a[i] * f[i] + sum(p[i, j] * w[i] * f[j] for j in others[i])) for i in locations)
+eq31 = sum(
+    a[i] * (a[i] * f[i] + sum(p[i, j] * w[i] * f[j] for j in others[i])) for i in locations
+)
 eq32 = sum(a[i] * (a[i] * f[i] + sum(a[j] * f[j] for j in others[i])) for i in locations)
 eq33 = sum(a[i] * sum(a[j] * f[j] for j in locations) for i in locations)
 eq34 = sum(a[i] * f[i] for i in locations)
 
 for i in locations:
     verdict(f"28: p_{i + 1} sums to one", sum(p[i, j] for j in others[i]), sp.Integer(1))
-verdict("28: p_1(2) against the race at the top of the page", p[0, 1], race.subs(dict(zip(rates, a, strict=True))))
+verdict(
+    "28: p_1(2) against the race at the top of the page",
+    p[0, 1],
+    race.subs(dict(zip(rates, a, strict=True))),
+)
 verdict("mean of 29, which is 30, against 31", eq30, eq31)
 verdict("31 against 32", eq31, eq32)
 verdict("32 against 33", eq32, eq33)
@@ -467,16 +543,29 @@ verdict("39 against 40", eq39, eq40)
 # %%
 second_term = lambda i, j: d(p[i, j] * t(i, j)) / p[i, j]
 eq41 = lambda i, j: d(product(i, j)) / (a[i] * p[i, j])
-eq42 = lambda i, j: p[i, j] * t(i, j) / (a[i] * p[i, j]) * d(a[i]) + a[i] * d(p[i, j] * t(i, j)) / (a[i] * p[i, j])
+eq42 = lambda i, j: (
+    p[i, j] * t(i, j) / (a[i] * p[i, j]) * d(a[i])
+    + a[i] * d(p[i, j] * t(i, j)) / (a[i] * p[i, j])
+)
 eq43 = lambda i, j: t(i, j) * d(a[i]) + second_term(i, j)
 eq44 = lambda i, j: t(i, j) * d(sp.log(a[i])) + second_term(i, j)
 
 print("mean of 41 equals 35:", is_zero(mean(eq41) - eq35))
 for name, line in {"42": eq42, "43": eq43, "44": eq44}.items():
     same = sum(is_zero(line(i, j) - eq41(i, j)) for i, j in every_pair)
-    print(f"{name}: equals 41 for {same} of the {len(every_pair)} pairs; its mean equals 35: {is_zero(mean(line) - eq35)}")
-verdict("43 with the factor 1 / a_i put back, against 44", t(0, 1) * d(a[0]) / a[0] + second_term(0, 1), eq44(0, 1))
-verdict("mean of 43 - eq. 35, against mu d(sum a^2) / 2", mean(eq43) - eq35, eq34 * d(sum(x**2 for x in a)) / 2)
+    print(
+        f"{name}: equals 41 for {same} of the {len(every_pair)} pairs; its mean equals 35: {is_zero(mean(line) - eq35)}"
+    )
+verdict(
+    "43 with the factor 1 / a_i put back, against 44",
+    t(0, 1) * d(a[0]) / a[0] + second_term(0, 1),
+    eq44(0, 1),
+)
+verdict(
+    "mean of 43 - eq. 35, against mu d(sum a^2) / 2",
+    mean(eq43) - eq35,
+    eq34 * d(sum(x**2 for x in a)) / 2,
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -500,7 +589,9 @@ for seed in range(4):
     leaf = logits.clone().requires_grad_()
     mean_response = logits.softmax(0) @ features @ direction
     added = torch.autograd.grad(mean_response * leaf.softmax(0).square().sum() / 2, leaf)[0]
-    print(f"problem {seed}: eq. 43 is off by {(added.norm() / true_gradient(logits, features, direction).norm()).item():.3f} on average")
+    print(
+        f"problem {seed}: eq. 43 is off by {(added.norm() / true_gradient(logits, features, direction).norm()).item():.3f} on average"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -522,10 +613,14 @@ for seed in range(4):
 # %%
 first = lambda i, j: t(i, j) * d(sp.log(a[i]))
 hidden = lambda i, j: a[i] * f[i] * d(sp.log(p[i, j]))
-clean = lambda i, j: a[i] * (d(f[i]) + f[i] * d(sp.log(a[i]))) + w[i] * (d(f[j]) + f[j] * d(sp.log(a[j])))
+clean = lambda i, j: (
+    a[i] * (d(f[i]) + f[i] * d(sp.log(a[i]))) + w[i] * (d(f[j]) + f[j] * d(sp.log(a[j])))
+)
 verdict("mean of the first term of 44, against 0", mean(first), sp.Integer(0))
 verdict("mean of the hidden part, against 0", mean(hidden), sp.Integer(0))
-same = sum(is_zero(eq44(i, j) - first(i, j) - hidden(i, j) - clean(i, j)) for i, j in every_pair)
+same = sum(
+    is_zero(eq44(i, j) - first(i, j) - hidden(i, j) - clean(i, j)) for i, j in every_pair
+)
 print(f"44 without both is the clean formula for {same} of the {len(every_pair)} pairs")
 verdict("mean of the clean formula, against 35", mean(clean), eq35)
 # NBVAL_CHECK_OUTPUT
@@ -608,10 +703,14 @@ for n in (2, 3):
             table.setdefault(name, []).append((error / reference, bias))
     for name, rows in table.items():
         ratio, bias = sum(r for r, _ in rows) / len(rows), max(b for _, b in rows)
-        print(f"N = {n}  {name:<30} {ratio:5.2f}   bias {'below 1e-12' if bias < 1e-12 else f'{bias:.3f}'}")
+        print(
+            f"N = {n}  {name:<30} {ratio:5.2f}   bias {'below 1e-12' if bias < 1e-12 else f'{bias:.3f}'}"
+        )
 
 print("\nthe other way round: a = (0.4, 0.3, 0.3), responses 0, 1 and -1, two draws; MSE")
-for name, (error, _) in exact_errors(torch.tensor([0.4, 0.3, 0.3]).log(), torch.tensor([0.0, 1.0, -1.0]), 2).items():
+for name, (error, _) in exact_errors(
+    torch.tensor([0.4, 0.3, 0.3]).log(), torch.tensor([0.0, 1.0, -1.0]), 2
+).items():
     print(f"{name:<30} {error:.4f}")
 # NBVAL_CHECK_OUTPUT
 
@@ -641,9 +740,13 @@ for n in (2, 3, 4):
         logits, features, direction = problem(5, seed)
         index, probability = every_draw(des_raj, logits.log_softmax(0), n)
         truth = true_gradient(logits, features, direction)
-        expected = probability @ gradients(plain_autograd((features @ direction)[index]), logits, index)
+        expected = probability @ gradients(
+            plain_autograd((features @ direction)[index]), logits, index
+        )
         biases.append(((expected - truth).norm() / truth.norm()).item())
-    print(f"N = {n}: between {min(biases):.2f} and {max(biases):.2f} over {len(biases)} problems")
+    print(
+        f"N = {n}: between {min(biases):.2f} and {max(biases):.2f} over {len(biases)} problems"
+    )
 
 recovered = {}
 for peak, spread in {0.1: "near-uniform", 1.0: "uneven"}.items():
@@ -652,11 +755,18 @@ for peak, spread in {0.1: "near-uniform", 1.0: "uneven"}.items():
     truth, share = true_gradient(logits, features, direction), []
     for block in range(10):
         generator = torch.Generator().manual_seed(block)
-        index = des_raj.sample(logits.log_softmax(0).expand(REPEATS, -1), 10, generator=generator)
-        expected = gradients(plain_autograd((features @ direction)[index]), logits, index).mean(0)
-        share.append(expected @ truth / truth.square().sum())  # projection on the truth, over the truth's length
+        index = des_raj.sample(
+            logits.log_softmax(0).expand(REPEATS, -1), 10, generator=generator
+        )
+        expected = gradients(plain_autograd((features @ direction)[index]), logits, index).mean(
+            0
+        )
+        # projection on the truth, over the truth's length
+        share.append(expected @ truth / truth.square().sum())
     recovered[spread] = torch.stack(share)
-    print(f"200 locations, {spread} attention, N = 10: {recovered[spread].mean():.2f} of the true gradient is recovered")
+    print(
+        f"200 locations, {spread} attention, N = 10: {recovered[spread].mean():.2f} of the true gradient is recovered"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
@@ -705,9 +815,13 @@ print("relative bias, five locations, range over six problems")
 print(f"{'':<22}{'value':<14}{'feature gradient':<19}{'attention gradient'}")
 for n in (2, 3):
     for name, label in labels.items():
-        bias = torch.stack([relative_biases(name, n, *problem(5, seed)) for seed in range(6)])  # (6, 3)
+        # (6, 3)
+        bias = torch.stack([relative_biases(name, n, *problem(5, seed)) for seed in range(6)])
         low, high = bias.min(0).values.tolist(), bias.max(0).values.tolist()
-        cells = ["< 1e-12" if h < 1e-12 else f"{l:.2f} – {h:.2f}" for l, h in zip(low, high, strict=True)]
+        cells = [
+            "< 1e-12" if h < 1e-12 else f"{l:.2f} – {h:.2f}"
+            for l, h in zip(low, high, strict=True)
+        ]
         print(f"N = {n}  {label:<15}{cells[0]:<14}{cells[1]:<19}{cells[2]}")
 # NBVAL_CHECK_OUTPUT
 
@@ -723,7 +837,9 @@ masses = torch.cat([torch.linspace(3 / 7, 0.9, 12), 1 - torch.logspace(-1, -4, 1
 
 
 def concentrated(mass, share):
-    """Logits: ``mass`` on three locations in the proportions ``share``, the rest evenly on four more."""
+    """Logits: ``mass`` on three locations in the proportions ``share``, the rest evenly on four
+    more.
+    """
     return torch.cat([mass * share, (1 - mass) / 4 * torch.ones(4)]).log()
 
 
@@ -731,7 +847,9 @@ def cosine(name, logits, features, direction, n=3):
     leaf = logits.clone().requires_grad_()
     z = exact_mean(ESTIMATORS[name], leaf.log_softmax(0), features, n) @ direction
     published = torch.autograd.grad(z, leaf)[0]
-    return torch.cosine_similarity(published, true_gradient(logits, features, direction), dim=0).item()
+    return torch.cosine_similarity(
+        published, true_gradient(logits, features, direction), dim=0
+    ).item()
 
 
 figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.8), sharey=True)
@@ -741,16 +859,37 @@ for ax, name in zip(axes, ("legacy_idiap", "legacy_port"), strict=True):
         _, features, direction = problem(7, seed)
         share = torch.randn(3, generator=torch.Generator().manual_seed(100 + seed)).softmax(0)
         curve = [cosine(name, concentrated(m, share), features, direction) for m in masses]
-        ax.plot(1 - masses, curve, color=GREY, linewidth=1.2, label="shared unevenly (six problems)" if seed == 0 else None)
-        even = [cosine(name, concentrated(m, torch.ones(3) / 3), features, direction) for m in masses]
         ax.plot(
-            1 - masses, even, color=RED, linewidth=1.8, alpha=0.7, label="shared evenly (six problems)" if seed == 0 else None
+            1 - masses,
+            curve,
+            color=GREY,
+            linewidth=1.2,
+            label="shared unevenly (six problems)" if seed == 0 else None,
+        )
+        even = [
+            cosine(name, concentrated(m, torch.ones(3) / 3), features, direction)
+            for m in masses
+        ]
+        ax.plot(
+            1 - masses,
+            even,
+            color=RED,
+            linewidth=1.8,
+            alpha=0.7,
+            label="shared evenly (six problems)" if seed == 0 else None,
         )
         ends.setdefault(name, []).append((even[-1], curve[-1]))
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(xscale="log", xlabel="mass on the three locations", ylim=(-1.08, 1.08), title=f"the {labels[name]}")
+    ax.set(
+        xscale="log",
+        xlabel="mass on the three locations",
+        ylim=(-1.08, 1.08),
+        title=f"the {labels[name]}",
+    )
     ax.invert_xaxis()
-    ax.set_xticks([0.5, 0.1, 0.01, 0.001, 0.0001], ["0.5", "0.9", "0.99", "0.999", "0.9999"], fontsize=9)
+    ax.set_xticks(
+        [0.5, 0.1, 0.01, 0.001, 0.0001], ["0.5", "0.9", "0.99", "0.999", "0.9999"], fontsize=9
+    )
     ax.minorticks_off()
 axes[0].set_ylabel("cosine with the true gradient")
 axes[1].legend(loc="lower right", bbox_to_anchor=(1, 0.02))
@@ -758,7 +897,9 @@ plt.show()
 
 # %%
 for name, pairs_of_ends in ends.items():
-    even, uneven = ([round(x, 2) for x in values] for values in zip(*pairs_of_ends, strict=True))
+    even, uneven = (
+        [round(x, 2) for x in values] for values in zip(*pairs_of_ends, strict=True)
+    )
     print(
         f"{labels[name]:<14} at mass 0.9999: shared evenly {min(even):.2f} … {max(even):.2f}, unevenly {min(uneven):.2f} … {max(uneven):.2f}"
     )
@@ -766,7 +907,10 @@ print()
 for locations_left in (2, 3, 4):  # attention on these few only, evenly, and all of them drawn
     _, features, direction = problem(locations_left)
     leaf = torch.zeros(locations_left, requires_grad=True)
-    z = exact_mean(ESTIMATORS["legacy_idiap"], leaf.log_softmax(0), features, locations_left) @ direction
+    z = (
+        exact_mean(ESTIMATORS["legacy_idiap"], leaf.log_softmax(0), features, locations_left)
+        @ direction
+    )
     published = torch.autograd.grad(z, leaf)[0]
     truth = true_gradient(leaf.detach(), features, direction)
     factor = (published @ truth / truth.square().sum()).item()
@@ -795,7 +939,13 @@ for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)
             z = exact_mean(ESTIMATORS[name], logits.log_softmax(0), response, 3).sum()
             logits = (logits + torch.autograd.grad(z, logits)[0]).detach().requires_grad_()
         ends[name] = logits.softmax(0).tolist()
-    print(f"start {start}: " + "; ".join(f"{labels[name]} ends at {', '.join(f'{x:.2f}' for x in end)}" for name, end in ends.items()))
+    print(
+        f"start {start}: "
+        + "; ".join(
+            f"{labels[name]} ends at {', '.join(f'{x:.2f}' for x in end)}"
+            for name, end in ends.items()
+        )
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -811,14 +961,17 @@ for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)
 
 # %%
 def errors_of_mass_left(gap):
-    """Mass left after three locations, these ``gap`` nats ahead of 32,397 others, and the relative errors of two ways to compute it in float32."""
+    """Mass left after three locations, these ``gap`` nats ahead of 32,397 others, and the
+    relative errors of two ways to compute it in float32.
+    """
     logits = torch.randn(32_400, generator=torch.Generator().manual_seed(0))
     logits[:3] += gap + math.log(32_400) / 2
     log_a = logits.log_softmax(0)
     exact = log_a[3:].logsumexp(0).exp().item()  # w_4, in float64, summed from what remains
     single = log_a.float()
     naive = (1 - single[:3].exp().cumsum(0))[2].item()
-    weight = eq14.weights(single[None], torch.arange(4)[None])[0, 3].item()  # the last weight of eq. 14 is w_4
+    # the last weight of eq. 14 is w_4
+    weight = eq14.weights(single[None], torch.arange(4)[None])[0, 3].item()
     return exact, abs(naive / exact - 1), abs(weight / exact - 1)
 
 
@@ -828,13 +981,25 @@ for exact, naive_error, library_error in rows:
     print(f"{exact:10.0e}        {naive_error:<32.0e} {library_error:.0e}")
 
 # %% mystnb={"image": {"alt": "Relative error of the mass left in float32 against the true mass left, from 1 down to 1e-8, both logarithmic. The line for 1 - cumsum rises steadily and passes 1, which is 100 percent, near 3e-8. The library's line stays below 1e-5 throughout."}}
-leftover, naive_error, library_error = zip(*(errors_of_mass_left(gap) for gap in torch.linspace(4, 25, 50).tolist()), strict=True)
+leftover, naive_error, library_error = zip(
+    *(errors_of_mass_left(gap) for gap in torch.linspace(4, 25, 50).tolist()), strict=True
+)
 figure, ax = plt.subplots(figsize=(6.4, 3.4))
-ax.plot(leftover, naive_error, color=RED, marker="v", markersize=3.5, label="1 − cumsum, float32")
-ax.plot(leftover, library_error, color=BLUE, marker="s", markersize=3.5, label="atslib, float32")
+ax.plot(
+    leftover, naive_error, color=RED, marker="v", markersize=3.5, label="1 − cumsum, float32"
+)
+ax.plot(
+    leftover, library_error, color=BLUE, marker="s", markersize=3.5, label="atslib, float32"
+)
 ax.axhline(1, color=GREY, linewidth=1)
 ax.text(0.5, 0.6, "100 %", color=GREY, va="top")
-ax.set(xscale="log", yscale="log", xlabel="true mass left before the fourth draw", ylabel="relative error", ylim=(1e-9, 1e4))
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="true mass left before the fourth draw",
+    ylabel="relative error",
+    ylim=(1e-9, 1e4),
+)
 ax.invert_xaxis()
 ax.legend(loc="upper left")
 plt.show()
@@ -849,7 +1014,8 @@ assert max(library_error) < 1e-4 and max(naive_error) > 0.9
 # %%
 log_a = torch.zeros(1, 32_400).log_softmax(1)
 index = des_raj.sample(log_a, 50, generator=torch.Generator().manual_seed(0))
-steps = log_a.gather(1, index) - torch.arange(32_400, 32_350, -1).log() + math.log(32_400)  # log p_1 … log p_50
+# log p_1 … log p_50
+steps = log_a.gather(1, index) - torch.arange(32_400, 32_350, -1).log() + math.log(32_400)
 print("product of the 50 probabilities in float32:", steps.float().exp().prod().item())
 print(f"sum of their logarithms in float32        : {steps.float().sum().item():.1f}")
 # NBVAL_CHECK_OUTPUT

@@ -39,7 +39,8 @@ from atslib.profiling import compare
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)
-blocks = {"smoke": 8, "laptop": 32, "paper": 128}[profile]  # of random problems: more blocks, less noise
+# of random problems: more blocks, less noise
+blocks = {"smoke": 8, "laptop": 32, "paper": 128}[profile]
 
 NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systematic", "pps"]
 
@@ -137,7 +138,9 @@ def random_attention(alpha, count, generator, locations=20):
 
 
 def errors(draw, log_attention, n, generator, gradient=True):
-    """Squared errors in each problem: of the value; of the gradient by the logits, summed over all entries and over rows."""
+    """Squared errors in each problem: of the value; of the gradient by the logits, summed over
+    all entries and over rows.
+    """
     logits = log_attention.clone().requires_grad_(gradient)
     log_a = logits.log_softmax(1)
     a = log_a.detach().exp()
@@ -148,7 +151,8 @@ def errors(draw, log_attention, n, generator, gradient=True):
     v = 2.0 * torch.randint(0, 2, a.shape, generator=generator) - 1
     along_v = torch.autograd.grad((z * v).sum(), logits, retain_graph=True)[0]
     entries = (along_v - a * (v - (a * v).sum(1, keepdim=True))).square().sum(1)
-    rows = torch.autograd.grad(z.sum(), logits)[0].square().sum(1)  # the true gradient's rows sum to zero
+    # the true gradient's rows sum to zero
+    rows = torch.autograd.grad(z.sum(), logits)[0].square().sum(1)
     return value, entries, rows
 
 
@@ -215,7 +219,9 @@ def eq44(log_a, n, generator):
 LINES["eq. 44, last step"] = eq44
 
 measured = {
-    (line, alpha, n): in_blocks(draw, alpha, n, size=500 if line == "Murthy, baseline" else 1500)
+    (line, alpha, n): in_blocks(
+        draw, alpha, n, size=500 if line == "Murthy, baseline" else 1500
+    )
     for line, draw in LINES.items()
     for alpha in ALPHAS
     for n in COUNTS
@@ -227,19 +233,30 @@ measured = {
 # those of $\mu$ do, the shared part drops out of eq. {eq}`eq-lower-rho`: the ratio is the same for every $\kappa$.
 
 # %%
-FEATURE_LINES = ["with replacement", "eq. 14", "Des Raj", "Murthy", "stratified", "systematic", "π-ps"]
+FEATURE_LINES = [
+    "with replacement",
+    "eq. 14",
+    "Des Raj",
+    "Murthy",
+    "stratified",
+    "systematic",
+    "π-ps",
+]
 
 
 def feature_error(line, alpha, n):
     per_block = [
-        (value / (1 - log_attention.exp().square().sum(1))).mean() for log_attention, (value, *_) in measured[line, alpha, n]
+        (value / (1 - log_attention.exp().square().sum(1))).mean()
+        for log_attention, (value, *_) in measured[line, alpha, n]
     ]
     return mean_and_noise(per_block)
 
 
 SETTINGS = [(alpha, n) for alpha in ALPHAS for n in COUNTS]
 HEAD = [f"α = {alpha:g}, N = {n}" for alpha, n in SETTINGS]
-feature = {line: [feature_error(line, *setting) for setting in SETTINGS] for line in FEATURE_LINES}
+feature = {
+    line: [feature_error(line, *setting) for setting in SETTINGS] for line in FEATURE_LINES
+}
 noise = max(error for row in feature.values() for _, error in row)
 display(
     plots.table(
@@ -266,9 +283,20 @@ for ax, alpha in zip(axes, ALPHAS, strict=True):
     log_attention = random_attention(alpha, 1500, generator)
     variance = 1 - log_attention.exp().square().sum(1)
     for name in NAMES:
-        ratio = [(errors(drawing(name), log_attention, n, generator, gradient=False) / variance).mean() for n in MORE]
+        ratio = [
+            (
+                errors(drawing(name), log_attention, n, generator, gradient=False) / variance
+            ).mean()
+            for n in MORE
+        ]
         ax.plot(MORE, ratio, **plots.estimator_line(name))
-    ax.set(xscale="log", yscale="log", xlabel="draws N", title=f"attention Dirichlet({alpha:g})", xticks=MORE)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="draws N",
+        title=f"attention Dirichlet({alpha:g})",
+        xticks=MORE,
+    )
     ax.set_xticklabels(MORE)
     ax.minorticks_off()
 axes[0].set(ylabel="squared error / variance of one draw", ylim=(2e-3, 1.3))
@@ -287,10 +315,14 @@ plt.show()
 # NBVAL_CHECK_OUTPUT
 for alpha, n in SETTINGS:
     generator = torch.Generator().manual_seed(8)
-    index = ESTIMATORS["with_replacement"].sample(random_attention(alpha, 20_000, generator), n, generator=generator)
+    index = ESTIMATORS["with_replacement"].sample(
+        random_attention(alpha, 20_000, generator), n, generator=generator
+    )
     distinct = one_hot(index, 20).amax(1).sum(1).double().mean().item()
     column = SETTINGS.index((alpha, n))
-    independent, printed, raj = (feature[line][column][0] for line in ("with replacement", "eq. 14", "Des Raj"))
+    independent, printed, raj = (
+        feature[line][column][0] for line in ("with replacement", "eq. 14", "Des Raj")
+    )
     print(
         f"α = {alpha:g}, N = {n}: with replacement {distinct:.1f} different locations; "
         f"eq. 14 {'better' if printed < independent else 'worse'}, Des Raj {'better' if raj < independent else 'worse'}"
@@ -304,12 +336,18 @@ for alpha, n in SETTINGS:
 
 # %%
 def draws_for(distinct, alpha):
-    """Independent draws, not always a whole number, that bring so many different locations on average over the problems."""
+    """Independent draws, not always a whole number, that bring so many different locations on
+    average over the problems.
+    """
     a = random_attention(alpha, 20_000, torch.Generator().manual_seed(8)).exp()
     low, high = 1.0, 1e4
     for _ in range(60):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if (1 - (1 - a) ** middle).sum(1).mean() < distinct else (low, middle)
+        low, high = (
+            (middle, high)
+            if (1 - (1 - a) ** middle).sum(1).mean() < distinct
+            else (low, middle)
+        )
     return low
 
 
@@ -319,8 +357,14 @@ display(
         ["at an equal number of different locations", *HEAD],
         [
             ["independent draws", *(f"{equal_cost[setting]:.1f}" for setting in SETTINGS)],
-            ["their feature error", *(f"{1 / equal_cost[setting]:.3f}" for setting in SETTINGS)],
-            *([line, *(f"{value:.3f}" for value, _ in feature[line])] for line in ("eq. 14", "Des Raj", "Murthy", "π-ps")),
+            [
+                "their feature error",
+                *(f"{1 / equal_cost[setting]:.3f}" for setting in SETTINGS),
+            ],
+            *(
+                [line, *(f"{value:.3f}" for value, _ in feature[line])]
+                for line in ("eq. 14", "Des Raj", "Murthy", "π-ps")
+            ),
         ],
     )
 )
@@ -360,11 +404,14 @@ def mean_cosine(f):
 
 
 generator = torch.Generator().manual_seed(0)
-gaussian = torch.nn.functional.normalize(torch.randn(4000, 32, generator=generator).relu(), dim=1)
+gaussian = torch.nn.functional.normalize(
+    torch.randn(4000, 32, generator=generator).relu(), dim=1
+)
 torch.manual_seed(0)
 network = LeNetFeatures().float()
 image, _ = MegapixelMNIST("train", n_images=1, size=400, n_noise=20)[0]
-patches = image.unfold(1, 50, 50).unfold(2, 50, 50).reshape(-1, 1, 50, 50).float() / 255  # 64 patches side by side
+# 64 patches side by side
+patches = image.unfold(1, 50, 50).unfold(2, 50, 50).reshape(-1, 1, 50, 50).float() / 255
 with torch.no_grad():
     untrained = network(patches[patches.amax((1, 2, 3)) > 0])  # those with something in them
 rho = {
@@ -382,40 +429,66 @@ print(f"the paper's feature network on Megapixel MNIST, untrained: {rho['network
 
 # %%
 GRADIENT_LINES = [
-    *("with replacement, baseline", "eq. 44, last step", "eq. 14", "Des Raj", "Des Raj, baseline", "Murthy", "Murthy, baseline"),
+    *(
+        "with replacement, baseline",
+        "eq. 44, last step",
+        "eq. 14",
+        "Des Raj",
+        "Des Raj, baseline",
+        "Murthy",
+        "Murthy, baseline",
+    ),
     *("stratified", "systematic", "π-ps"),
 ]
 
 
 def gradient_error(line, alpha, n, rho):
-    """Relative to eq. 12, each averaged over problems and blocks; the noise is that of the ratio over blocks."""
+    """Relative to eq. 12, each averaged over problems and blocks; the noise is that of the
+    ratio over blocks.
+    """
 
     def per_block(which):
-        return [(1 - rho) * entries.mean() + rho * rows.mean() for _, (_, entries, rows) in measured[which, alpha, n]]
+        return [
+            (1 - rho) * entries.mean() + rho * rows.mean()
+            for _, (_, entries, rows) in measured[which, alpha, n]
+        ]
 
     ours = torch.stack(per_block(line))
     reference = torch.stack(per_block("with replacement"))
     ratio = ours.mean() / reference.mean()
-    noise = (ours / ours.mean() - reference / reference.mean()).std() * ratio / math.sqrt(len(ours))
+    noise = (
+        (ours / ours.mean() - reference / reference.mean()).std() * ratio / math.sqrt(len(ours))
+    )
     return ratio.item(), noise.item()
 
 
 def gradient_table(rho):
-    rows = [[line, *(f"{gradient_error(line, *setting, rho)[0]:.2f}" for setting in SETTINGS)] for line in GRADIENT_LINES]
+    rows = [
+        [line, *(f"{gradient_error(line, *setting, rho)[0]:.2f}" for setting in SETTINGS)]
+        for line in GRADIENT_LINES
+    ]
     return plots.table([f"gradient error over eq. 12's, κ = {rho:.2f}", *HEAD], rows)
 
 
 display(gradient_table(rho["strong"]))
 gradient_noise = max(
-    error / value for line in LINES for value, error in (gradient_error(line, *s, rho["strong"]) for s in SETTINGS)
+    error / value
+    for line in LINES
+    for value, error in (gradient_error(line, *s, rho["strong"]) for s in SETTINGS)
 )
-display(Markdown(f"Standard error of these figures: at most {100 * gradient_noise:.0f} % of each."))
+display(
+    Markdown(f"Standard error of these figures: at most {100 * gradient_noise:.0f} % of each.")
+)
 display(gradient_table(rho["ReLU"]))
 cosines = (0.0, rho["ReLU"], 0.8, 0.9)
 display(
     plots.table(
         ["with baseline, α = 1, N = 5", *(f"κ = {r:.2f}" for r in cosines)],
-        [[line, *(f"{gradient_error(line, 1.0, 5, r)[0]:.2f}" for r in cosines)] for line in GRADIENT_LINES if "baseline" in line],
+        [
+            [line, *(f"{gradient_error(line, 1.0, 5, r)[0]:.2f}" for r in cosines)]
+            for line in GRADIENT_LINES
+            if "baseline" in line
+        ],
     )
 )
 
@@ -435,7 +508,11 @@ display(
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.9), sharey=True)
 cosines = torch.linspace(0, 0.95, 20).tolist()
 for ax, alpha in zip(axes, ALPHAS, strict=True):
-    for name, line in (("with_replacement", "with replacement"), ("des_raj", "Des Raj"), ("murthy", "Murthy")):
+    for name, line in (
+        ("with_replacement", "with replacement"),
+        ("des_raj", "Des Raj"),
+        ("murthy", "Murthy"),
+    ):
         style = plots.ESTIMATOR_STYLES[name]
         for suffix, dash in (("", ":"), (", baseline", "-")):
             curve = [gradient_error(line + suffix, alpha, 3, r)[0] for r in cosines]
@@ -446,9 +523,15 @@ for ax, alpha in zip(axes, ALPHAS, strict=True):
         color=plots.ORANGE, linestyle=":", label="systematic",
     )  # fmt: skip
     ax.axvline(rho["ReLU"], color=plots.GREY, linewidth=0.8)
-    ax.set(xlabel="mean cosine κ of the features", title=f"Dirichlet({alpha:g}), N = 3", ylim=(0, 1.6))
+    ax.set(
+        xlabel="mean cosine κ of the features",
+        title=f"Dirichlet({alpha:g}), N = 3",
+        ylim=(0, 1.6),
+    )
 axes[0].set_ylabel("gradient error / eq. 12's")
-axes[0].text(rho["ReLU"] + 0.02, 1.5, "ReLU of Gaussians", fontsize=9, color=plots.GREY, va="center")
+axes[0].text(
+    rho["ReLU"] + 0.02, 1.5, "ReLU of Gaussians", fontsize=9, color=plots.GREY, va="center"
+)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 plt.show()
 
@@ -490,13 +573,18 @@ for name in ("eq14", "des_raj"):
     murthy = ESTIMATORS["murthy"](log_attention.expand(len(index), 6), index, features[index])
     ordered = index.sort(1).values
     same_set = (ordered[:, None] == ordered[None]).all(-1).double()  # (M, M)
-    over_orders = same_set @ (probability[:, None] * z) / (same_set @ probability)[:, None]  # E[z | S]
+    # E[z | S]
+    over_orders = same_set @ (probability[:, None] * z) / (same_set @ probability)[:, None]
     between = (probability @ (over_orders - truth).square()).sum()
     within = (probability @ (z - over_orders).square()).sum()
     total = (probability @ (z - truth).square()).sum()
-    print(f"{name}: variance {total:.4f} = {between:.4f} of the sets + {within:.4f} of the order")
+    print(
+        f"{name}: variance {total:.4f} = {between:.4f} of the sets + {within:.4f} of the order"
+    )
     print(f"  both sides equal to 1e-12: {abs(total - between - within).item() < 1e-12}")
-    print(f"  mean over the orders is Murthy, equal to 1e-12: {(over_orders - murthy).abs().max().item() < 1e-12}")
+    print(
+        f"  mean over the orders is Murthy, equal to 1e-12: {(over_orders - murthy).abs().max().item() < 1e-12}"
+    )
 
 # %% [markdown]
 # The part of the sets is the same for both, and it is Murthy's variance. The order's part is what either wastes: much of
@@ -534,17 +622,32 @@ for peak, style in (
     estimator = ESTIMATORS["des_raj"]
     for n in counts:
         index = estimator.sample(everywhere, n, generator=generator)
-        z, bar = estimator(everywhere, index, features[index]), estimator.stderr(everywhere, index, features[index])
+        z, bar = (
+            estimator(everywhere, index, features[index]),
+            estimator.stderr(everywhere, index, features[index]),
+        )
         off = (z - truth).abs() / bar
-        coverage[peak, n] = (off < 1.96).double().mean().item(), (off < stdtrit(n - 1, 0.975)).double().mean().item()
+        coverage[peak, n] = (
+            (off < 1.96).double().mean().item(),
+            (off < stdtrit(n - 1, 0.975)).double().mean().item(),
+        )
     top = log_attention.exp().topk(10).values.sum()
     for which, dash, interval in ((0, ":", "±1.96"), (1, "-", "Student")):
         ax.plot(
-            counts, [coverage[peak, n][which] for n in counts], linestyle=dash, **style,
+            counts,
+            [coverage[peak, n][which] for n in counts],
+            linestyle=dash,
+            **style,
             label=f"{interval}, peakedness {peak:g} (ten locations hold {100 * top:.0f} %)",
-        )  # fmt: skip
+        )
 ax.axhline(0.95, color="black", linewidth=0.8)
-ax.set(xscale="log", xticks=counts, xlabel="draws N", ylabel="share of intervals with the truth", ylim=(0.6, 1))
+ax.set(
+    xscale="log",
+    xticks=counts,
+    xlabel="draws N",
+    ylabel="share of intervals with the truth",
+    ylim=(0.6, 1),
+)
 ax.set_xticklabels(counts)
 ax.minorticks_off()
 ax.legend(loc="lower right", fontsize=9)
@@ -580,15 +683,21 @@ display(
 
 # %%
 def object_map(side=32, objects=6, width=2.5, seed=0):
-    """Log-attention with bumps, and which object each location belongs to (the last: background)."""
+    """Log-attention with bumps, and which object each location belongs to (the last:
+    background).
+    """
     generator = torch.Generator().manual_seed(seed)
-    row, column = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    row, column = torch.meshgrid(
+        torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij"
+    )
     centres = []
     while len(centres) < objects:  # apart from each other
         centre = 3 + (side - 6) * torch.rand(2, generator=generator)
         if all((centre - other).norm() > 9 for other in centres):
             centres.append(centre)
-    bumps = torch.stack([(-((row - y) ** 2 + (column - x) ** 2) / (2 * width**2)).exp() for y, x in centres])
+    bumps = torch.stack(
+        [(-((row - y) ** 2 + (column - x) ** 2) / (2 * width**2)).exp() for y, x in centres]
+    )
     attention = 0.004 + bumps.sum(0)
     owner = torch.where(bumps.amax(0) > 0.05, bumps.argmax(0), objects)
     return attention.log().flatten().log_softmax(0).view(side, side), owner.flatten()
@@ -610,8 +719,12 @@ for seed, (ax, (kind, estimator)) in enumerate(zip(axes, KINDS.items(), strict=T
     if "Hilbert" in kind:
         path = hilbert_curve(32, 32)
         ax.plot(path % 32, path // 32, color="white", linewidth=0.5, alpha=0.5)
-    index = estimator.sample(log_map[None], 10, generator=torch.Generator().manual_seed(seed))[0]
-    ax.plot(index % 32, index // 32, "o", color=plots.RED, markeredgecolor="white", markersize=6.5)
+    index = estimator.sample(log_map[None], 10, generator=torch.Generator().manual_seed(seed))[
+        0
+    ]
+    ax.plot(
+        index % 32, index // 32, "o", color=plots.RED, markeredgecolor="white", markersize=6.5
+    )
     hit = one_hot(owner[index], 7).amax(0)[:6].sum().item()
     ax.set_xlabel(f"{hit} of 6 objects seen")
 plt.show()
@@ -634,7 +747,10 @@ for kind in ("systematic, raster", "systematic, Hilbert"):
     print(f"{kind:22} mean   " + "".join(f"{m:7.2f}" for m in mean[:6]))
     print(f"{'':22} spread " + "".join(f"{s:7.2f}" for s in spread[:6]))
     print(f"{'':22} missed " + "".join(f"{m:7.2f}" for m in missed[:6]))
-print(f"{'independent':22} spread " + "".join(f"{s:7.2f}" for s in (10 * mass * (1 - mass)).sqrt()[:6]))
+print(
+    f"{'independent':22} spread "
+    + "".join(f"{s:7.2f}" for s in (10 * mass * (1 - mass)).sqrt()[:6])
+)
 print(f"{'':22} missed " + "".join(f"{m:7.2f}" for m in ((1 - mass) ** 10)[:6]))
 
 # %% [markdown]
@@ -655,7 +771,9 @@ def features_on(owner, seed, kind):
     own = torch.nn.functional.normalize(torch.randn(len(owner), 16, generator=generator), dim=1)
     if kind == "unrelated":
         return own
-    of_object = torch.nn.functional.normalize(torch.randn(7, 16, generator=generator), dim=1)[owner]
+    of_object = torch.nn.functional.normalize(torch.randn(7, 16, generator=generator), dim=1)[
+        owner
+    ]
     return torch.nn.functional.normalize(of_object + 0.4 * own, dim=1)
 
 
@@ -722,7 +840,12 @@ for ax, kind in zip(axes, ("alike", "unrelated"), strict=True):
         style["linestyle"] = ":" if order == "raster" else "-"
         ax.plot(counts, on_map[kind, label].mean(0), label=label, **style)
     ax.axhline(1, color="black", linewidth=1.2, label="with replacement")
-    ax.set(xscale="log", xlabel="draws N", xticks=counts, title=f"features {kind}" + " within an object" * (kind == "alike"))
+    ax.set(
+        xscale="log",
+        xlabel="draws N",
+        xticks=counts,
+        title=f"features {kind}" + " within an object" * (kind == "alike"),
+    )
     ax.set_xticklabels(counts)
     ax.minorticks_off()
 axes[0].set(ylabel="N × squared error / variance of one draw", ylim=(0, 1.3))
@@ -732,7 +855,13 @@ display(
     plots.table(
         ["features alike: N × error / variance of one draw", *(f"N = {n}" for n in counts)],
         [
-            [label, *(f"{v:.2f} ({low:.2f} … {high:.2f})" for v, low, high in zip(r.mean(0), r.amin(0), r.amax(0), strict=True))]
+            [
+                label,
+                *(
+                    f"{v:.2f} ({low:.2f} … {high:.2f})"
+                    for v, low, high in zip(r.mean(0), r.amin(0), r.amax(0), strict=True)
+                ),
+            ]
             for label, r in ((label, on_map["alike", label]) for label in ORDERED)
         ],
     )
@@ -777,13 +906,24 @@ def map_gradient_error(estimator, n):
 
 on_map_gradient = {
     label: map_gradient_error(estimator, 10)
-    for label, estimator in {"with replacement": ESTIMATORS["with_replacement"], **ORDERED}.items()
+    for label, estimator in {
+        "with replacement": ESTIMATORS["with_replacement"],
+        **ORDERED,
+    }.items()
 }
 display(
     plots.table(
         ["gradient error over eq. 12's, N = 10", "each location", "summed over objects"],
         [
-            [label, *(f"{e / reference:.2f}" for e, reference in zip(error, on_map_gradient["with replacement"], strict=True))]
+            [
+                label,
+                *(
+                    f"{e / reference:.2f}"
+                    for e, reference in zip(
+                        error, on_map_gradient["with replacement"], strict=True
+                    )
+                ),
+            ]
             for label, error in on_map_gradient.items()
         ],
     )
@@ -822,8 +962,12 @@ bias = {"logits": [], "loss": [], "probability": []}
 for n in sizes:
     first, second = torch.meshgrid(torch.arange(n + 1), torch.arange(n + 1), indexing="ij")
     inside = first + second <= n
-    counts_of = torch.stack([first[inside], second[inside], n - first[inside] - second[inside]], dim=1).double()
-    chance = (math.lgamma(n + 1) - torch.lgamma(counts_of + 1).sum(1) + counts_of @ a.log()).exp()
+    counts_of = torch.stack(
+        [first[inside], second[inside], n - first[inside] - second[inside]], dim=1
+    ).double()
+    chance = (
+        math.lgamma(n + 1) - torch.lgamma(counts_of + 1).sum(1) + counts_of @ a.log()
+    ).exp()
     z = counts_of @ features / n
     bias["logits"].append((chance @ (z @ W.T) - mu @ W.T).abs().max().item())
     bias["loss"].append((chance @ -log_p(z) + log_p(mu)).item())
@@ -838,9 +982,17 @@ def slope(values):
 
 
 figure, ax = plt.subplots(figsize=(7, 3.4))
-ax.loglog(sizes, bias["loss"], "o-", color=plots.BLUE, label=f"loss, slope {slope(bias['loss']):.2f}")
+ax.loglog(
+    sizes, bias["loss"], "o-", color=plots.BLUE, label=f"loss, slope {slope(bias['loss']):.2f}"
+)
 ax.loglog(sizes, predicted, "--", color="black", label="loss, second order")
-ax.loglog(sizes, bias["probability"], "s-", color=plots.ORANGE, label=f"probability, slope {slope(bias['probability']):.2f}")
+ax.loglog(
+    sizes,
+    bias["probability"],
+    "s-",
+    color=plots.ORANGE,
+    label=f"probability, slope {slope(bias['probability']):.2f}",
+)
 ax.set(xlabel="draws N", ylabel="bias, absolute", xticks=sizes)
 ax.set_xticklabels(sizes)
 ax.minorticks_off()
@@ -875,7 +1027,9 @@ features = torch.nn.functional.normalize(torch.randn(6, 2, generator=generator),
 mu = log_attention.exp() @ features
 logits = log_attention.clone().requires_grad_()
 full_gradient = torch.autograd.grad(-log_p(logits.softmax(0) @ features), logits)[0]
-print("                   variance   bias of the loss   their ratio   bias of the loss's gradient, relative")
+print(
+    "                   variance   bias of the loss   their ratio   bias of the loss's gradient, relative"
+)
 for name in NAMES:
     index, probability, z = enumerate_draws(ESTIMATORS[name], log_attention[None], features, 3)
     variance = (probability @ (z - mu).square()).sum().item()
@@ -884,7 +1038,9 @@ for name in NAMES:
     mean_loss = probability @ -log_p(ESTIMATORS[name](everywhere, index, features[index]))
     gradient = torch.autograd.grad(mean_loss, logits)[0]
     off = ((gradient - full_gradient).norm() / full_gradient.norm()).item()
-    print(f"{name:18} {variance:.3f}      {bias_of_loss:+.4f}            {bias_of_loss / variance:.2f}          {off:.2f}")
+    print(
+        f"{name:18} {variance:.3f}      {bias_of_loss:+.4f}            {bias_of_loss / variance:.2f}          {off:.2f}"
+    )
 
 # %% [markdown]
 # ## What it costs in time
@@ -910,7 +1066,10 @@ def draw_and_weigh(name, n):
 timed = {(name, n): draw_and_weigh(name, n) for name in NAMES for n in (10, 100)}
 threads = torch.get_num_threads()
 torch.set_num_threads(1)
-timings = {row["method"]: torch.tensor(row["ms_all"]) for row in compare(timed, repetitions=15, memory=False)}
+timings = {
+    row["method"]: torch.tensor(row["ms_all"])
+    for row in compare(timed, repetitions=15, memory=False)
+}
 cost = {key: times.min().item() for key, times in timings.items()}
 # By itself: whoever came after it would find the caches full of the network's activations.
 (network,) = compare({"network": lambda: attention_network(views)}, repetitions=7, memory=False)
@@ -919,14 +1078,19 @@ torch.set_num_threads(threads)
 
 
 def times_as_long(name, than, n=10):
-    """Median over the repetitions, in each of which the two come one after the other: what disturbs one disturbs the other."""
+    """Median over the repetitions, in each of which the two come one after the other: what
+    disturbs one disturbs the other.
+    """
     return (timings[name, n] / timings[than, n]).median().item()
 
 
 display(
     plots.table(
         ["milliseconds for 16 maps, one thread, the fastest of fifteen", "N = 10", "N = 100"],
-        [[plots.ESTIMATOR_NAMES[name], *(f"{cost[name, n]:.1f}" for n in (10, 100))] for name in NAMES]
+        [
+            [plots.ESTIMATOR_NAMES[name], *(f"{cost[name, n]:.1f}" for n in (10, 100))]
+            for name in NAMES
+        ]
         + [["(attention network)", f"{network_time:.1f}", f"{network_time:.1f}"]],
     )
 )

@@ -35,7 +35,13 @@ from atslib.data import MegapixelMNIST, mnist_digits
 from atslib.data.megapixel_mnist import scribbles
 from atslib.enumeration import every_draw
 from atslib.models import Output
-from atslib.networks import AttentionNetwork, Classifier, MegapixelMNISTAttention, SaliencyPrior, UnitNorm
+from atslib.networks import (
+    AttentionNetwork,
+    Classifier,
+    MegapixelMNISTAttention,
+    SaliencyPrior,
+    UnitNorm,
+)
 from atslib.plots import (
     BLACK,
     BLUE,
@@ -71,8 +77,14 @@ row = torch.tensor([[[[0.0, 3.0, 6.0]]]])
 print("large pixels                    ", row.flatten().tolist())
 print("mean over the area, by hand     ", [(1 * 0 + 0.5 * 3) / 1.5, (0.5 * 3 + 1 * 6) / 1.5])
 print("downsample                      ", downsample(row, (1, 2)).flatten().tolist())
-print('F.interpolate(mode="area")      ', F.interpolate(row, (1, 2), mode="area").flatten().tolist())
-print('F.interpolate(mode="nearest")   ', F.interpolate(row, (1, 2), mode="nearest").flatten().tolist())
+print(
+    'F.interpolate(mode="area")      ',
+    F.interpolate(row, (1, 2), mode="area").flatten().tolist(),
+)
+print(
+    'F.interpolate(mode="nearest")   ',
+    F.interpolate(row, (1, 2), mode="nearest").flatten().tolist(),
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -89,11 +101,16 @@ print('F.interpolate(mode="nearest")   ', F.interpolate(row, (1, 2), mode="neare
 
 # %%
 def area_mean(image, size):
-    """The definition: the mean of what a small pixel covers, written as overlaps of intervals; float64."""
+    """The definition: the mean of what a small pixel covers, written as overlaps of intervals;
+    float64.
+    """
 
     def shares(fine, coarse):
         width = fine / coarse
-        left, right = torch.arange(coarse).double() * width, (torch.arange(coarse).double() + 1) * width
+        left, right = (
+            torch.arange(coarse).double() * width,
+            (torch.arange(coarse).double() + 1) * width,
+        )
         pixel = torch.arange(fine).double()
         overlap = torch.minimum(right[:, None], pixel + 1) - torch.maximum(left[:, None], pixel)
         return overlap.clamp(min=0) / width  # (coarse, fine)
@@ -102,9 +119,15 @@ def area_mean(image, size):
 
 
 speed_limits = AttentionNetwork(
-    nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 1, 3),
+    nn.Conv2d(3, 8, 3),
+    nn.ReLU(),
+    nn.Conv2d(8, 16, 3),
+    nn.ReLU(),
+    nn.Conv2d(16, 32, 3),
+    nn.ReLU(),
+    nn.Conv2d(32, 1, 3),
     nn.MaxPool2d(8),
-)  # fmt: skip
+)
 cases = [
     ("Megapixel MNIST", MegapixelMNISTAttention(), (1, 1, 1500, 1500), (180, 180)),
     ("speed limits", speed_limits, (1, 3, 960, 1280), (288, 384)),
@@ -113,8 +136,12 @@ for name, network, shape, size in cases:
     image = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     view = downsample(image, size)
     log_attention = network.double()(view).flatten(1).log_softmax(1)
-    print(f"{name}: view {tuple(view.shape[2:])}, hw = {size[0] * size[1]}, entries of a: {log_attention.shape[1]}")
-    print(f"  view, definition against downsample: within 1e-12: {(view - area_mean(image, size)).abs().max() < 1e-12}")
+    print(
+        f"{name}: view {tuple(view.shape[2:])}, hw = {size[0] * size[1]}, entries of a: {log_attention.shape[1]}"
+    )
+    print(
+        f"  view, definition against downsample: within 1e-12: {(view - area_mean(image, size)).abs().max() < 1e-12}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -132,28 +159,44 @@ for name, network, shape, size in cases:
 
 # %% mystnb={"image": {"alt": "Share of a thin line's brightness kept in the view against the line's column. The exact mean keeps all of it at every column, mode area slightly less at most columns and nearly twice as much at a few, mode nearest nothing at most columns and several times too much at the others."}}
 ways = {
-    "mean over the area (downsample)": (lambda image, size: downsample(image, size), dict(color=BLUE, linestyle="-")),
-    'interpolate, mode="area"': (lambda image, size: F.interpolate(image, size, mode="area"), dict(color=ORANGE, linestyle="--")),
+    "mean over the area (downsample)": (
+        lambda image, size: downsample(image, size),
+        dict(color=BLUE, linestyle="-"),
+    ),
+    'interpolate, mode="area"': (
+        lambda image, size: F.interpolate(image, size, mode="area"),
+        dict(color=ORANGE, linestyle="--"),
+    ),
     'interpolate, mode="nearest"': (
         lambda image, size: F.interpolate(image, size, mode="nearest"),
         dict(color=RED, linestyle=":"),
     ),
 }
 period = 25  # 25 large pixels are exactly 3 small ones; then the pattern repeats
-lines = torch.eye(2 * period)[:, None, None, :].expand(-1, 1, 2 * period, -1)  # line j is image j
-kept = {name: (shrink(lines, (6, 6)).mean((1, 2, 3)) / lines.mean((1, 2, 3))) for name, (shrink, _) in ways.items()}
+# line j is image j
+lines = torch.eye(2 * period)[:, None, None, :].expand(-1, 1, 2 * period, -1)
+kept = {
+    name: (shrink(lines, (6, 6)).mean((1, 2, 3)) / lines.mean((1, 2, 3)))
+    for name, (shrink, _) in ways.items()
+}
 
 figure, ax = plt.subplots(figsize=(7, 3.4))
 for name, (_, style) in ways.items():
     ax.step(range(2 * period), kept[name], where="mid", label=name, **style)
-ax.set(xlabel="column of the line (pixels)", ylabel="brightness kept\n(1 = all of it)", ylim=(-0.4, 12))
+ax.set(
+    xlabel="column of the line (pixels)",
+    ylabel="brightness kept\n(1 = all of it)",
+    ylim=(-0.4, 12),
+)
 ax.legend(loc="upper right")
 plt.show()
 
 # %%
 for name in ways:
     invisible = (kept[name] < 1e-6).double().mean().item()
-    print(f"{name:32} kept: {kept[name].min():.2f} to {kept[name].max():.2f}   lines that vanish: {invisible:.0%}")
+    print(
+        f"{name:32} kept: {kept[name].min():.2f} to {kept[name].max():.2f}   lines that vanish: {invisible:.0%}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -196,8 +239,14 @@ anywhere = torch.randint(10, 36, (5000, 2), generator=generator)
 pieces = {"digits": test_digits / 255, "noise": noise[:1000] / 255}
 for kind, glyphs in pieces.items():
     squares = on_canvas(glyphs, anywhere[:1000])
-    gone = {name: (shrink(squares, (9, 9)).amax((1, 2, 3)) == 0).double().mean().item() for name, (shrink, _) in ways.items()}
-    print(f"{kind:6} with nothing left:  " + "   ".join(f"{name.split(' (')[0]}: {share:.0%}" for name, share in gone.items()))
+    gone = {
+        name: (shrink(squares, (9, 9)).amax((1, 2, 3)) == 0).double().mean().item()
+        for name, (shrink, _) in ways.items()
+    }
+    print(
+        f"{kind:6} with nothing left:  "
+        + "   ".join(f"{name.split(' (')[0]}: {share:.0%}" for name, share in gone.items())
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -228,9 +277,16 @@ seen = {
     "digits": shrink_to_nine(test_digits / 255, anywhere[:1000]),
     "noise": shrink_to_nine(noise[:1000] / 255, anywhere[:1000]),
 }
-something = torch.cat([(view.amax((1, 2, 3)) > 0).double() for view in seen.values()]).mean().item()
+something = (
+    torch.cat([(view.amax((1, 2, 3)) > 0).double() for view in seen.values()]).mean().item()
+)
 kind_error = nearest_neighbour_error(
-    torch.cat([shrink_to_nine(train_digits / 255, anywhere[:4000]), shrink_to_nine(noise[1000:] / 255, anywhere[1000:])]),
+    torch.cat(
+        [
+            shrink_to_nine(train_digits / 255, anywhere[:4000]),
+            shrink_to_nine(noise[1000:] / 255, anywhere[1000:]),
+        ]
+    ),
     torch.arange(2).repeat_interleave(4000),
     torch.cat(list(seen.values())),
     torch.arange(2).repeat_interleave(1000),
@@ -248,7 +304,10 @@ answers = {
         test_labels,
     ),
     "which digit: error, in the view, anywhere": nearest_neighbour_error(
-        shrink_to_nine(train_digits / 255, anywhere[:4000]), train_labels, seen["digits"], test_labels
+        shrink_to_nine(train_digits / 255, anywhere[:4000]),
+        train_labels,
+        seen["digits"],
+        test_labels,
     ),
 }
 for question, value in answers.items():
@@ -258,7 +317,11 @@ for question, value in answers.items():
 figure, ax = plt.subplots(figsize=(7, 2.8))
 colours = [SKY, SKY, BLUE, ORANGE, ORANGE]
 ax.barh(range(5), list(answers.values()), color=colours)
-ax.set_yticks(range(5), [question.replace(": error", "").replace(": missed", "") for question in answers], fontsize=9.5)
+ax.set_yticks(
+    range(5),
+    [question.replace(": error", "").replace(": missed", "") for question in answers],
+    fontsize=9.5,
+)
 ax.invert_yaxis()
 ax.set(xlabel="error", xlim=(0, 1))
 ax.grid(axis="y", visible=False)
@@ -290,18 +353,26 @@ plt.show()
 
 # %%
 tiny = AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1), nn.AvgPool2d(2)).double()
-print(f"the network says: stride {tiny.stride}, padding {tiny.padding}, receptive field {tiny.receptive_field}")
-geometry = PatchGeometry((18, 18), (6, 6), (3, 3), 4, tiny.stride, tiny.padding, tiny.receptive_field)
+print(
+    f"the network says: stride {tiny.stride}, padding {tiny.padding}, receptive field {tiny.receptive_field}"
+)
+geometry = PatchGeometry(
+    (18, 18), (6, 6), (3, 3), 4, tiny.stride, tiny.padding, tiny.receptive_field
+)
 view = torch.rand(1, 1, 6, 6, dtype=torch.float64, requires_grad=True)
 logits = tiny(view)
-print("cell  depends on view pixels   centre in the view   times 3   minus 2   library: centre, first pixel")
+print(
+    "cell  depends on view pixels   centre in the view   times 3   minus 2   library: centre, first pixel"
+)
 for r in range(3):
     (gradient,) = torch.autograd.grad(logits[0, r, 1], view, retain_graph=True)
     pixels = (gradient[0, 0].abs() > 0).any(1).nonzero()[:, 0].tolist()
     centre = r * 2 - 1 + 4 / 2
     index = torch.tensor([[3 * r]])
     library = geometry.centre(index)[0, 0, 0].item(), geometry.top_left(index)[0, 0, 0].item()
-    print(f"{r:4}  {pixels!s:24} {centre:10} {3 * centre:16} {3 * centre - 2:9} {library[0]:18}, {library[1]}")
+    print(
+        f"{r:4}  {pixels!s:24} {centre:10} {3 * centre:16} {3 * centre - 2:9} {library[0]:18}, {library[1]}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -314,17 +385,24 @@ window_colours = [BLUE, ORANGE, GREEN]
 for pixel in range(6):
     ax.add_patch(Rectangle((3 * pixel, 2), 3, 0.8, facecolor="#eeeeee", edgecolor="#777777"))
 for pixel in (-1, 6):
-    ax.add_patch(Rectangle((3 * pixel, 2), 3, 0.8, facecolor="white", edgecolor="#bbbbbb", linestyle=":"))
+    ax.add_patch(
+        Rectangle((3 * pixel, 2), 3, 0.8, facecolor="white", edgecolor="#bbbbbb", linestyle=":")
+    )
 for pixel in range(18):
     ax.add_patch(Rectangle((pixel, 0), 1, 0.8, facecolor="#eeeeee", edgecolor="#777777"))
 for r, colour in enumerate(window_colours):
     begin, centre = 3 * (2 * r - 1), 3 * (2 * r + 1)
     height = 3.0 + 0.35 * r
-    ax.plot([begin, begin + 12], [height, height], color=colour, linewidth=3, solid_capstyle="butt")
-    for low_end, high_end in ((0.8, 2.0), (2.8, height)):  # not through the pixels, whose borders lie there
+    ax.plot(
+        [begin, begin + 12], [height, height], color=colour, linewidth=3, solid_capstyle="butt"
+    )
+    # not through the pixels, whose borders lie there
+    for low_end, high_end in ((0.8, 2.0), (2.8, height)):
         ax.plot([centre] * 2, [low_end, high_end], color=colour, linewidth=1, linestyle="--")
     ax.plot(centre, height, "o", color=colour)
-    ax.add_patch(Rectangle((centre - 2, 0.05), 4, 0.7, fill=False, edgecolor=colour, linewidth=2.5))
+    ax.add_patch(
+        Rectangle((centre - 2, 0.05), 4, 0.7, fill=False, edgecolor=colour, linewidth=2.5)
+    )
     ax.text(centre, -0.35, f"edge {centre}", ha="center", va="top", fontsize=10, color=colour)
 ax.text(-3.3, 2.4, "view", ha="right", va="center")
 ax.text(-3.3, 3.35, "windows", ha="right", va="center")
@@ -355,19 +433,36 @@ plt.show()
 
 # %% mystnb={"image": {"alt": "Two panels of the distance between where a patch is laid and where its window is, against the column of the map. Left: margin rf over 2 is off by more than a pixel at the left border, by nothing in the middle and by as much the other way at the right; margin rf minus 1 over 2 is zero everywhere. Right: with the receptive field left at zero it is off by more than ten pixels at both ends."}}
 def centres_by_steps(cells, low, margin, scale):
-    """Equal steps over the view without its margins; the centre is the middle of a step. In image pixels."""
+    """Equal steps over the view without its margins; the centre is the middle of a step. In
+    image pixels.
+    """
     step = (low - 2 * margin) / cells
     return (margin + step * (torch.arange(cells).double() + 0.5)) * scale
 
 
 cells, low, scale = 47, 384, 1280 / 384
 true = PatchGeometry(
-    (960, 1280), (288, 384), (35, 47), 100, speed_limits.stride, speed_limits.padding, speed_limits.receptive_field
+    (960, 1280),
+    (288, 384),
+    (35, 47),
+    100,
+    speed_limits.stride,
+    speed_limits.padding,
+    speed_limits.receptive_field,
 ).centre(torch.arange(cells)[None])[0, :, 1]
-before_pooling = 9  # receptive field of the four convolutions, the number that the released script passes
+# receptive field of the four convolutions, the number that the released script passes
+before_pooling = 9
 offs = {
-    "margin rf/2 (as published)": (centres_by_steps(cells, low, before_pooling / 2, scale) - true, RED, "-"),
-    "margin (rf − 1)/2": (centres_by_steps(cells, low, (before_pooling - 1) / 2, scale) - true, BLUE, "--"),
+    "margin rf/2 (as published)": (
+        centres_by_steps(cells, low, before_pooling / 2, scale) - true,
+        RED,
+        "-",
+    ),
+    "margin (rf − 1)/2": (
+        centres_by_steps(cells, low, (before_pooling - 1) / 2, scale) - true,
+        BLUE,
+        "--",
+    ),
     "receptive field left at 0": (centres_by_steps(cells, low, 0, scale) - true, BLACK, ":"),
 }
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.4))
@@ -383,7 +478,9 @@ plt.show()
 
 # %%
 for name, (off, _, _) in offs.items():
-    print(f"{name:28} largest slip {off.abs().max():6.2f} image pixels, mean {off.abs().mean():5.2f}")
+    print(
+        f"{name:28} largest slip {off.abs().max():6.2f} image pixels, mean {off.abs().mean():5.2f}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -398,7 +495,9 @@ for name, (off, _, _) in offs.items():
 # many locations are concerned?
 
 # %%
-geometry = PatchGeometry((1500, 1500), (180, 180), (180, 180), 50, stride=1, padding=3, receptive_field=7)
+geometry = PatchGeometry(
+    (1500, 1500), (180, 180), (180, 180), 50, stride=1, padding=3, receptive_field=7
+)
 corners = geometry.top_left(torch.arange(180 * 180)[None])
 over = ((corners < 0) | (corners + 50 > 1500)).any(-1).double().mean().item()
 print(f"Megapixel MNIST: {over:.1%} of the locations have a patch that reaches over the border")
@@ -406,7 +505,9 @@ print(f"Megapixel MNIST: {over:.1%} of the locations have a patch that reaches o
 numbers = torch.arange(1, 17).view(1, 1, 4, 4)
 for fill in (0, -1):
     patch = extract_patches(numbers, torch.tensor([[[-1, 1]]]), 2, fill=fill)
-    print(f"image 4 × 4, patch 2 × 2 from row -1, column 1, fill {fill}: {patch.flatten().tolist()}")
+    print(
+        f"image 4 × 4, patch 2 × 2 from row -1, column 1, fill {fill}: {patch.flatten().tolist()}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -427,18 +528,35 @@ def pad_and_cut(image, corners, size, fill=0):
     padded = F.pad(image, [size] * 4, value=fill)
     return torch.stack(
         [
-            torch.stack([padded[b, :, r + size : r + 2 * size, c + size : c + 2 * size] for r, c in places])
+            torch.stack(
+                [
+                    padded[b, :, r + size : r + 2 * size, c + size : c + 2 * size]
+                    for r, c in places
+                ]
+            )
             for b, places in enumerate(corners.tolist())
         ]
     )
 
 
 generator = torch.Generator().manual_seed(0)
-for shape, size, fill in [((2, 1, 40, 60), 9, 0), ((3, 3, 33, 21), 16, 7), ((1, 4, 100, 100), 50, 255)]:
+for shape, size, fill in [
+    ((2, 1, 40, 60), 9, 0),
+    ((3, 3, 33, 21), 16, 7),
+    ((1, 4, 100, 100), 50, 255),
+]:
     image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    corners = torch.stack([torch.randint(-size, side, (shape[0], 20), generator=generator) for side in shape[2:]], dim=-1)
-    equal = torch.equal(extract_patches(image, corners, size, fill=fill), pad_and_cut(image, corners, size, fill))
-    print(f"image {shape}, 20 patches of {size} × {size}, fill {fill}: equal in every pixel {equal}")
+    corners = torch.stack(
+        [torch.randint(-size, side, (shape[0], 20), generator=generator) for side in shape[2:]],
+        dim=-1,
+    )
+    equal = torch.equal(
+        extract_patches(image, corners, size, fill=fill),
+        pad_and_cut(image, corners, size, fill),
+    )
+    print(
+        f"image {shape}, 20 patches of {size} × {size}, fill {fill}: equal in every pixel {equal}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -452,7 +570,9 @@ for shape, size, fill in [((2, 1, 40, 60), 9, 0), ((3, 3, 33, 21), 16, 7), ((1, 
 
 # %%
 class BytesMade(TorchDispatchMode):
-    """Adds up the bytes of every tensor that is made inside the block; views of another tensor cost nothing."""
+    """Adds up the bytes of every tensor that is made inside the block; views of another tensor
+    cost nothing.
+    """
 
     def __init__(self):
         super().__init__()
@@ -460,8 +580,13 @@ class BytesMade(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
-        known = {x.untyped_storage().data_ptr() for x in arguments if isinstance(x, torch.Tensor)}
-        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in known:
+        known = {
+            x.untyped_storage().data_ptr() for x in arguments if isinstance(x, torch.Tensor)
+        }
+        if (
+            isinstance(result, torch.Tensor)
+            and result.untyped_storage().data_ptr() not in known
+        ):
             self.total += result.untyped_storage().nbytes()
         return result
 
@@ -471,18 +596,30 @@ settings = [  # image, type, patch, run the padding too
     ("speed limits", (1, 3, 960, 1280), torch.float32, 100, True),
     ("a slide", (1, 3, 100_000, 100_000), torch.uint8, 256, False),
 ]
-print("10 patches of one image     image (MB)   pad and cut makes (MB)   extract_patches makes (MB)")
+print(
+    "10 patches of one image     image (MB)   pad and cut makes (MB)   extract_patches makes (MB)"
+)
 for name, shape, dtype, size, run_padding in settings:
     image = torch.zeros(1, 1, 1, 1, dtype=dtype).expand(shape)
-    corners = torch.stack([torch.linspace(-size // 2, side - size // 2, 10).long() for side in shape[2:]], dim=-1)[None]
+    corners = torch.stack(
+        [torch.linspace(-size // 2, side - size // 2, 10).long() for side in shape[2:]], dim=-1
+    )[None]
     with BytesMade() as ours:
         extract_patches(image, corners, size)
     with BytesMade() as plain:
         if run_padding:
             pad_and_cut(image, corners, size)
     bytes_each = torch.empty(0, dtype=dtype).element_size()
-    plain_total = plain.total if run_padding else shape[1] * (shape[2] + 2 * size) * (shape[3] + 2 * size) * bytes_each
-    megabytes = [shape[1] * shape[2] * shape[3] * bytes_each / 1e6, plain_total / 1e6, ours.total / 1e6]
+    plain_total = (
+        plain.total
+        if run_padding
+        else shape[1] * (shape[2] + 2 * size) * (shape[3] + 2 * size) * bytes_each
+    )
+    megabytes = [
+        shape[1] * shape[2] * shape[3] * bytes_each / 1e6,
+        plain_total / 1e6,
+        ours.total / 1e6,
+    ]
     print(f"{name:24} {megabytes[0]:13,.1f} {megabytes[1]:24,.1f} {megabytes[2]:28,.1f}")
 
 # %% [markdown]
@@ -500,7 +637,9 @@ for way in (extract_patches, pad_and_cut):
         way(image, corners, 50)
     seconds[way.__name__] = time.perf_counter() - begin
 ratio = seconds["pad_and_cut"] / seconds["extract_patches"]
-print(f"3000 × 3000 in colour, 10 patches: pad and cut takes {ratio:.0f} times as long, on this machine, just now")
+print(
+    f"3000 × 3000 in colour, 10 patches: pad and cut takes {ratio:.0f} times as long, on this machine, just now"
+)
 
 # %% [markdown]
 # ## The model at two resolutions
@@ -523,9 +662,14 @@ torch.manual_seed(0)
 attention = AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1))
 nn.init.normal_(attention.layers[0].weight, std=2)
 toy = AttentionSampling(
-    attention, nn.Sequential(nn.Flatten(), nn.Linear(49, 4), UnitNorm()), Classifier(4, 2, scale=4),
-    patch_size=7, n_patches=2, scale=1 / 8, estimator="with_replacement",
-).double()  # fmt: skip
+    attention,
+    nn.Sequential(nn.Flatten(), nn.Linear(49, 4), UnitNorm()),
+    Classifier(4, 2, scale=4),
+    patch_size=7,
+    n_patches=2,
+    scale=1 / 8,
+    estimator="with_replacement",
+).double()
 image = torch.rand(1, 1, 16, 24, dtype=torch.float64)
 
 with torch.no_grad():
@@ -534,8 +678,10 @@ with torch.no_grad():
     padded = F.pad(image, [7] * 4)
     features = []
     for i in range(6):
-        centre = [(cell - 1 + 3 / 2) * 8 for cell in divmod(i, 3)]  # stride 1, padding 1, receptive field 3, H/h = 8
-        r, c = (int(value - 7 / 2 + 0.5) + 7 for value in centre)  # first pixel, in the padded image
+        # stride 1, padding 1, receptive field 3, H/h = 8
+        centre = [(cell - 1 + 3 / 2) * 8 for cell in divmod(i, 3)]
+        # first pixel, in the padded image
+        r, c = (int(value - 7 / 2 + 0.5) + 7 for value in centre)
         features.append(toy.features(padded[:, :, r : r + 7, c : c + 7])[0])
     features = torch.stack(features)  # f(P(x, i)), (6, 4)
     mu = a @ features
@@ -564,17 +710,24 @@ probabilities = full.logits.softmax(1)[0]
 log_a = full.log_attention[0].detach()
 counts = range(1, 8)
 rms, bias = [], []
-print("N    draws   bias of z, logits < 1e-12   N · MSE / σ²   bias of the first probability   times N")
+print(
+    "N    draws   bias of z, logits < 1e-12   N · MSE / σ²   bias of the first probability   times N"
+)
 for n in counts:
     index, chance = every_draw(ESTIMATORS["with_replacement"], log_a, n)
     with torch.no_grad():
         z = features[index].mean(1)  # eq. 20, one row a draw
         logits = toy.classifier(z)
-    unbiased = max((chance @ z - mu).abs().max(), (chance @ logits - full.logits[0]).abs().max()) < 1e-12
+    unbiased = (
+        max((chance @ z - mu).abs().max(), (chance @ logits - full.logits[0]).abs().max())
+        < 1e-12
+    )
     mse = chance @ (z - mu).square().sum(1)
     bias.append((chance @ logits.softmax(1) - probabilities)[0].item())
     rms.append((chance @ (logits - full.logits[0]).square().sum(1)).sqrt().item())
-    print(f"{n} {len(index):8}   {bool(unbiased)!s:25} {n * mse / sigma2:15.6f} {bias[-1]:20.6f} {n * bias[-1]:22.5f}")
+    print(
+        f"{n} {len(index):8}   {bool(unbiased)!s:25} {n * mse / sigma2:15.6f} {bias[-1]:20.6f} {n * bias[-1]:22.5f}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% mystnb={"image": {"alt": "Error against number of patches from 1 to 7, both logarithmic. The root mean square error of the logits with replacement falls as the inverse square root of N; Des Raj's falls faster, Murthy's fastest, leaving the axis at N equal to 6, where every location is seen. The bias of the probability is far smaller and falls as 1 over N."}}
@@ -583,19 +736,51 @@ for name, errors in without.items():
     for n in range(1, 7):
         index, chance = every_draw(ESTIMATORS[name], log_a, n)
         with torch.no_grad():
-            logits = toy.classifier(ESTIMATORS[name](log_a.expand(len(index), 2, 3), index, features[index]))
+            logits = toy.classifier(
+                ESTIMATORS[name](log_a.expand(len(index), 2, 3), index, features[index])
+            )
         errors.append((chance @ (logits - full.logits[0]).square().sum(1)).sqrt().item())
 
 figure, ax = plt.subplots(figsize=(7, 3.9))
 ax.loglog(counts, rms, **estimator_line("with_replacement"))
 for name, errors in without.items():
-    ax.loglog(range(1, 7), [error if error > 1e-9 else float("nan") for error in errors], **estimator_line(name))
-ax.loglog(counts, [abs(value) for value in bias], color=RED, marker="v", linestyle="--", label="bias of the probability, eq. 20")
-ax.loglog(counts, [rms[0] / n**0.5 for n in counts], color=GREY, linewidth=1, label=r"slope $-1/2$", zorder=0)
-ax.loglog(counts, [abs(bias[0]) / n for n in counts], color=GREY, linewidth=1, linestyle=":", label=r"slope $-1$", zorder=0)
+    ax.loglog(
+        range(1, 7),
+        [error if error > 1e-9 else float("nan") for error in errors],
+        **estimator_line(name),
+    )
+ax.loglog(
+    counts,
+    [abs(value) for value in bias],
+    color=RED,
+    marker="v",
+    linestyle="--",
+    label="bias of the probability, eq. 20",
+)
+ax.loglog(
+    counts,
+    [rms[0] / n**0.5 for n in counts],
+    color=GREY,
+    linewidth=1,
+    label=r"slope $-1/2$",
+    zorder=0,
+)
+ax.loglog(
+    counts,
+    [abs(bias[0]) / n for n in counts],
+    color=GREY,
+    linewidth=1,
+    linestyle=":",
+    label=r"slope $-1$",
+    zorder=0,
+)
 ax.set_xticks(list(counts), [str(n) for n in counts])
 ax.minorticks_off()
-ax.set(xlabel="patches $N$", ylabel="error of the logits (root mean square)\nand bias of the probability", ylim=(3e-3, 30))
+ax.set(
+    xlabel="patches $N$",
+    ylabel="error of the logits (root mean square)\nand bias of the probability",
+    ylim=(3e-3, 30),
+)
 ax.legend(loc="upper right", ncols=2)
 plt.show()
 
@@ -629,8 +814,12 @@ print(
 attention_of_three = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 places = torch.tensor([[1.0], [3.0], [5.0]], dtype=torch.float64)
 index, chance = every_draw(ESTIMATORS["des_raj"], attention_of_three.log(), 2)
-estimates = ESTIMATORS["des_raj"](attention_of_three.log().expand(len(index), 3), index, places[index])[:, 0]
-print(f"centre of mass {0.5 * 1 + 0.3 * 3 + 0.2 * 5:.3f}; mean over all draws of two locations {(chance * estimates).sum():.3f}")
+estimates = ESTIMATORS["des_raj"](
+    attention_of_three.log().expand(len(index), 3), index, places[index]
+)[:, 0]
+print(
+    f"centre of mass {0.5 * 1 + 0.3 * 3 + 0.2 * 5:.3f}; mean over all draws of two locations {(chance * estimates).sum():.3f}"
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -659,17 +848,26 @@ class LocatedSampling(AttentionSampling):
     def forward(self, image, low=None, *, n_patches=None, generator=None):
         view, log_attention = self.attend(image, low)
         geometry = self.geometry(image, view, log_attention)
-        index = self.estimator.sample(log_attention, n_patches or self.n_patches, generator=generator)
-        patches = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill).flatten(0, 1)
+        index = self.estimator.sample(
+            log_attention, n_patches or self.n_patches, generator=generator
+        )
+        patches = extract_patches(
+            image, geometry.top_left(index), self.patch_size, fill=self.fill
+        ).flatten(0, 1)
         patches = patches / 255 if patches.dtype == torch.uint8 else patches
-        where = geometry.centre(index).float() / torch.tensor(image.shape[2:], device=image.device)  # <- (B, N, 2), in [0, 1]
+        where = geometry.centre(index).float() / torch.tensor(
+            image.shape[2:], device=image.device
+        )  # <- (B, N, 2), in [0, 1]
         features = self.features(patches, where.flatten(0, 1)).unflatten(0, index.shape)
         pooled = self.estimator(log_attention, index, features)
-        return Output(self.classifier(pooled), log_attention, index, pooled)  # what `train` and `evaluate` want
+        # what `train` and `evaluate` want
+        return Output(self.classifier(pooled), log_attention, index, pooled)
 
 
 def zero_and_one(count, generator, side=96):
-    """Images with a zero and a one in different halves; the label is 1 if the one is on the left."""
+    """Images with a zero and a one in different halves; the label is 1 if the one is on the
+    left.
+    """
     digits, labels = mnist_digits("train")
     images = torch.zeros(count, 1, side, side, dtype=torch.uint8)
     classes = torch.randint(0, 2, (count,), generator=generator)
@@ -677,34 +875,52 @@ def zero_and_one(count, generator, side=96):
         for digit in (0, 1):
             on_the_left = digit == one_is_left
             r = int(torch.randint(0, side - 27, (), generator=generator))
-            c = int(torch.randint(0, side // 2 - 27, (), generator=generator)) + (0 if on_the_left else side // 2)
+            c = int(torch.randint(0, side // 2 - 27, (), generator=generator)) + (
+                0 if on_the_left else side // 2
+            )
             glyph = digits[labels == digit][int(torch.randint(0, 300, (), generator=generator))]
             image[0, r : r + 28, c : c + 28] = torch.tensor(glyph)
     return images, classes
 
 
 generator = torch.Generator().manual_seed(0)
-(train_images, train_classes), (test_images, test_classes) = zero_and_one(512, generator), zero_and_one(512, generator)
+(train_images, train_classes), (test_images, test_classes) = (
+    zero_and_one(512, generator),
+    zero_and_one(512, generator),
+)
 
 
 def train_and_test(located, steps=160 * more):
     torch.manual_seed(1)
     silent = AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1))
     for parameter in silent.parameters():
-        nn.init.zeros_(parameter)  # attention starts as the local brightness: chapter 7 explains the prior
+        # attention starts as the local brightness: chapter 7 explains the prior
+        nn.init.zeros_(parameter)
     model = LocatedSampling(
-        SaliencyPrior(silent), Features(located), Classifier(32, 2, scale=8), patch_size=28, n_patches=8, scale=0.25
+        SaliencyPrior(silent),
+        Features(located),
+        Classifier(32, 2, scale=8),
+        patch_size=28,
+        n_patches=8,
+        scale=0.25,
     )
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         batch = torch.randint(0, len(train_images), (64,), generator=generator)
-        loss = F.cross_entropy(model(train_images[batch], generator=generator).logits, train_classes[batch])
+        loss = F.cross_entropy(
+            model(train_images[batch], generator=generator).logits, train_classes[batch]
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        error = (model(test_images, generator=generator).logits.argmax(1) != test_classes).double().mean().item()
+        error = (
+            (model(test_images, generator=generator).logits.argmax(1) != test_classes)
+            .double()
+            .mean()
+            .item()
+        )
     return model, error
 
 
@@ -720,12 +936,18 @@ print("with the location, fewer than 5 % wrong:      ", located_error < 0.05)
 # %% mystnb={"image": {"alt": "Four test images, each with a handwritten zero and one in different halves, and the outlines of the eight patches drawn, most of which lie on the two digits."}}
 figure, axes = plt.subplots(1, 4, figsize=(7, 2.3))
 shown = torch.cat([(test_classes == c).nonzero()[:2, 0] for c in (0, 1)])
-for ax, image, one_is_left in zip(axes, test_images[shown], test_classes[shown].tolist(), strict=True):
+for ax, image, one_is_left in zip(
+    axes, test_images[shown], test_classes[shown].tolist(), strict=True
+):
     show_image(ax, image, "one is left" if one_is_left else "zero is left")
     with torch.no_grad():
         view, log_attention = located.attend(image[None])
-    drawn = located.estimator.sample(log_attention, 8, generator=torch.Generator().manual_seed(0))
-    outline_patches(ax, located.geometry(image[None], view, log_attention), drawn[0], linewidth=1)
+    drawn = located.estimator.sample(
+        log_attention, 8, generator=torch.Generator().manual_seed(0)
+    )
+    outline_patches(
+        ax, located.geometry(image[None], view, log_attention), drawn[0], linewidth=1
+    )
     ax.set(xlim=(-0.5, 95.5), ylim=(95.5, -0.5))
 plt.show()
 

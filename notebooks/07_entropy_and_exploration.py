@@ -29,7 +29,18 @@ from atslib import ESTIMATORS, PatchGeometry, downsample, entropy
 from atslib.data import MegapixelMNIST
 from atslib.models import Output
 from atslib.networks import MegapixelMNISTAttention, SaliencyPrior
-from atslib.plots import BLACK, BLUE, GREEN, GREY, ORANGE, RED, SKY, outline_patches, show_image, use_style
+from atslib.plots import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    SKY,
+    outline_patches,
+    show_image,
+    use_style,
+)
 from atslib.training import attention_loss
 
 use_style()
@@ -71,10 +82,15 @@ left, cross_entropy = attention_loss(out, torch.tensor([target]), weight)
 print(f"H by hand {by_hand_entropy:.6f}, atslib.entropy {entropy(a.log()[None]).item():.6f}")
 print(f"as a number of locations: {math.exp(by_hand_entropy):.2f} of 3")
 print(f"L' by hand {right:.6f}, attention_loss {left.item():.6f}")
-print(f"difference below 1e-6 (the library takes the cross-entropy in float32): {abs(left.item() - right) < 1e-6}")
+print(
+    f"difference below 1e-6 (the library takes the cross-entropy in float32): {abs(left.item() - right) < 1e-6}"
+)
 for name, values in [("one-hot", [1.0, 0.0, 0.0]), ("uniform", [1 / 3] * 3)]:
     h = entropy(torch.tensor([values], dtype=torch.float64).log()).item()
-    print(f"{name}: H = {abs(h):.6f}" + (f" = log 3 = {math.log(3):.6f}" if name == "uniform" else ""))
+    print(
+        f"{name}: H = {abs(h):.6f}"
+        + (f" = log 3 = {math.log(3):.6f}" if name == "uniform" else "")
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -106,12 +122,16 @@ print(f"H = {by_hand_entropy:.4f}; sum of the formula {abs(formula.sum()):.4f}")
 generator = torch.Generator().manual_seed(0)
 worst = 0.0
 for spread in (0.1, 1, 10, 100):  # from nearly uniform to one-hot
-    theta = (spread * torch.randn(50, 1000, generator=generator, dtype=torch.float64)).requires_grad_()
+    theta = (
+        spread * torch.randn(50, 1000, generator=generator, dtype=torch.float64)
+    ).requires_grad_()
     log_a = theta.log_softmax(1)
     h = entropy(log_a)
     h.sum().backward()
     worst = max(worst, (theta.grad + log_a.exp() * (log_a + h[:, None])).abs().max().item())
-print(f"formula against autograd, 50 distributions over 1,000 locations at each of four spreads: within 1e-12 {worst < 1e-12}")
+print(
+    f"formula against autograd, 50 distributions over 1,000 locations at each of four spreads: within 1e-12 {worst < 1e-12}"
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -126,9 +146,14 @@ log_a = theta.log_softmax(1)
 pull = -(log_a.exp() * (log_a + entropy(log_a)[:, None]))[:, 1]
 figure, ax = plt.subplots(figsize=(7, 3))
 ax.plot(lead, pull, color=BLUE)
-ax.set(xlabel="lead of the favourite's logit over the 49 others", ylabel="∂H / ∂θ of one of the others")
+ax.set(
+    xlabel="lead of the favourite's logit over the 49 others",
+    ylabel="∂H / ∂θ of one of the others",
+)
 plt.show()
-print(f"largest pull at a lead of {lead[pull.argmax()]:.1f}; at a lead of 16 it is {pull.max() / pull[-1]:,.0f} times weaker")
+print(
+    f"largest pull at a lead of {lead[pull.argmax()]:.1f}; at a lead of 16 it is {pull.max() / pull[-1]:,.0f} times weaker"
+)
 
 # %% [markdown]
 # The pull vanishes on the left because there is nothing to equalise, and on the right because attention that is gone cannot be called back: softmax
@@ -157,7 +182,9 @@ for weight in (0.03, 0.1, 1.0):
         (gradient,) = torch.autograd.grad(loss, theta)
         theta = (theta - 0.5 / max(weight, 0.1) * gradient).detach().requires_grad_()
     found, expected = theta.softmax(0), (reward / weight).softmax(0)
-    print(f"{weight:<6}  {[f'{v:.3f}' for v in found.tolist()]}   {[f'{v:.3f}' for v in expected.tolist()]}")
+    print(
+        f"{weight:<6}  {[f'{v:.3f}' for v in found.tolist()]}   {[f'{v:.3f}' for v in expected.tolist()]}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -180,7 +207,8 @@ def train(weight, start, informative, steps, runs, batch=32, rate=1.0, seed=0):
 
     weight: λ; start: the logits at the beginning, (K,) or (runs, K).
     """
-    generator, real = torch.Generator().manual_seed(seed), dict(dtype=torch.float64)  # the same draws on every machine
+    # the same draws on every machine
+    generator, real = torch.Generator().manual_seed(seed), dict(dtype=torch.float64)
     tells = torch.zeros(K, **real)
     tells[informative] = 3.0  # strength of the class at the informative locations
     theta = start.expand(runs, K).to(**real, copy=True).requires_grad_()
@@ -188,15 +216,18 @@ def train(weight, start, informative, steps, runs, batch=32, rate=1.0, seed=0):
     optimiser = torch.optim.SGD([theta, classifier], lr=rate)
     history = dict(attention=[], entropy=[], error=[])
     for _ in range(steps + 1):
-        sign = 2.0 * torch.randint(0, 2, (runs, batch), generator=generator) - 1  # the class, ±1
+        # the class, ±1
+        sign = 2.0 * torch.randint(0, 2, (runs, batch), generator=generator) - 1
         log_a = theta.log_softmax(1)
         everywhere = log_a[:, None].expand(runs, batch, K).flatten(0, 1)  # (runs · batch, K)
         index = estimator.sample(everywhere, N, generator=generator)
-        features = torch.randn(runs * batch, N, D, generator=generator, **real)  # at the drawn locations only
+        # at the drawn locations only
+        features = torch.randn(runs * batch, N, D, generator=generator, **real)
         features[..., 0] += tells[index] * sign.flatten()[:, None]
         z = estimator(everywhere, index, F.normalize(features, dim=-1)).view(runs, batch, D)
         score = 4 * (z * classifier[:, None]).sum(-1) * sign  # positive: answered rightly
-        loss = F.softplus(-score).mean(1) - weight * entropy(log_a)  # eq. 21, cross-entropy of two classes
+        # eq. 21, cross-entropy of two classes
+        loss = F.softplus(-score).mean(1) - weight * entropy(log_a)
         history["attention"].append(log_a.detach().exp())
         history["entropy"].append(entropy(log_a.detach()))
         history["error"].append((score < 0).double().mean(1))
@@ -209,7 +240,9 @@ def train(weight, start, informative, steps, runs, batch=32, rate=1.0, seed=0):
 informative = torch.tensor([7, 18, 23, 31, 44])
 weights = [0.0, 0.005, 0.01, 0.05, 0.1, 1.0]
 steps, runs = 600, 8 * more
-histories = {weight: train(weight, torch.zeros(K), informative, steps, runs) for weight in weights}
+histories = {
+    weight: train(weight, torch.zeros(K), informative, steps, runs) for weight in weights
+}
 
 # %% mystnb={"image": {"alt": "Sixteen small bar charts of attention over 50 locations: four rows for lambda 0, 0.01, 0.1 and 1, four columns for steps 0, 100, 300 and 600. All start uniform. With lambda 0 one of the five informative locations rises far above the others and one stays behind, with 0.01 the five are less uneven, with 0.1 they are even and lower, above a floor of all others, with 1 the distribution stays close to uniform."}}
 columns = [0, 100, 300, 600]
@@ -238,7 +271,9 @@ styles = {0.0: (BLACK, "-"), 0.01: (BLUE, "--"), 0.1: (ORANGE, "-."), 1.0: (GREE
 for weight, (colour, dash) in styles.items():
     h = histories[weight]["entropy"]
     ax.plot(h.mean(1), color=colour, linestyle=dash, label=f"λ = {weight:g}")
-    ax.fill_between(range(len(h)), h.min(1).values, h.max(1).values, color=colour, alpha=0.15, linewidth=0)
+    ax.fill_between(
+        range(len(h)), h.min(1).values, h.max(1).values, color=colour, alpha=0.15, linewidth=0
+    )
 ax.axhline(math.log(K), color=GREY, linewidth=1)
 ax.text(steps, math.log(K) + 0.04, "log K", ha="right", va="bottom", fontsize=10, color=GREY)
 ax.set(xlabel="step", ylabel="entropy (nats)", ylim=(0, 4.4), xlim=(0, steps))
@@ -250,7 +285,9 @@ plt.show()
 # In numbers, the means over the runs, with the two weights in between:
 
 # %%
-print("λ       entropy: step 100   step 600   a: on the five   largest   smallest of the five   error, last 50 steps")
+print(
+    "λ       entropy: step 100   step 600   a: on the five   largest   smallest of the five   error, last 50 steps"
+)
 for weight in weights:
     h = histories[weight]
     print(
@@ -266,7 +303,9 @@ print(
     "λ = 0 ends more selective than any other weight, in every run:",
     all((final[0.0] < final[w]).all().item() for w in weights[1:]),
 )
-print(f"λ = 1 ends within {math.log(K) - final[1.0].min():.2f} nats of uniform in every run (log K = {math.log(K):.2f})")
+print(
+    f"λ = 1 ends within {math.log(K) - final[1.0].min():.2f} nats of uniform in every run (log K = {math.log(K):.2f})"
+)
 spread = abs(final[0.05].mean() - final[0.005].mean())
 print(f"between λ = 0.005 and 0.05 the final entropy differs by {spread:.1f} nats")
 # NBVAL_CHECK_OUTPUT
@@ -297,11 +336,15 @@ start[..., decoy] = leads[:, None]
 stuck_weights = [0.0, 0.01, 0.1, 1.0]
 outcomes, waiting = {}, {}
 for weight in stuck_weights:
-    outcome = train(weight, start.flatten(0, 1), useful, patience, len(leads) * repeats, batch=16, seed=1)
-    on_useful = outcome["attention"][..., 31].unflatten(1, (len(leads), repeats))  # (steps + 1, leads, repeats)
+    outcome = train(
+        weight, start.flatten(0, 1), useful, patience, len(leads) * repeats, batch=16, seed=1
+    )
+    # (steps + 1, leads, repeats)
+    on_useful = outcome["attention"][..., 31].unflatten(1, (len(leads), repeats))
     outcomes[weight] = outcome["entropy"].unflatten(1, (len(leads), repeats)), on_useful
     reached = on_useful > 0.1
-    waiting[weight] = torch.where(reached.any(0), reached.int().argmax(0), patience + 1)  # (leads, repeats)
+    # (leads, repeats)
+    waiting[weight] = torch.where(reached.any(0), reached.int().argmax(0), patience + 1)
 
 # %% mystnb={"image": {"alt": "Steps until the informative location holds a tenth of the attention, against the lead of the useless one. Without entropy the number rises steeply, and at the two largest leads no run gets there. With lambda 0.01 it rises later. With lambda 0.1 every run gets there, and only large leads take longer. With lambda 1 no run gets there at any lead."}}
 figure, ax = plt.subplots(figsize=(7, 3.9))
@@ -312,13 +355,31 @@ for position, (weight, (colour, dash)) in enumerate(styles.items()):
     shift = 0.12 * (position - 1.5)  # side by side, so that none hides another
     x = (leads + shift)[:, None].expand_as(steps_needed)
     ax.plot(x[~gave_up], steps_needed[~gave_up], markers[weight], color=colour, alpha=0.8)
-    ax.plot(x[gave_up], 1250 + 0 * steps_needed[gave_up], markers[weight], color=colour, markerfacecolor="white")
+    ax.plot(
+        x[gave_up],
+        1250 + 0 * steps_needed[gave_up],
+        markers[weight],
+        color=colour,
+        markerfacecolor="white",
+    )
     median = steps_needed.median(1).values
     median[median > patience] = float("nan")
-    ax.plot(leads + shift, median, color=colour, linestyle=dash, marker=markers[weight], label=f"λ = {weight:g}")
+    ax.plot(
+        leads + shift,
+        median,
+        color=colour,
+        linestyle=dash,
+        marker=markers[weight],
+        label=f"λ = {weight:g}",
+    )
 ax.axhline(patience, color=GREY, linewidth=1)
 ax.text(1.6, 1040, "not within 1,000 steps", fontsize=10, color=GREY, va="bottom", ha="left")
-ax.set(xlabel="lead of the useless location (logits)", ylabel="steps until found", ylim=(0, 1400), xlim=(1.5, 10.5))
+ax.set(
+    xlabel="lead of the useless location (logits)",
+    ylabel="steps until found",
+    ylim=(0, 1400),
+    xlim=(1.5, 10.5),
+)
 ax.legend(loc="upper left", bbox_to_anchor=(0, 0.7))
 plt.show()
 
@@ -329,9 +390,12 @@ for row, value in enumerate(leads.tolist()):
     found = [int((waiting[weight][row] <= patience).sum()) for weight in stuck_weights]
     first = outcomes[0.0][1][0, row, 0].item()
     print(f"{value:4.0f} {first:14.5f}          " + "".join(f"{count:<12}" for count in found))
-print("\nlead 10, entropy:  at the start   highest on the way   at the end   a of the informative location then")
+print(
+    "\nlead 10, entropy:  at the start   highest on the way   at the end   a of the informative location then"
+)
 for weight in stuck_weights:
-    h, on_useful = (values[:, -1].mean(1) for values in outcomes[weight])  # mean over the repeats
+    # mean over the repeats
+    h, on_useful = (values[:, -1].mean(1) for values in outcomes[weight])
     print(f"λ = {weight:<6g} {h[0]:17.1f} {h.max():17.1f} {h[-1]:17.1f} {on_useful[-1]:17.2f}")
 # NBVAL_CHECK_OUTPUT
 
@@ -377,7 +441,9 @@ for value in leads.tolist():
 
 # %%
 dataset = MegapixelMNIST("train", 24 * more)
-geometry = PatchGeometry((1500, 1500), (180, 180), (180, 180), 50, stride=1, padding=3, receptive_field=7)
+geometry = PatchGeometry(
+    (1500, 1500), (180, 180), (180, 180), 50, stride=1, padding=3, receptive_field=7
+)
 corners = geometry.top_left(torch.arange(180 * 180)[None])[0]  # (K, 2)
 
 
@@ -394,16 +460,27 @@ for number in range(len(dataset)):
     views.append(downsample(image[None], (180, 180)))
     holds_digit.append(holding(layout.digit_corners))
     holds_noise.append(holding(layout.noise_corners) & ~holds_digit[-1])
-views, holds_digit, holds_noise = torch.cat(views), torch.stack(holds_digit), torch.stack(holds_noise)
+views, holds_digit, holds_noise = (
+    torch.cat(views),
+    torch.stack(holds_digit),
+    torch.stack(holds_noise),
+)
 
 
 def first_draws(network, n=10):
-    """Expected numbers of the first n patches that hold a digit, noise only, nothing; and the entropy. Mean over the images."""
+    """Expected numbers of the first n patches that hold a digit, noise only, nothing; and the
+    entropy. Mean over the images.
+    """
     with torch.no_grad():
         log_a = network(views).flatten(1).double().log_softmax(1)
     a = log_a.exp()
     digit, noise = (n * (a * mask).sum(1) for mask in (holds_digit, holds_noise))
-    return dict(digit=digit.mean(), noise=noise.mean(), nothing=(n - digit - noise).mean(), entropy=entropy(log_a).mean())
+    return dict(
+        digit=digit.mean(),
+        noise=noise.mean(),
+        nothing=(n - digit - noise).mean(),
+        entropy=entropy(log_a).mean(),
+    )
 
 
 networks = []
@@ -412,15 +489,26 @@ for seed in range(3):
     networks.append(MegapixelMNISTAttention())
 on_digit = {}
 print("of ten first draws, expected:      a digit   noise only   neither   entropy")
-for name, wrap in [("uniform attention", None), ("untrained network", lambda network: network), ("with prior", SaliencyPrior)]:
+for name, wrap in [
+    ("uniform attention", None),
+    ("untrained network", lambda network: network),
+    ("with prior", SaliencyPrior),
+]:
     if wrap is None:
         results = [first_draws(lambda view: torch.zeros(len(view), 180, 180))]
     else:
         results = [first_draws(wrap(network)) for network in networks]
-    mean = {key: torch.stack([result[key] for result in results]).mean().item() for key in results[0]}
+    mean = {
+        key: torch.stack([result[key] for result in results]).mean().item()
+        for key in results[0]
+    }
     on_digit[name] = mean["digit"]
-    print(f"{name:33} {mean['digit']:8.2f} {mean['noise']:12.1f} {mean['nothing']:9.1f} {mean['entropy']:9.1f}")
-print(f"with the prior, {on_digit['with prior'] / on_digit['untrained network']:.0f} times as many on digits")
+    print(
+        f"{name:33} {mean['digit']:8.2f} {mean['noise']:12.1f} {mean['nothing']:9.1f} {mean['entropy']:9.1f}"
+    )
+print(
+    f"with the prior, {on_digit['with prior'] / on_digit['untrained network']:.0f} times as many on digits"
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -428,14 +516,25 @@ print(f"with the prior, {on_digit['with prior'] / on_digit['untrained network']:
 
 # %% mystnb={"image": {"alt": "The same Megapixel MNIST image twice with the outlines of ten drawn patches. Left, without prior: nearly all outlines lie on empty ground. Right, with prior: several outlines lie on digits or noise."}}
 image, _ = dataset[2]
-bright = F.max_pool2d(image[None].float(), 4)[0, 0] / 255  # for the eye: keeps thin strokes visible
+# for the eye: keeps thin strokes visible
+bright = F.max_pool2d(image[None].float(), 4)[0, 0] / 255
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.8))
-for ax, (title, network) in zip(axes, [("without prior", networks[0]), ("with prior", SaliencyPrior(networks[0]))], strict=True):
+for ax, (title, network) in zip(
+    axes,
+    [("without prior", networks[0]), ("with prior", SaliencyPrior(networks[0]))],
+    strict=True,
+):
     with torch.no_grad():
         log_a = network(views[2:3]).flatten(1).log_softmax(1)
-    index = ESTIMATORS["des_raj"].sample(log_a, 10, generator=torch.Generator().manual_seed(5))[0]
-    show_image(ax, bright, f"{title}: {int((holds_digit | holds_noise)[2, index].sum())} of 10 hold something",
-               extent=(-0.5, 1499.5, 1499.5, -0.5))  # fmt: skip
+    index = ESTIMATORS["des_raj"].sample(log_a, 10, generator=torch.Generator().manual_seed(5))[
+        0
+    ]
+    show_image(
+        ax,
+        bright,
+        f"{title}: {int((holds_digit | holds_noise)[2, index].sum())} of 10 hold something",
+        extent=(-0.5, 1499.5, 1499.5, -0.5),
+    )
     outline_patches(ax, geometry, index, linewidth=1.8)
     ax.set(xlim=(-0.5, 1499.5), ylim=(1499.5, -0.5))
 plt.show()
@@ -461,9 +560,24 @@ for k, epsilon in enumerate(epsilons):
 figure, ax = plt.subplots(figsize=(7, 3.4))
 positions = range(len(epsilons))
 ax.bar(positions, sweep["digit"], color=ORANGE, edgecolor="white", label="a digit")
-ax.bar(positions, sweep["noise"], bottom=sweep["digit"], color=SKY, edgecolor="white", hatch="//", label="noise only")
+ax.bar(
+    positions,
+    sweep["noise"],
+    bottom=sweep["digit"],
+    color=SKY,
+    edgecolor="white",
+    hatch="//",
+    label="noise only",
+)
 bottom = [d + n for d, n in zip(sweep["digit"], sweep["noise"], strict=True)]
-ax.bar(positions, sweep["nothing"], bottom=bottom, color="#dddddd", edgecolor="white", label="neither")
+ax.bar(
+    positions,
+    sweep["nothing"],
+    bottom=bottom,
+    color="#dddddd",
+    edgecolor="white",
+    label="neither",
+)
 ax.set_xticks(positions, [f"$10^{{{round(math.log10(epsilon))}}}$" for epsilon in epsilons])
 ax.set(xlabel="ε", ylabel="of ten first draws, expected")
 ax.grid(axis="x", visible=False)

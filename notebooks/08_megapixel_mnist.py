@@ -88,7 +88,9 @@ def span(values):
 # %%
 LIVE = dict(size=150, n_noise=0, n_train=256, epochs=6)
 live = Run("megapixel_mnist", n_patches=5, changes=tuple(LIVE.items()))
-live_curve = train(live.build(), live.loaded.train, live.loaded.test, live.settings, progress=False)
+live_curve = train(
+    live.build(), live.loaded.train, live.loaded.test, live.settings, progress=False
+)
 
 # %% [markdown]
 # With `profile = "laptop"` or `"paper"` the next cell makes the runs that have no record yet (§4.2.1: $N$ from 5 to 100; five seeds and 500 epochs for
@@ -97,23 +99,63 @@ live_curve = train(live.build(), live.loaded.train, live.loaded.test, live.setti
 # %%
 data = os.environ.get("ATSLIB_DATA")  # all of MNIST, if it is there
 SMALL = dict(profile="small", n_patches=[5], out="../results")
-PLATEAU = [[], [("saliency_prior", False)], [("feature_scale", 1.0)], [("saliency_prior", False), ("feature_scale", 1.0)]]
-COMPARED = ["systematic", "with_replacement", "des_raj", "murthy", "eq14", "legacy_idiap", "legacy_port"]
+PLATEAU = [
+    [],
+    [("saliency_prior", False)],
+    [("feature_scale", 1.0)],
+    [("saliency_prior", False), ("feature_scale", 1.0)],
+]
+COMPARED = [
+    "systematic",
+    "with_replacement",
+    "des_raj",
+    "murthy",
+    "eq14",
+    "legacy_idiap",
+    "legacy_port",
+]
 to_do = {
     "smoke": [],
-    "laptop": sweep("megapixel_mnist", n_patches=[10, 5, 25, 50, 100], seed=range(3), changes=[[("entropy_weight", 0.001), ("epochs", 15)]],
-                    profile="laptop", data=data, out="../results")
-    + sweep("megapixel_mnist", estimator=["systematic", "legacy_idiap"], changes=PLATEAU, seed=range(3), **SMALL)
-    + sweep("megapixel_mnist", changes=[[("epochs", 30), *change] for change in PLATEAU[1:3]], seed=range(3), **SMALL)
+    "laptop": sweep(
+        "megapixel_mnist",
+        n_patches=[10, 5, 25, 50, 100],
+        seed=range(3),
+        changes=[[("entropy_weight", 0.001), ("epochs", 15)]],
+        profile="laptop",
+        data=data,
+        out="../results",
+    )
+    + sweep(
+        "megapixel_mnist",
+        estimator=["systematic", "legacy_idiap"],
+        changes=PLATEAU,
+        seed=range(3),
+        **SMALL,
+    )
+    + sweep(
+        "megapixel_mnist",
+        changes=[[("epochs", 30), *change] for change in PLATEAU[1:3]],
+        seed=range(3),
+        **SMALL,
+    )
     + sweep("megapixel_mnist", estimator=COMPARED, seed=range(3), **SMALL),
-    "paper": sweep("megapixel_mnist", ["ats", "cnn"], n_patches=[5, 10, 25, 50, 100], seed=range(5), profile="paper", data=data,
-                   out="../results"),
-}[profile]  # fmt: skip
+    "paper": sweep(
+        "megapixel_mnist",
+        ["ats", "cnn"],
+        n_patches=[5, 10, 25, 50, 100],
+        seed=range(5),
+        profile="paper",
+        data=data,
+        out="../results",
+    ),
+}[profile]
 left_seconds = max_seconds
 for run in to_do:
     if run.state != "done" and left_seconds > 0:
         begun = time.monotonic()
-        run.execute(Processes("cuda" if torch.cuda.is_available() else "cpu"), max_seconds=left_seconds)
+        run.execute(
+            Processes("cuda" if torch.cuda.is_available() else "cpu"), max_seconds=left_seconds
+        )
         left_seconds -= time.monotonic() - begun
 
 # %% [markdown]
@@ -462,34 +504,93 @@ def ats(n):
 
 
 steps = {n: training_step(ats(n), one_image, one_label) for n in (5, 10, 25, 50)}
-cost_of_n = {row["method"]: row | dict(ms=min(row["ms_all"])) for row in compare(steps, warmup=1, repetitions=7)}  # the fastest
-recorded_ms = {p["n"]: p["ms"] for p in by_size["points"] if p["series"] == "n" and p["method"] == "ATS, view fixed"}
+# the fastest
+cost_of_n = {
+    row["method"]: row | dict(ms=min(row["ms_all"]))
+    for row in compare(steps, warmup=1, repetitions=7)
+}
+recorded_ms = {
+    p["n"]: p["ms"]
+    for p in by_size["points"]
+    if p["series"] == "n" and p["method"] == "ATS, view fixed"
+}
 
 # %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N, and a note in place of one that stayed at chance. Right: milliseconds of a training step against N, a straight line that rises from above zero, and crosses for steps made just now."}}
 looks = (5, 10, 25, 50)
 finished = ten[ten["final.by_n_patches.5.test_error"].notna() & ten.left.notna()]
-by_n = np.array([[row[f"final.by_n_patches.{n}.test_error"] for n in looks] for _, row in finished.iterrows()])
+by_n = np.array(
+    [
+        [row[f"final.by_n_patches.{n}.test_error"] for n in looks]
+        for _, row in finished.iterrows()
+    ]
+)
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4.2))
 named = set()
 for (_, row), errors in zip(finished.iterrows(), by_n, strict=True):
     setting = setting_of(row)
-    left.plot(looks, errors, color=plots.BLUE, linestyle=dash_of[setting], marker=SEED_MARKS[row.seed % 5], markersize=4,
-              label=None if setting in named else f"N = 10, {setting}")  # fmt: skip
+    left.plot(
+        looks,
+        errors,
+        color=plots.BLUE,
+        linestyle=dash_of[setting],
+        marker=SEED_MARKS[row.seed % 5],
+        markersize=4,
+        label=None if setting in named else f"N = 10, {setting}",
+    )
     named.add(setting)
 others = full_size[full_size.n_patches != 10]
 for _, row in others[others.left.notna()].iterrows():
     kind = kind_of(row)
-    left.plot(row.n_patches, row["final.test_error"], "s", mfc="none", color=COLOURS[row.n_patches], mew=1.6, ms=9, label=None if kind in named else kind)
+    left.plot(
+        row.n_patches,
+        row["final.test_error"],
+        "s",
+        mfc="none",
+        color=COLOURS[row.n_patches],
+        mew=1.6,
+        ms=9,
+        label=None if kind in named else kind,
+    )
     named.add(kind)
 ticks = sorted({*looks, *others.n_patches.astype(int)})
-left.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="patches N", ylabel="test error", ylim=(0, None))
+left.set(
+    xscale="log",
+    xticks=ticks,
+    xticklabels=ticks,
+    xlabel="patches N",
+    ylabel="test error",
+    ylim=(0, None),
+)
 for k, (_, row) in enumerate(others[others.left.isna()].iterrows()):
-    left.text(0.97, 0.96 - 0.16 * k, f"trained with N = {row.n_patches:.0f}:\n{row['final.test_error']:.2f}, at chance", transform=left.transAxes, ha="right", va="top", fontsize=9)
+    left.text(
+        0.97,
+        0.96 - 0.16 * k,
+        f"trained with N = {row.n_patches:.0f}:\n{row['final.test_error']:.2f}, at chance",
+        transform=left.transAxes,
+        ha="right",
+        va="top",
+        fontsize=9,
+    )
 left.minorticks_off()
-figure.legend(*left.get_legend_handles_labels(), title="trained with", loc="outside lower center", ncols=2, fontsize=9)
+figure.legend(
+    *left.get_legend_handles_labels(),
+    title="trained with",
+    loc="outside lower center",
+    ncols=2,
+    fontsize=9,
+)
 right.plot(looks, [recorded_ms[n] for n in looks], "o-", color=plots.BLACK, label="recorded")
-right.plot(looks, [cost_of_n[n]["ms"] for n in looks], "x", color=plots.ORANGE, mew=2, label="here and now")
-right.set(xlabel="patches N", ylabel="one training step, 1 image (ms)", ylim=(0, None), xticks=looks)
+right.plot(
+    looks,
+    [cost_of_n[n]["ms"] for n in looks],
+    "x",
+    color=plots.ORANGE,
+    mew=2,
+    label="here and now",
+)
+right.set(
+    xlabel="patches N", ylabel="one training step, 1 image (ms)", ylim=(0, None), xticks=looks
+)
 right.legend(loc="upper left", fontsize=9)
 plt.show()
 
@@ -656,17 +757,27 @@ CELLS = 48  # of the map: 400 pixels
 
 
 def find_crop(digits=3, noise=3, side=400):
-    """The first test image with a square that holds so many pieces whole, and cuts none: its number, and row and column in the map."""
+    """The first test image with a square that holds so many pieces whole, and cuts none: its
+    number, and row and column in the map.
+    """
     starts = np.arange(0, 1500 - side + 1, 25)
     corner = np.stack(np.meshgrid(starts, starts, indexing="ij"), -1).reshape(-1, 1, 2)
     for number in range(len(tests)):
         layout = tests.layout(number)
 
         def inside(pieces, margin):
-            return ((pieces >= corner - margin) & (pieces + 28 <= corner + side + margin)).all(-1).sum(1)
+            return (
+                ((pieces >= corner - margin) & (pieces + 28 <= corner + side + margin))
+                .all(-1)
+                .sum(1)
+            )
 
-        fits = (inside(layout.digit_corners, -8) == digits) & (inside(layout.noise_corners, -8) == noise)
-        fits &= (inside(layout.digit_corners, 28) == digits) & (inside(layout.noise_corners, 28) == noise)
+        fits = (inside(layout.digit_corners, -8) == digits) & (
+            inside(layout.noise_corners, -8) == noise
+        )
+        fits &= (inside(layout.digit_corners, 28) == digits) & (
+            inside(layout.noise_corners, 28) == noise
+        )
         if fits.any():
             return number, (corner[fits.argmax(), 0] * 0.12).round().astype(int)
 
@@ -706,17 +817,28 @@ for block, name in enumerate(shown):
     panels = axes[2 * block : 2 * block + 2].ravel()
     epochs, mass = evolution[name]
     turn = int(epochs[np.argmax(mass[:, 0] > 0.5 * mass[:, 0].max())]) if name in found else 2
-    strip = sorted({0, *(e for e in (turn - 1, turn, turn + 1, turn + 2, turn + 4) if e in epochs), int(epochs[-1])})
+    strip = sorted(
+        {
+            0,
+            *(e for e in (turn - 1, turn, turn + 1, turn + 2, turn + 4) if e in epochs),
+            int(epochs[-1]),
+        }
+    )
     part = crop_image[None, :, top : top + 400, left_edge : left_edge + 400].float() / 255
-    plots.show_image(panels[0], torch.nn.functional.max_pool2d(part, 3)[0], short(name))  # keeps thin strokes visible
+    # keeps thin strokes visible
+    plots.show_image(panels[0], torch.nn.functional.max_pool2d(part, 3)[0], short(name))
     mark(panels[0], 1 / 3, mec=plots.ORANGE)
     for ax in panels[1:]:
         ax.set_axis_off()
     for ax, epoch in zip(panels[1:], strip, strict=False):
         ax.set_axis_on()
-        drawn = plots.show_image(ax, relative_crop(snapshots[name][epoch]), f"epoch {epoch}", **SCALE)
+        drawn = plots.show_image(
+            ax, relative_crop(snapshots[name][epoch]), f"epoch {epoch}", **SCALE
+        )
 if shown:
-    bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", shrink=0.6, aspect=40, ticks=[-2, -1, 0, 1, 2])
+    bar = figure.colorbar(
+        drawn, ax=axes, orientation="horizontal", shrink=0.6, aspect=40, ticks=[-2, -1, 0, 1, 2]
+    )
     bar.ax.set_xticklabels(["1/100", "1/10", "1", "10", "100"])
     bar.set_label("attention, as a multiple of uniform attention")
 plt.show()
@@ -766,21 +888,30 @@ widgets.slides(list(zip(stills, descriptions, strict=True)), {"epoch": [str(epoc
 # %% mystnb={"image": {"alt": "Six small panels, one run each: shares of the attention on digits, on noise and on empty ground, by epoch. In the runs that learn, the share of the ground and of the noise falls to zero and that of digits rises to nearly one, most often within two or three epochs of the first move. In those that do not learn, the ground's share stays or rises to that of uniform attention."}}
 panels = full_names + [name for name in snapshots if "-small" in name]
 panels = [name for name in panels if len(evolution[name][0]) > 1]
-# Pictured is one of each kind: learned with ten patches, did not learn, other N, small images with the prior, and without.
+# Pictured is one of each kind: learned with ten patches, did not learn, other N, small images
+# with the prior, and without.
 kinds_of_panels = {
     "N = 10": [n for n in panels if n in found and "-n10-" in n],
     "turned away": away,
-    "N = 5": [n for n in panels if "laptop" in n and "-n5-" in n and evolution[n][1][-1, 0] > 0.5],
+    "N = 5": [
+        n for n in panels if "laptop" in n and "-n5-" in n and evolution[n][1][-1, 0] > 0.5
+    ],
     "N = 50": [n for n in panels if "laptop" in n and "-n50-" in n],
     "small, no prior": [n for n in panels if learned_without_prior(n)],
     "small": [n for n in panels if "-small" in n and "prior_False" not in n],
 }
 pictured = [names_[0] for names_ in kinds_of_panels.values() if names_]
 rows_needed = -(-len(pictured) // 3) or 1
-figure, axes = plt.subplots(rows_needed, 3, figsize=(7, 2.3 * rows_needed + 0.4), sharey=True, squeeze=False)
+figure, axes = plt.subplots(
+    rows_needed, 3, figsize=(7, 2.3 * rows_needed + 0.4), sharey=True, squeeze=False
+)
 for ax in axes.ravel()[len(pictured) :]:
     ax.set_axis_off()
-LINES = [("digits", plots.ORANGE, "-"), ("noise", plots.SKY, "--"), ("empty ground", plots.GREY, "-.")]
+LINES = [
+    ("digits", plots.ORANGE, "-"),
+    ("noise", plots.SKY, "--"),
+    ("empty ground", plots.GREY, "-."),
+]
 for ax, name in zip(axes.ravel(), pictured, strict=False):
     epochs, mass = evolution[name]
     _, digit, noise = looked_at["small" if "-small" in name else "laptop"]
@@ -801,7 +932,9 @@ plt.show()
 
 # %%
 def crossing(epochs, values):
-    """When a curve first comes half way from its first to its last value: the epoch, and how far apart the snapshots around it are."""
+    """When a curve first comes half way from its first to its last value: the epoch, and how
+    far apart the snapshots around it are.
+    """
     way = (values - values[0]) / (values[-1] - values[0])
     k = int(np.argmax(way >= 0.5))
     step = epochs[k] - epochs[k - 1]
@@ -809,35 +942,88 @@ def crossing(epochs, values):
 
 
 rows, gaps, told, fair = [], [], [], []
-for name in [n for n in panels if n in names.values() and (evolution[n][1][-1, 0] > 0.5 or learned_without_prior(n))]:
+for name in [
+    n
+    for n in panels
+    if n in names.values() and (evolution[n][1][-1, 0] > 0.5 or learned_without_prior(n))
+]:
     epochs, mass = evolution[name]
     something = mass[:, 0] + mass[:, 1]
-    (ground, step_ground), (noise, step_noise) = crossing(epochs, something), crossing(epochs, mass[:, 0] / something)
+    (ground, step_ground), (noise, step_noise) = (
+        crossing(epochs, something),
+        crossing(epochs, mass[:, 0] / something),
+    )
     step_between = max(step_ground, step_noise)
     gaps.append(noise - ground)
     told.append(abs(noise - ground) > step_between)
     if learned_without_prior(name):
-        fair.append(f"{short(name)}: the ground is half left in epoch {ground:.1f}, noise is half told from digits in epoch {noise:.1f}" + ("" if told[-1] else ", too close for its snapshots"))
-    rows.append([short(name), f"{something[0]:.2f} → {something[-1]:.2f}", f"{ground:.2f}",
-                 f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}", f"{noise:.2f}", f"{step_between:.2f}"])  # fmt: skip
-display(plots.table(["finished run that learned", "attention not on the ground", "half of this by epoch", "of it, on digits", "half of that by epoch", "epochs between snapshots"], rows))
+        fair.append(
+            f"{short(name)}: the ground is half left in epoch {ground:.1f}, noise is half told from digits in epoch {noise:.1f}"
+            + ("" if told[-1] else ", too close for its snapshots")
+        )
+    rows.append(
+        [
+            short(name),
+            f"{something[0]:.2f} → {something[-1]:.2f}",
+            f"{ground:.2f}",
+            f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}",
+            f"{noise:.2f}",
+            f"{step_between:.2f}",
+        ]
+    )
+display(
+    plots.table(
+        [
+            "finished run that learned",
+            "attention not on the ground",
+            "half of this by epoch",
+            "of it, on digits",
+            "half of that by epoch",
+            "epochs between snapshots",
+        ],
+        rows,
+    )
+)
 first = [gap > 0 for gap, sure in zip(gaps, told, strict=True) if sure]
 with_prior = evolution[found[0]] if found else None
 display(
     Markdown(
-        (f"Ground before noise in {sum(gap > 0 for gap in gaps)} of {len(gaps)} finished runs that learned; the two half ways are {np.mean(gaps):.1f} epochs apart on average, at most {max(map(abs, gaps)):.1f}. "
-         + "Half ways that are closer than two snapshots are read off a straight line between them, so **in such a run the order cannot be told**. "
-         + (f"That leaves {len(first)} of {len(gaps)} runs; in {sum(first)} of these the ground goes first. " if first else f"That is so in all {len(gaps)}. ")
-         if gaps else "No run has learned yet. ")
+        (
+            f"Ground before noise in {sum(gap > 0 for gap in gaps)} of {len(gaps)} finished runs that learned; the two half ways are {np.mean(gaps):.1f} epochs apart on average, at most {max(map(abs, gaps)):.1f}. "
+            + "Half ways that are closer than two snapshots are read off a straight line between them, so **in such a run the order cannot be told**. "
+            + (
+                f"That leaves {len(first)} of {len(gaps)} runs; in {sum(first)} of these the ground goes first. "
+                if first
+                else f"That is so in all {len(gaps)}. "
+            )
+            if gaps
+            else "No run has learned yet. "
+        )
         + "In the paper's figure they are several epochs apart. With the saliency prior the comparison is not a fair one: the first step is partly done before training, "
-        + (f"{with_prior[1][0, 0] + with_prior[1][0, 1]:.2f} of the attention is on something at epoch 0, against "
-           f"{(looked_at['laptop'][1] | looked_at['laptop'][2]).float().mean():.2f} for uniform attention. " if with_prior else "")
-        + (f"**Without the prior**, as in the paper, these left chance: {'; '.join(fair)}. " if fair else "Without the prior no run has left chance. ")
-        + (f"In those that did not, attention separates nothing: {'; '.join(idle)}." if (idle := [
-            f"{short(n)}: entropy {evolution[n][1][-1, 3]:.3f} of at most {math.log(72 * 72):.3f}"
-            for n in panels if "prior_False" in n and "-small" in n and not learned_without_prior(n)]) else "")
+        + (
+            f"{with_prior[1][0, 0] + with_prior[1][0, 1]:.2f} of the attention is on something at epoch 0, against "
+            f"{(looked_at['laptop'][1] | looked_at['laptop'][2]).float().mean():.2f} for uniform attention. "
+            if with_prior
+            else ""
+        )
+        + (
+            f"**Without the prior**, as in the paper, these left chance: {'; '.join(fair)}. "
+            if fair
+            else "Without the prior no run has left chance. "
+        )
+        + (
+            f"In those that did not, attention separates nothing: {'; '.join(idle)}."
+            if (
+                idle := [
+                    f"{short(n)}: entropy {evolution[n][1][-1, 3]:.3f} of at most {math.log(72 * 72):.3f}"
+                    for n in panels
+                    if "prior_False" in n and "-small" in n and not learned_without_prior(n)
+                ]
+            )
+            else ""
+        )
     )
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## Why training stays at chance
@@ -849,26 +1035,55 @@ display(
 
 # %%
 rows = []
-for what, key in (("1500 × 1500, 50 scribbles, N = 10", "laptop"), ("600 × 600, 8 scribbles, N = 5", "small")):
+for what, key in (
+    ("1500 × 1500, 50 scribbles, N = 10", "laptop"),
+    ("600 × 600, 8 scribbles, N = 5", "small"),
+):
     views, digit, noise = looked_at[key]
     n = 10 if key == "laptop" else 5
     per_epoch = 5000 if key == "laptop" else 2000
     torch.manual_seed(0)
     network = MegapixelMNISTAttention()
     with torch.no_grad():
-        for start, logits in (("untrained network", network(views)), ("with the prior", SaliencyPrior(network, count_include_pad=True)(views))):
+        for start, logits in (
+            ("untrained network", network(views)),
+            ("with the prior", SaliencyPrior(network, count_include_pad=True)(views)),
+        ):
             a = logits.flatten(1).softmax(1)
             on_digit, on_noise = ((a * mask).sum(1).mean().item() for mask in (digit, noise))
             seen = (1 - (1 - (a * digit).sum(1)) ** n).mean().item()
-            rows.append([f"{what}: {start}", f"{on_digit:.3f}", f"{on_noise:.3f}", f"{seen:.2f}", f"{per_epoch * n * on_digit:,.0f}"])
-display(plots.table(["", "a draw holds a digit", "a draw holds noise", "N independent draws hold one or more", "digits seen in an epoch"], rows))
+            rows.append(
+                [
+                    f"{what}: {start}",
+                    f"{on_digit:.3f}",
+                    f"{on_noise:.3f}",
+                    f"{seen:.2f}",
+                    f"{per_epoch * n * on_digit:,.0f}",
+                ]
+            )
+display(
+    plots.table(
+        [
+            "",
+            "a draw holds a digit",
+            "a draw holds noise",
+            "N independent draws hold one or more",
+            "digits seen in an epoch",
+        ],
+        rows,
+    )
+)
 released, ours = (float(rows[k][4].replace(",", "")) for k in (0, 1))
 if len(learned):
     display(
         Markdown(
             f"If attention stays as it began, the released code's {RELEASED['plateau']} epochs at chance show it {RELEASED['plateau'] * released:,.0f} digits. "
             f"Our runs that learned left chance in epoch {learned.left.min():.0f}"
-            + (f" to {learned.left.max():.0f}" if learned.left.max() > learned.left.min() else "")
+            + (
+                f" to {learned.left.max():.0f}"
+                if learned.left.max() > learned.left.min()
+                else ""
+            )
             + f", after up to {learned.left.max() * ours:,.0f}. The plateaus differ by a factor of {RELEASED['plateau'] / learned.left.max():.0f} in epochs and of {RELEASED['plateau'] * released / learned.left.max() / ours:.0f} in digits seen."
         )
     )
@@ -884,14 +1099,19 @@ N_BATCH = 32
 small_set = MegapixelMNIST("train", N_BATCH, 600, n_noise=8)
 batch = torch.stack([small_set[k][0] for k in range(N_BATCH)])
 targets = small_set.labels
-small_geometry = PatchGeometry((600, 600), (72, 72), (72, 72), 50, stride=1, padding=3, receptive_field=7)
+small_geometry = PatchGeometry(
+    (600, 600), (72, 72), (72, 72), 50, stride=1, padding=3, receptive_field=7
+)
 on_digit = torch.stack([pieces(small_geometry, small_set, k)[0] for k in range(N_BATCH)])
 
 
 def pushes(model, seed):
-    """For each image of the batch: length of the cross-entropy's gradient at the logits; its push, and the entropy's, on digits."""
+    """For each image of the batch: length of the cross-entropy's gradient at the logits; its
+    push, and the entropy's, on digits.
+    """
     kept = []
-    model.features.requires_grad_(False)  # the gradient of the attention is all that is asked for
+    # the gradient of the attention is all that is asked for
+    model.features.requires_grad_(False)
 
     def keep(module, inputs, output):
         output.retain_grad()
@@ -900,38 +1120,82 @@ def pushes(model, seed):
     hook = model.attention.register_forward_hook(keep)
     out = model(batch, generator=torch.Generator().manual_seed(seed))
     hook.remove()
-    loss = torch.nn.functional.cross_entropy(out.logits, targets, reduction="sum")  # a sum: each image's own gradient
+    # a sum: each image's own gradient
+    loss = torch.nn.functional.cross_entropy(out.logits, targets, reduction="sum")
     loss.backward(retain_graph=True)
     from_loss = -kept[0].grad.flatten(1).clone()
     kept[0].grad = None
     (LAMBDA * entropy(out.log_attention).sum()).backward()
     from_entropy = kept[0].grad.flatten(1)
     model.zero_grad()
-    return from_loss.norm(dim=1), (from_loss * on_digit).sum(1), (from_entropy * on_digit).sum(1)
+    return (
+        from_loss.norm(dim=1),
+        (from_loss * on_digit).sum(1),
+        (from_entropy * on_digit).sum(1),
+    )
 
 
 def small_model(prior, scale, seed):
-    run = Run("megapixel_mnist", n_patches=5, seed=seed, profile="small", changes=(("saliency_prior", prior), ("feature_scale", scale)))
+    run = Run(
+        "megapixel_mnist",
+        n_patches=5,
+        seed=seed,
+        profile="small",
+        changes=(("saliency_prior", prior), ("feature_scale", scale)),
+    )
     return run.build()
 
 
 reader_file = WEIGHTS / "megapixel_mnist-ats-systematic-n5-seed0-small.safetensors"
-cases = [(f"untrained, {'prior' if prior else 'no prior'}, length {scale:g}", [small_model(prior, scale, seed) for seed in range(3)])
-         for prior in (False, True) for scale in (1.0, 16.0)]  # fmt: skip
+cases = [
+    (
+        f"untrained, {'prior' if prior else 'no prior'}, length {scale:g}",
+        [small_model(prior, scale, seed) for seed in range(3)],
+    )
+    for prior in (False, True)
+    for scale in (1.0, 16.0)
+]
 if reader_file.exists():
-    trained = {key: value for key, value in load_file(reader_file).items() if not key.startswith("attention")}
+    trained = {
+        key: value
+        for key, value in load_file(reader_file).items()
+        if not key.startswith("attention")
+    }
     for prior in (False, True):
         reader = small_model(prior, 16.0, 0)
         reader.load_state_dict(trained, strict=False)
-        cases.append((f"trained reader, {'prior' if prior else 'no prior'}, length 16", [reader]))
+        cases.append(
+            (f"trained reader, {'prior' if prior else 'no prior'}, length 16", [reader])
+        )
 rows, pushed = [], {}
 for what, models in cases:
     draws = [pushes(model, seed) for seed in range(3 // len(models)) for model in models]
-    length, loss_push, entropy_push = (1e3 * torch.stack(parts) for parts in zip(*draws, strict=True))  # (3, images) each
-    each = loss_push.mean(1).tolist()  # of the three seeds, or of three draws of the one trained network
+    # (3, images) each
+    length, loss_push, entropy_push = (
+        1e3 * torch.stack(parts) for parts in zip(*draws, strict=True)
+    )
+    # of the three seeds, or of three draws of the one trained network
+    each = loss_push.mean(1).tolist()
     pushed[what] = each, entropy_push.mean().item(), length.mean().item()
-    rows.append([what, f"{length.mean():.0f}", ", ".join(f"{value:+.1f}" for value in each), f"{entropy_push.mean():+.1f}"])
-display(plots.table(["in thousandths", "length of the loss's gradient, an image", "its push on digits: three seeds, or draws", "push of λ𝓗 on digits"], rows))
+    rows.append(
+        [
+            what,
+            f"{length.mean():.0f}",
+            ", ".join(f"{value:+.1f}" for value in each),
+            f"{entropy_push.mean():+.1f}",
+        ]
+    )
+display(
+    plots.table(
+        [
+            "in thousandths",
+            "length of the loss's gradient, an image",
+            "its push on digits: three seeds, or draws",
+            "push of λ𝓗 on digits",
+        ],
+        rows,
+    )
+)
 
 # %% tags=["hide-input"]
 one, sixteen, even = (pushed[f"untrained, {what}"] for what in ("prior, length 1", "prior, length 16", "no prior, length 16"))
@@ -957,8 +1221,14 @@ Markdown(text)
 # and $\eta$ the rate. To be 90 % sure among ten classes takes a lead of $\log 81$:
 
 # %%
-for scale, rate, where in ((1, 1e-3, "as in the paper"), (1, 2e-3, "length 1 here"), (16, 2e-3, "length 16 here")):
-    print(f"length {scale:2}, learning rate {rate:g}: at least {math.log(81) / (2 * scale * rate * math.sqrt(32)):5.0f} steps, all in the same direction ({where})")
+for scale, rate, where in (
+    (1, 1e-3, "as in the paper"),
+    (1, 2e-3, "length 1 here"),
+    (16, 2e-3, "length 16 here"),
+):
+    print(
+        f"length {scale:2}, learning rate {rate:g}: at least {math.log(81) / (2 * scale * rate * math.sqrt(32)):5.0f} steps, all in the same direction ({where})"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -974,31 +1244,90 @@ rows = []
 
 def outcome(group):
     left_epochs = group.left.dropna()
-    return [len(group), f"{len(left_epochs)}" + (f" (epoch {', '.join(f'{e:.0f}' for e in sorted(left_epochs))})" if len(left_epochs) else ""),
-            with_error(group["final.test_error"]), f"{np.mean([e[-1] for e in group['curve.entropy']]):.2f}"]  # fmt: skip
+    return [
+        len(group),
+        f"{len(left_epochs)}"
+        + (
+            f" (epoch {', '.join(f'{e:.0f}' for e in sorted(left_epochs))})"
+            if len(left_epochs)
+            else ""
+        ),
+        with_error(group["final.test_error"]),
+        f"{np.mean([e[-1] for e in group['curve.entropy']]):.2f}",
+    ]
 
 
 for prior, scale in ((False, 1), (False, 16), (True, 1), (True, 16)):
-    for (weight, name, epochs), group in small[(small.prior == prior) & (small.scale == scale)].groupby(["weight", "estimator", "settings.training.epochs"]):
+    for (weight, name, epochs), group in small[
+        (small.prior == prior) & (small.scale == scale)
+    ].groupby(["weight", "estimator", "settings.training.epochs"]):
         if name in ("systematic", "legacy_idiap"):
             label = f"small: {'prior' if prior else 'no prior'}, length {scale}, λ = {weight:g}, {epochs:.0f} epochs, {plots.ESTIMATOR_NAMES[name]}"
             rows.append([label, *outcome(group)])
-for (weight, epochs, dataset), group in ten.groupby(["weight", "settings.training.epochs", "dataset.name"]):
+for (weight, epochs, dataset), group in ten.groupby(
+    ["weight", "settings.training.epochs", "dataset.name"]
+):
     label = f"paper's size: prior, length 16, λ = {weight:g}, {epochs:.0f} epochs, {dataset.split(', ')[1]}"
     rows.append([label, *outcome(group)])
 for name in given_up:
-    rows.append([f"paper's size, no record: {short(name)}", f"{given_up[name]} epochs", "0" if name not in found else "yes, by its attention", "", f"{evolution[name][1][-1, 3]:.2f}"])
-display(plots.table(["setting", "runs", "of them left chance", "test error at the end", "entropy of attention at the end"], rows))
-display(Markdown(f"Uniform attention has the entropy {math.log(72 * 72):.2f} on the small images and {math.log(180 * 180):.2f} at the paper's size."))
+    rows.append(
+        [
+            f"paper's size, no record: {short(name)}",
+            f"{given_up[name]} epochs",
+            "0" if name not in found else "yes, by its attention",
+            "",
+            f"{evolution[name][1][-1, 3]:.2f}",
+        ]
+    )
+display(
+    plots.table(
+        [
+            "setting",
+            "runs",
+            "of them left chance",
+            "test error at the end",
+            "entropy of attention at the end",
+        ],
+        rows,
+    )
+)
+display(
+    Markdown(
+        f"Uniform attention has the entropy {math.log(72 * 72):.2f} on the small images and {math.log(180 * 180):.2f} at the paper's size."
+    )
+)
 
 # %% mystnb={"image": {"alt": "Test error by epoch on the small images for the four combinations of prior and feature length. With the prior and length 16 the error of every run falls, of most from the fourth to sixth epoch on; of the others it stays at 0.9, but for one with scale 16 alone, which falls a little after ten epochs."}}
 figure, ax = plt.subplots(figsize=(7, 4.4))
-STYLES = {(True, 16): (plots.BLUE, "-"), (True, 1): (plots.ORANGE, "--"), (False, 16): (plots.GREEN, "-."), (False, 1): (plots.BLACK, ":")}
-for _, row in plain[plain.estimator == "systematic"].sort_values(["prior", "scale", "seed"]).iterrows():
+STYLES = {
+    (True, 16): (plots.BLUE, "-"),
+    (True, 1): (plots.ORANGE, "--"),
+    (False, 16): (plots.GREEN, "-."),
+    (False, 1): (plots.BLACK, ":"),
+}
+for _, row in (
+    plain[plain.estimator == "systematic"].sort_values(["prior", "scale", "seed"]).iterrows()
+):
     colour, dash = STYLES[row.prior, int(row.scale)]
-    kind = plain[(plain.estimator == "systematic") & (plain.prior == row.prior) & (plain.scale == row.scale)]
-    label = f"{'prior' if row.prior else 'no prior'}, length {row.scale:g} ({len(kind)} seeds)" if row.seed == kind.seed.min() else None
-    ax.plot(row["curve.epoch"], row["curve.test_error"], color=colour, linestyle=dash, marker=SEED_MARKS[row.seed % 5], markersize=3.5, label=label)
+    kind = plain[
+        (plain.estimator == "systematic")
+        & (plain.prior == row.prior)
+        & (plain.scale == row.scale)
+    ]
+    label = (
+        f"{'prior' if row.prior else 'no prior'}, length {row.scale:g} ({len(kind)} seeds)"
+        if row.seed == kind.seed.min()
+        else None
+    )
+    ax.plot(
+        row["curve.epoch"],
+        row["curve.test_error"],
+        color=colour,
+        linestyle=dash,
+        marker=SEED_MARKS[row.seed % 5],
+        markersize=3.5,
+        label=label,
+    )
 ax.axhline(CHANCE, color=plots.GREY, linewidth=0.8, linestyle=":")
 ax.set(xlabel="epoch", ylabel="test error (500 images)", ylim=(0, 1))
 figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
@@ -1171,15 +1500,24 @@ display(Markdown(noise))
 # $q$ is summed over all 32,400 locations and 200 images below. Beside the bound, the network of the [quickstart](00_quickstart.ipynb), whose features do read digits, is evaluated with its own and with uniform attention.
 
 # %%
-grid = PatchGeometry((1500, 1500), (180, 180), (180, 180), 50, stride=1, padding=3, receptive_field=7)
+grid = PatchGeometry(
+    (1500, 1500), (180, 180), (180, 180), 50, stride=1, padding=3, receptive_field=7
+)
 corners = grid.top_left(torch.arange(180 * 180)[None])[0].numpy()
 rows_of, columns_of = np.unique(corners[:, 0]), np.unique(corners[:, 1])
 shown_digits, at_centre = [], []
 for number_ in range(200):
     for digit_row, digit_column in tests.layout(number_).digit_corners:
-        # patch and digit overlap in both directions; locations form a grid, so their numbers multiply
-        near = [((axis < place + 28) & (axis + 50 > place)).sum() for axis, place in ((rows_of, digit_row), (columns_of, digit_column))]
-        middle = [((axis <= place + 14) & (axis + 50 > place + 14)).sum() for axis, place in ((rows_of, digit_row), (columns_of, digit_column))]
+        # patch and digit overlap in both directions; locations form a grid, so their numbers
+        # multiply
+        near = [
+            ((axis < place + 28) & (axis + 50 > place)).sum()
+            for axis, place in ((rows_of, digit_row), (columns_of, digit_column))
+        ]
+        middle = [
+            ((axis <= place + 14) & (axis + 50 > place + 14)).sum()
+            for axis, place in ((rows_of, digit_row), (columns_of, digit_column))
+        ]
         shown_digits.append(math.prod(near))
         at_centre.append(math.prod(middle))
 q, q_centre = (5 * np.mean(counts_) / 180**2 for counts_ in (shown_digits, at_centre))
@@ -1244,24 +1582,55 @@ for side in (4, 8, 12):
     peaks[side * side] = peak_memory(training_step(mil, one_image, one_label)) / 1e6
 slope, base = np.polyfit(list(peaks), list(peaks.values()), 1)
 off = max(abs(base + slope * k - mb) / mb for k, mb in peaks.items())
-dense = 1500 * 27 // (50 * 10)  # patches along a side that overlap as the 50 × 50 of the colon cancer images do
+# patches along a side that overlap as the 50 × 50 of the colon cancer images do
+dense = 1500 * 27 // (50 * 10)
 gigabytes = {k: (base + slope * k) / 1e3 for k in (3600, dense * dense, 180 * 180)}
-costs = json.loads(Path("../results/cost/colon_cancer.json").read_text()), json.loads(Path("../results/cost/speed_limits.json").read_text())
-ours = [next(row["peak_mb"] for row in cost[cost["benchmark"] if cost["benchmark"] in cost else key] if row["method"] == "Deep MIL")
-        for cost, key in zip(costs, ("colon_cancer", "speed_limits"), strict=True)]  # fmt: skip
+costs = (
+    json.loads(Path("../results/cost/colon_cancer.json").read_text()),
+    json.loads(Path("../results/cost/speed_limits.json").read_text()),
+)
+ours = [
+    next(
+        row["peak_mb"]
+        for row in cost[cost["benchmark"] if cost["benchmark"] in cost else key]
+        if row["method"] == "Deep MIL"
+    )
+    for cost, key in zip(costs, ("colon_cancer", "speed_limits"), strict=True)
+]
 paper_mil = (644, 1497)  # MB, tables 1 and 2 of the paper
-display(plots.table(["patches", *(str(k) for k in peaks), *(f"{math.isqrt(k)} × {math.isqrt(k)} (by the line)" for k in gigabytes)],
-              [["peak memory of a step (MB)", *(f"{mb:.0f}" for mb in peaks.values()), *(f"{1000 * gb:,.0f}" for gb in gigabytes.values())]]))  # fmt: skip
+display(
+    plots.table(
+        [
+            "patches",
+            *(str(k) for k in peaks),
+            *(f"{math.isqrt(k)} × {math.isqrt(k)} (by the line)" for k in gigabytes),
+        ],
+        [
+            [
+                "peak memory of a step (MB)",
+                *(f"{mb:.0f}" for mb in peaks.values()),
+                *(f"{1000 * gb:,.0f}" for gb in gigabytes.values()),
+            ]
+        ],
+    )
+)
 display(
     Markdown(
         f"The line fits within {math.ceil(1000 * off) / 10:.1f} %. The densest grid that §4.1.2 allows needs **{gigabytes[3600]:.1f} GB**, all 32,400 locations that attention sampling may draw from **{gigabytes[180 * 180]:.0f} GB**; "
         f"ATS-10 needs {cost_of_n[10]['peak_mb']:.0f} MB. Our step is about as large as the paper's where both are known: {ours[0]:.0f} against {paper_mil[0]} MB (table 1), {ours[1]:,.0f} against {paper_mil[1]:,} MB (table 2). "
-        + ("So the sentence holds for a grid of all locations on most GPUs of its time (2019: up to 32 GB, few had more), which that section rules out. "
-           if gigabytes[180 * 180] > 32 else "Even all locations would have fitted into the largest GPUs of its time. ")
+        + (
+            "So the sentence holds for a grid of all locations on most GPUs of its time (2019: up to 32 GB, few had more), which that section rules out. "
+            if gigabytes[180 * 180] > 32
+            else "Even all locations would have fitted into the largest GPUs of its time. "
+        )
         + f"With the overlap of §4.3, {dense} × {dense} patches, a step needs {gigabytes[dense * dense]:.1f} GB, "
-        + ("which would have fitted into the 11 GB of a common card of 2019." if gigabytes[dense * dense] < 11 else "more than the 11 GB of a common card of 2019.")
+        + (
+            "which would have fitted into the 11 GB of a common card of 2019."
+            if gigabytes[dense * dense] < 11
+            else "more than the 11 GB of a common card of 2019."
+        )
     )
-)  # fmt: skip
+)
 
 # %% [markdown]
 # In `atslib` the question does not arise: `DeepMIL(…, chunk=512)` computes the patches in chunks, and again in the backward pass. [Chapter 13](13_cost.ipynb) has its cost.
@@ -1277,18 +1646,29 @@ display(
 sides = (192, 384)
 cnn = DownsampledCNN(ResNet16(1), Classifier(256, 10))
 cut = {side: one_image[:, :, :side, :side].contiguous() for side in sides}
-methods = {"ATS-10": training_step(ats(10), one_image, one_label)} | {side: training_step(cnn, cut[side], one_label) for side in sides}
-step_cost = {row["method"]: row | dict(ms=min(row["ms_all"])) for row in compare(methods, warmup=1, repetitions=4)}
+methods = {"ATS-10": training_step(ats(10), one_image, one_label)} | {
+    side: training_step(cnn, cut[side], one_label) for side in sides
+}
+step_cost = {
+    row["method"]: row | dict(ms=min(row["ms_all"]))
+    for row in compare(methods, warmup=1, repetitions=4)
+}
 grows = step_cost[384]["ms"] / step_cost[192]["ms"]
 cnn_ms, cnn_mb = (step_cost[384][key] * (1500 / 384) ** 2 for key in ("ms", "peak_mb"))
 ratio = cnn_ms / step_cost["ATS-10"]["ms"]
-print(f"ATS-10 on 1500 × 1500:        {step_cost['ATS-10']['ms']:8.0f} ms  {step_cost['ATS-10']['peak_mb']:8.0f} MB")
+print(
+    f"ATS-10 on 1500 × 1500:        {step_cost['ATS-10']['ms']:8.0f} ms  {step_cost['ATS-10']['peak_mb']:8.0f} MB"
+)
 for side in sides:
-    print(f"CNN on {side} × {side}:           {step_cost[side]['ms']:8.0f} ms  {step_cost[side]['peak_mb']:8.0f} MB")
+    print(
+        f"CNN on {side} × {side}:           {step_cost[side]['ms']:8.0f} ms  {step_cost[side]['peak_mb']:8.0f} MB"
+    )
 print(f"CNN on 1500 × 1500, scaled:   {cnn_ms:8.0f} ms  {cnn_mb:8.0f} MB")
 print(f"four times the pixels took {grows:.1f} times as long")
 ratio_recorded = recorded["CNN 1"] / recorded["ATS, view fixed"]
-print(f"recorded at 1500 × 1500:      ATS-10 {recorded['ATS, view fixed']:.0f} ms, CNN {recorded['CNN 1']:,.0f} ms: {ratio_recorded:.0f} times as long")
+print(
+    f"recorded at 1500 × 1500:      ATS-10 {recorded['ATS, view fixed']:.0f} ms, CNN {recorded['CNN 1']:,.0f} ms: {ratio_recorded:.0f} times as long"
+)
 
 # %% tags=["hide-input"]
 laptop = megapixel_mnist.PROFILES["laptop"]

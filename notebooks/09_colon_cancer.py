@@ -232,12 +232,34 @@ display(
 # %% mystnb={"image": {"alt": "Left, test error of each method: small dots for the folds scatter widely around means with error bars; hollow diamonds are the paper's. Right, mean test error of ATS and uniform networks against the number of patches looked at in the test, with error bars, on the same axis."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), width_ratios=[1.2, 1], sharey=True)
 for x, label in enumerate(ORDER):
-    left.errorbar(x + 0.22, PAPER[label][2], PAPER[label][3], color=plots.GREY, marker="D", mfc="white", capsize=2, lw=1)
+    left.errorbar(
+        x + 0.22,
+        PAPER[label][2],
+        PAPER[label][3],
+        color=plots.GREY,
+        marker="D",
+        mfc="white",
+        capsize=2,
+        lw=1,
+    )
     if label in of:
         error = of[label]["final.test_error"]
-        left.plot(x - 0.22 + np.linspace(-0.06, 0.06, len(error)), error, ".", color=COLOURS[label], alpha=0.5)
+        left.plot(
+            x - 0.22 + np.linspace(-0.06, 0.06, len(error)),
+            error,
+            ".",
+            color=COLOURS[label],
+            alpha=0.5,
+        )
         mean, stderr = mean_and_stderr(error)
-        left.errorbar(x, mean, 0 if math.isnan(stderr) else stderr, color=COLOURS[label], marker="o", capsize=3)
+        left.errorbar(
+            x,
+            mean,
+            0 if math.isnan(stderr) else stderr,
+            color=COLOURS[label],
+            marker="o",
+            capsize=3,
+        )
 left.set(ylabel="test error", ylim=(0, None), title="◇ the paper's")
 left.set_xticks(range(len(ORDER)), ORDER, rotation=60, ha="right", rotation_mode="anchor")
 more_looks = {}
@@ -248,11 +270,22 @@ for label, marker in (("U-10", "v"), ("ATS-10", "^"), ("U-50", "s"), ("ATS-50", 
             for n in (c.split(".")[2] for c in of[label].filter(like="final.by_n_patches."))
             if n in ("5", "10", "25", "50")
         )
-        looks = [n for n in dict.fromkeys(looks) if of[label][f"final.by_n_patches.{n}.test_error"].notna().all()]
-        pairs = [mean_and_stderr(of[label][f"final.by_n_patches.{n}.test_error"]) for n in looks]
+        looks = [
+            n
+            for n in dict.fromkeys(looks)
+            if of[label][f"final.by_n_patches.{n}.test_error"].notna().all()
+        ]
+        pairs = [
+            mean_and_stderr(of[label][f"final.by_n_patches.{n}.test_error"]) for n in looks
+        ]
         nudge = {"U-10": 0.94, "ATS-10": 0.98, "U-50": 1.02, "ATS-50": 1.06}[label]
         right.errorbar(
-            np.array(looks) * nudge, *zip(*pairs, strict=True), marker=marker, color=COLOURS[label], label=label, capsize=2
+            np.array(looks) * nudge,
+            *zip(*pairs, strict=True),
+            marker=marker,
+            color=COLOURS[label],
+            label=label,
+            capsize=2,
         )
         more_looks[label] = looks, [mean for mean, _ in pairs]
 right.set(
@@ -815,14 +848,25 @@ for label, group in of.items():
         continue
     x = np.array(group["curve.epoch"].iloc[0]) * group["dataset.n_train"].iloc[0] / 1000
     loss = np.mean(group["curve.train_loss"].tolist(), axis=0)
-    error = pandas.Series(np.mean(group["curve.test_error"].tolist(), axis=0)).rolling(5, min_periods=1, center=True).mean()
+    error = (
+        pandas.Series(np.mean(group["curve.test_error"].tolist(), axis=0))
+        .rolling(5, min_periods=1, center=True)
+        .mean()
+    )
     drawn[label] = x, loss, error.to_numpy()
     name = f"{label} ({len(group)})"
     left.plot(x, loss, color=COLOURS[label], label=name)
     right.plot(x, error, color=COLOURS[label], label=name)
 left.set(xlabel="images seen, thousands", ylabel="training loss", ylim=(0, None))
-right.set(xlabel="images seen, thousands", ylabel="test error, mean of five tests", ylim=(0, None))
-figure.legend(*right.get_legend_handles_labels(), title="method (runs)", loc="outside lower center", ncols=4)
+right.set(
+    xlabel="images seen, thousands", ylabel="test error, mean of five tests", ylim=(0, None)
+)
+figure.legend(
+    *right.get_legend_handles_labels(),
+    title="method (runs)",
+    loc="outside lower center",
+    ncols=4,
+)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -857,13 +901,29 @@ live = {}
 
 
 def train_live(name, size, updates, start=None):
-    changes = dict(size=size, n_train=64, n_test=48, n_watch=48, updates=updates, batch_size=16, test_every=5)
-    run = Run("colon_cancer", n_patches=10, profile="smoke", changes=tuple(changes.items()), data="generated")
+    changes = dict(
+        size=size,
+        n_train=64,
+        n_test=48,
+        n_watch=48,
+        updates=updates,
+        batch_size=16,
+        test_every=5,
+    )
+    run = Run(
+        "colon_cancer",
+        n_patches=10,
+        profile="smoke",
+        changes=tuple(changes.items()),
+        data="generated",
+    )
     model = run.build()
     if start is not None:
         model.load_state_dict(start.state_dict())
     train_set, test_set = InMemory(run.loaded.train), InMemory(run.loaded.test)
-    live[name] = train(model, train_set, test_set, run.settings, augment=run.loaded.augment, progress=False)
+    live[name] = train(
+        model, train_set, test_set, run.settings, augment=run.loaded.augment, progress=False
+    )
     return model
 
 
@@ -873,12 +933,23 @@ warm = train_live("250, from 128", 250, updates=60, start=smaller)
 
 # %% mystnb={"image": {"alt": "Two panels, training loss and test error against updates. For images of 128 pixels both leave chance, a dotted line, towards the end of the run. For 250 pixels they stay near it for the whole run. From the weights of the first run, 250 pixels are learned in the shortest of the three runs."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.3), sharex=True)
-for (name, curve), colour, marker in zip(live.items(), (plots.BLUE, plots.RED, plots.GREEN), "o^s", strict=True):
+for (name, curve), colour, marker in zip(
+    live.items(), (plots.BLUE, plots.RED, plots.GREEN), "o^s", strict=True
+):
     left.plot(
-        [4 * e["epoch"] for e in curve], [e["train_loss"] for e in curve], color=colour, label=name
+        [4 * e["epoch"] for e in curve],
+        [e["train_loss"] for e in curve],
+        color=colour,
+        label=name,
     )  # 64 images are 4 updates
     tested = [e for e in curve if "test_error" in e]
-    right.plot([4 * e["epoch"] for e in tested], [e["test_error"] for e in tested], marker=marker, color=colour, label=name)
+    right.plot(
+        [4 * e["epoch"] for e in tested],
+        [e["test_error"] for e in tested],
+        marker=marker,
+        color=colour,
+        label=name,
+    )
 left.axhline(math.log(2), color=plots.GREY, linestyle=":")
 right.axhline(0.5, color=plots.GREY, linestyle=":")
 left.set(xlabel="updates", ylabel="training loss", ylim=(0, 1.5))
@@ -898,10 +969,14 @@ for size, count in ((128, 16), (250, 16), (500, 8)):
     side = round(size * colon_cancer.SCALE)
     uniform = torch.full((side, side), side**-2)
     marked = [drawn.tissue(i).nuclei for i in range(count) if drawn.labels[i]]
-    areas = [nuclei.agreement(uniform, (size, size), kinds["glandular"], kinds["other"])["area"] for kinds in marked]
+    areas = [
+        nuclei.agreement(uniform, (size, size), kinds["glandular"], kinds["other"])["area"]
+        for kinds in marked
+    ]
     shares[f"drawn, {size} pixels"] = np.mean(areas)
 IDLE = ", not begun to learn"
-agreements, apart = {}, {}  # of all networks of a method; those that learned apart from those that had not begun to
+# of all networks of a method; those that learned apart from those that had not begun to
+agreements, apart = {}, {}
 LOOKING = ("Deep MIL", TERM, "ATS-10", "ATS-50")  # methods that have attention to look at
 for label in LOOKING:
     agreements[label] = []
@@ -909,13 +984,22 @@ for label in LOOKING:
         file = Path("../results/nuclei") / Path(row["file"]).name
         if file.exists():
             agreements[label].append(json.loads(file.read_text(encoding="utf-8")))
-            apart.setdefault(label if begun(row["train_loss"]) else label + IDLE, []).append(agreements[label][-1])
+            apart.setdefault(label if begun(row["train_loss"]) else label + IDLE, []).append(
+                agreements[label][-1]
+            )
 if "ATS-10" in long:
-    files = [Path("../results/nuclei") / Path(file).name for file in long["ATS-10"]["file"][begun(long["ATS-10"]["train_loss"])]]
+    files = [
+        Path("../results/nuclei") / Path(file).name
+        for file in long["ATS-10"]["file"][begun(long["ATS-10"]["train_loss"])]
+    ]
     if any(file.exists() for file in files):
-        apart[f"ATS-10, {LONG}"] = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+        apart[f"ATS-10, {LONG}"] = [
+            json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()
+        ]
 if most := max(agreements.values(), key=len):
-    shares["real, 500 pixels"] = np.mean([row["area"] for numbers in most for row in numbers["final"]])
+    shares["real, 500 pixels"] = np.mean(
+        [row["area"] for numbers in most for row in numbers["final"]]
+    )
 for name, share in shares.items():
     print(f"{name}: {share:.1%} of a positive image")
 

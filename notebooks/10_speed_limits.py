@@ -1025,8 +1025,19 @@ if photographs:
 LINES += [("small drawn roads, uniform", small_chances.uniform[5], plots.ORANGE, "-.")]
 figure, ax = plt.subplots(figsize=(7, 3.2))
 for label, values, colour, dash in LINES:
-    ax.plot(np.sort(values), (np.arange(len(values)) + 1) / len(values), color=colour, linestyle=dash, label=label)
-ax.set(xlabel="chance that five patches show a sign", ylabel="share of training images", xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    ax.plot(
+        np.sort(values),
+        (np.arange(len(values)) + 1) / len(values),
+        color=colour,
+        linestyle=dash,
+        label=label,
+    )
+ax.set(
+    xlabel="chance that five patches show a sign",
+    ylabel="share of training images",
+    xlim=(-0.02, 1.02),
+    ylim=(0, 1.02),
+)
 ax.legend(loc="lower right", fontsize=9)
 plt.show()
 
@@ -1216,7 +1227,9 @@ for number in range(240):
     by = torch.randint(-6, 7, (2,), generator=jitter)
     middle = torch.tensor([(top + bottom) / 2, (left + right) / 2])
     corner = (middle - small.patch / 2 + by).long()
-    crops.append(extract_patches(image[None], corner[None, None], small.patch)[0, 0].float() / 255)
+    crops.append(
+        extract_patches(image[None], corner[None, None], small.patch)[0, 0].float() / 255
+    )
     labels.append(label)
 crops, labels = torch.stack(crops), torch.tensor(labels)
 
@@ -1224,8 +1237,13 @@ crops, labels = torch.stack(crops), torch.tensor(labels)
 def read_signs(norm, epochs=6):
     """Training error of each epoch."""
     torch.manual_seed(0)
-    network = torch.nn.Sequential(ResNet8Features(norm=norm), Classifier(32, 4, scale=small.feature_scale))
-    optimiser, errors = torch.optim.Adam(network.parameters(), lr=small.training.learning_rate), []
+    network = torch.nn.Sequential(
+        ResNet8Features(norm=norm), Classifier(32, 4, scale=small.feature_scale)
+    )
+    optimiser, errors = (
+        torch.optim.Adam(network.parameters(), lr=small.training.learning_rate),
+        [],
+    )
     for _ in range(epochs):
         wrong = 0
         for some in torch.randperm(len(labels)).split(8):
@@ -1240,8 +1258,16 @@ def read_signs(norm, epochs=6):
 
 read = {norm: read_signs(norm) for norm in ("batch", "group")}
 figure, ax = plt.subplots(figsize=(7, 2.8))
-for (norm, errors), colour, marker in zip(read.items(), (plots.BLUE, plots.ORANGE), "os", strict=True):
-    ax.plot(range(1, len(errors) + 1), errors, color=colour, marker=marker, label=f"{norm} normalisation")
+for (norm, errors), colour, marker in zip(
+    read.items(), (plots.BLUE, plots.ORANGE), "os", strict=True
+):
+    ax.plot(
+        range(1, len(errors) + 1),
+        errors,
+        color=colour,
+        marker=marker,
+        label=f"{norm} normalisation",
+    )
 ax.axhline(0.75, color=plots.GREY, linestyle="--", linewidth=1)
 ax.set(xlabel="epochs of 240 cut-out signs", ylabel="training error", ylim=(0, 0.9))
 ax.legend()
@@ -1266,8 +1292,17 @@ Markdown(
 # %%
 with tempfile.TemporaryDirectory() as out:
     changes = (("n_train", 128), ("n_test", 40), ("updates", 64))
-    live = Run("speed_limits", n_patches=5, profile="small", changes=changes, data="generated", out=out)
-    curve = train(live.build(), live.loaded.train, None, live.settings, augment=live.loaded.augment, progress=False)
+    live = Run(
+        "speed_limits", n_patches=5, profile="small", changes=changes, data="generated", out=out
+    )
+    curve = train(
+        live.build(),
+        live.loaded.train,
+        None,
+        live.settings,
+        augment=live.loaded.augment,
+        progress=False,
+    )
 print(
     f"{len(curve)} epochs of {len(live.loaded.train)} images; loss {curve[0]['train_loss']:.2f} -> {curve[-1]['train_loss']:.2f}"
 )
@@ -1287,9 +1322,23 @@ for name, (colour, dash) in LINES.items():
     for number, r in enumerate(runs_of(name, compared)):
         x = np.array(r["curve"]["epoch"]) * r["dataset"]["n_train"]
         label = f"{marked(name, compared)}, recorded" if not number else None
-        ax.plot(x, r["curve"]["train_loss"], color=colour, linestyle=dash, label=label, alpha=0.8, marker=".")
+        ax.plot(
+            x,
+            r["curve"]["train_loss"],
+            color=colour,
+            linestyle=dash,
+            label=label,
+            alpha=0.8,
+            marker=".",
+        )
 x = np.array([entry["epoch"] for entry in curve]) * len(live.loaded.train)
-ax.plot(x, [entry["train_loss"] for entry in curve], color=plots.BLACK, marker=".", label="ATS-5, live")
+ax.plot(
+    x,
+    [entry["train_loss"] for entry in curve],
+    color=plots.BLACK,
+    marker=".",
+    label="ATS-5, live",
+)
 ax.axhline(math.log(4), color=plots.GREY, linestyle="--", linewidth=1)
 ax.set(xscale="log", xlabel="images seen", ylabel="training loss (nats)", ylim=(0, 1.8))
 ax.legend(fontsize=9)

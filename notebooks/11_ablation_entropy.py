@@ -74,14 +74,24 @@ views = build_model(5, seed=0).view(torch.stack(tests.images))
 
 
 def watch(weight: float, seed: int = 0, n_patches: int = 5, epochs: int = 10) -> dict:
-    """Train with λ = weight; log-attention on the test images after each epoch, and how it ended."""
-    schedule = dict(epochs=epochs, batch_size=16, learning_rate=3e-3, schedule="cosine", test_every=1000, bfloat16=False)
+    """Train with λ = weight; log-attention on the test images after each epoch, and how it
+    ended.
+    """
+    schedule = dict(
+        epochs=epochs,
+        batch_size=16,
+        learning_rate=3e-3,
+        schedule="cosine",
+        test_every=1000,
+        bfloat16=False,
+    )
     settings = Settings(entropy_weight=weight, seed=seed, **schedule)
     return follow(build_model(n_patches, seed), train_set, tests, settings)
 
 
 small = {weight: watch(weight) for weight in STYLES}
-again = watch(0.01, seed=1)  # other initial weights, other order of images: the effect of chance
+# other initial weights, other order of images: the effect of chance
+again = watch(0.01, seed=1)
 
 # %% mystnb={"image": {"alt": "A test image with two striped and four dark squares, and the same at 24 × 24, where stripes cannot be seen."}}
 figure, axes = plt.subplots(1, 2, figsize=(5, 2.5))
@@ -93,10 +103,13 @@ plt.show()
 PAPER_WEIGHTS = [0.0, 0.01, 0.1, 1.0]
 times = [0, 4, 6, 10]
 plots.show_maps(
-    {f"λ = {weight:g}": [small[weight]["maps"][epoch][0] for epoch in times] for weight in PAPER_WEIGHTS},
+    {
+        f"λ = {weight:g}": [small[weight]["maps"][epoch][0] for epoch in times]
+        for weight in PAPER_WEIGHTS
+    },
     [f"epoch {epoch}" for epoch in times],
     "attention, times uniform",
-);
+)
 
 # %% [markdown]
 # The same test image, one row for each $\lambda$. The colour compares the attention of a location with uniform attention: yellow is 16 times as much or

@@ -76,11 +76,16 @@ share = np.linspace(0.001, 0.999, 999)
 
 def expected_loss(n, weight=WEIGHT, informative=INFORMATIVE):
     """L' for each share; n = inf is the full model."""
-    spread = share * np.log(informative / share) + (1 - share) * np.log((K - informative) / (1 - share))
+    spread = share * np.log(informative / share) + (1 - share) * np.log(
+        (K - informative) / (1 - share)
+    )
     if math.isinf(n):
         return np.log1p(np.exp(-STRENGTH * share)) - weight * spread
     hits = np.arange(n + 1)
-    return binom.pmf(hits[:, None], n, share).T @ np.log1p(np.exp(-STRENGTH * hits / n)) - weight * spread
+    return (
+        binom.pmf(hits[:, None], n, share).T @ np.log1p(np.exp(-STRENGTH * hits / n))
+        - weight * spread
+    )
 
 
 counts = [2, 5, 10, 25, 50, 100, 200, math.inf]
@@ -107,10 +112,20 @@ figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", nco
 plt.show()
 
 # %%
-for informative, weight in ((INFORMATIVE, 0.01), (INFORMATIVE, 0.05), (INFORMATIVE, 0.1), (K // 2, WEIGHT)):
-    found = {n: share[expected_loss(n, weight, informative).argmin()] for n in (2, 5, 10, 50, math.inf)}
+for informative, weight in (
+    (INFORMATIVE, 0.01),
+    (INFORMATIVE, 0.05),
+    (INFORMATIVE, 0.1),
+    (K // 2, WEIGHT),
+):
+    found = {
+        n: share[expected_loss(n, weight, informative).argmin()]
+        for n in (2, 5, 10, 50, math.inf)
+    }
     line = "  ".join(f"{value:.2f}" for value in found.values())
-    print(f"λ = {weight:<4g}  {informative:3d} informative  best share for N = 2, 5, 10, 50, all: {line}")
+    print(
+        f"λ = {weight:<4g}  {informative:3d} informative  best share for N = 2, 5, 10, 50, all: {line}"
+    )
 half = found  # best shares if half of all locations are informative
 # NBVAL_CHECK_OUTPUT
 
@@ -131,10 +146,20 @@ FIRST, THEN = 3, 4  # epochs
 
 
 def go_on(model, n_patches: int, seed: int, epochs: int, schedule: str = "constant") -> dict:
-    """Train with N = n_patches; log-attention on the test images before and after each epoch, and how it ended."""
+    """Train with N = n_patches; log-attention on the test images before and after each epoch,
+    and how it ended.
+    """
     model.n_patches = n_patches
-    same = dict(batch_size=16, learning_rate=3e-3, entropy_weight=WEIGHT, test_every=1000, bfloat16=False)
-    return follow(model, train_set, tests, Settings(epochs=epochs, schedule=schedule, seed=seed, **same))
+    same = dict(
+        batch_size=16,
+        learning_rate=3e-3,
+        entropy_weight=WEIGHT,
+        test_every=1000,
+        bfloat16=False,
+    )
+    return follow(
+        model, train_set, tests, Settings(epochs=epochs, schedule=schedule, seed=seed, **same)
+    )
 
 
 SMALL_N, SEEDS = (2, 10), range(6)
@@ -144,7 +169,9 @@ for seed in SEEDS:
     start = go_on(begun, 10, seed, FIRST)
     for n in SMALL_N:
         rest = go_on(copy.deepcopy(begun), n, seed + 100, THEN, "cosine")
-        small[n, seed] = rest | {key: start[key][:-1] + rest[key] for key in ("maps", "entropy", "mass")}
+        small[n, seed] = rest | {
+            key: start[key][:-1] + rest[key] for key in ("maps", "entropy", "mass")
+        }
 
 # %% mystnb={"image": {"alt": "Grid of small attention maps on one test image, rows N = 2 and 10, columns epochs 0, 3, 5 and 7. The first two columns are the same; at the end both are bright at the two striped squares."}}
 times = [0, FIRST, FIRST + 2, FIRST + THEN]
@@ -167,20 +194,31 @@ def apart(a, b, epoch):
 
 epochs = range(len(small[2, 0]["maps"]))
 kinds = {
-    "same N, other seed": [((n, s), (n, t)) for n in SMALL_N for s, t in itertools.combinations(SEEDS, 2)],
-    "other N, same seed": [((n, s), (k, s)) for n, k in itertools.combinations(SMALL_N, 2) for s in SEEDS],
+    "same N, other seed": [
+        ((n, s), (n, t)) for n in SMALL_N for s, t in itertools.combinations(SEEDS, 2)
+    ],
+    "other N, same seed": [
+        ((n, s), (k, s)) for n, k in itertools.combinations(SMALL_N, 2) for s in SEEDS
+    ],
     "other N, other seed": [((2, s), (10, t)) for s, t in itertools.permutations(SEEDS, 2)],
 }
-distance = {kind: np.array([[apart(small[a], small[b], e) for e in epochs] for a, b in pairs]) for kind, pairs in kinds.items()}
+distance = {
+    kind: np.array([[apart(small[a], small[b], e) for e in epochs] for a, b in pairs])
+    for kind, pairs in kinds.items()
+}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5))
 looks = ((plots.GREY, "-"), (plots.RED, "--"), (plots.SKY, "-."))
 for (kind, values), (colour, dash) in zip(distance.items(), looks, strict=True):
     left.plot(epochs, values.mean(0), color=colour, linestyle=dash, label=kind)
-    left.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+    left.fill_between(
+        epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0
+    )
 left.set(xlabel="epoch", ylabel="total variation", ylim=(0, None))
 left.legend(loc="upper left")
 for (n, seed), run in small.items():
-    right.plot(run["mass"], **STYLES[n] | dict(linewidth=1.2), label=f"N = {n}" if seed == 0 else None)
+    right.plot(
+        run["mass"], **STYLES[n] | dict(linewidth=1.2), label=f"N = {n}" if seed == 0 else None
+    )
 for ax in (left, right):
     ax.axvline(FIRST, color=plots.GREY, linewidth=1)
 right.set(xlabel="epoch", ylabel="attention on stripes", ylim=(0, 1))

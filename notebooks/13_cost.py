@@ -145,7 +145,11 @@ def small(value, unit):
 # Images of 500 × 500, on this machine. The memory should be that of the record; the times need not.
 
 # %%
-live_points = [p for p in cost_by_size.points(sides=(500,), counts=(1, 10, 25), patches=()) if p["method"] != "ATS, view at hand"]
+live_points = [
+    p
+    for p in cost_by_size.points(sides=(500,), counts=(1, 10, 25), patches=())
+    if p["method"] != "ATS, view at hand"
+]
 quick = [p for p in live_points if not p["method"].startswith("Deep MIL")]
 live = {
     "memory": dict(points=cost_by_size.sweep("memory", live_points, cpu, 6000, math.inf)),
@@ -179,9 +183,16 @@ ax.plot(x, x, color="#bbbbbb", lw=1, label="the image itself, 1 byte a pixel")
 ax.plot([], [], **RING, color="black", label="measured on this page")
 ax.axhline(1000 * gpu_gb, color="#bbbbbb", lw=1, ls=":")
 ax.text(0.26, 1000 * gpu_gb * 1.15, f"{gpu_gb} GB", color="#666666", fontsize=10)
-ax.set(xscale="log", yscale="log", xlabel="megapixels of the image", ylabel="memory beyond the image, MB")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="megapixels of the image",
+    ylabel="memory beyond the image, MB",
+)
 ax.set(xticks=[1, 10, 100], xticklabels=[1, 10, 100])
-figure.legend(loc="outside lower center", ncols=2, title="method: slope between the two largest sizes")
+figure.legend(
+    loc="outside lower center", ncols=2, title="method: slope between the two largest sizes"
+)
 plt.show()
 
 # %% [markdown]
@@ -290,15 +301,31 @@ for method, (name, style) in METHODS.items():
         continue
     ax.plot(x, y, label=name + last_slope("time", method), **style)
     ax.plot(*xy("time", method, source=live), **RING, color=style["color"])
-    left_out = [p for p in record["time"]["points"] if p["series"] == "side" and p["method"] == method and "skipped" in p]
+    left_out = [
+        p
+        for p in record["time"]["points"]
+        if p["series"] == "side" and p["method"] == method and "skipped" in p
+    ]
     if left_out:  # in proportion to the pixels, and marked so
         larger = np.array([p["side"] ** 2 / 1e6 for p in left_out])
-        ax.plot(larger, y[-1] * larger / x[-1], **style | dict(linestyle="none", mfc="white"), alpha=0.8)
+        ax.plot(
+            larger,
+            y[-1] * larger / x[-1],
+            **style | dict(linestyle="none", mfc="white"),
+            alpha=0.8,
+        )
 ax.plot([], [], **RING, color="black", label="measured on this page")
 ax.plot([], [], "s", color="black", mfc="white", label="extrapolated: not run")
-ax.set(xscale="log", yscale="log", xlabel="megapixels of the image", ylabel="forward and backward, ms")
+ax.set(
+    xscale="log",
+    yscale="log",
+    xlabel="megapixels of the image",
+    ylabel="forward and backward, ms",
+)
 ax.set(xticks=[1, 10, 100], xticklabels=[1, 10, 100])
-figure.legend(loc="outside lower center", ncols=2, title="method: slope between the two largest sizes")
+figure.legend(
+    loc="outside lower center", ncols=2, title="method: slope between the two largest sizes"
+)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -470,7 +497,8 @@ Markdown(text)
 
 # %% mystnb={"image": {"alt": "Left: memory beyond the image against N, both logarithmic, for attention sampling and uniform sampling: flat, then rising in proportion; straight-line fits follow the points. Right: the same for time, with a third curve for a forward pass alone; the last points lie above their lines."}}
 N_METHODS = {"ATS, view fixed": "ATS", "uniform": "uniform"}
-FRESH = 2**25 // (4 * 32 * 44**2)  # more patches than that: activations above 32 MB, for which there are fresh pages each time
+# more patches than that: activations above 32 MB, for which there are fresh pages each time
+FRESH = 2**25 // (4 * 32 * 44**2)
 
 
 def line(x, y, sizes_from=5, sizes_to=math.inf):
@@ -484,7 +512,9 @@ def line(x, y, sizes_from=5, sizes_to=math.inf):
 
 def forward(method):
     points = [p for p in points_of("time", method, "n") if "forward" in p]
-    return np.array([p["n"] for p in points], float), np.array([milliseconds(p["forward"]) for p in points], float)
+    return np.array([p["n"] for p in points], float), np.array(
+        [milliseconds(p["forward"]) for p in points], float
+    )
 
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.9))
@@ -506,7 +536,13 @@ right.plot(x, a + b * x, color=plots.SKY, lw=1.2)
 left.set(ylabel="memory beyond the image, MB")
 right.set(ylabel="time, ms")
 for ax in (left, right):
-    ax.set(xscale="log", yscale="log", xlabel="patches N", xticks=[1, 10, 100], xticklabels=[1, 10, 100])
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="patches N",
+        xticks=[1, 10, 100],
+        xticklabels=[1, 10, 100],
+    )
 right.plot([], [], **RING, color="black", label="measured on this page")
 figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 plt.show()
@@ -556,8 +592,18 @@ Markdown(
 equal = read("cost/equal_patches.json")
 equal_points = [p for p in equal.get("points", []) if p["images"] == "digits"]
 attentions = list(dict.fromkeys(p["attention"] for p in equal_points))
-shades = dict(zip(attentions, [*plt.colormaps["viridis"](np.linspace(0, 0.85, max(1, len(attentions) - 1))), plots.RED]))
-at_attention = {name: [p for p in equal_points if p["attention"] == name] for name in attentions}
+shades = dict(
+    zip(
+        attentions,
+        [
+            *plt.colormaps["viridis"](np.linspace(0, 0.85, max(1, len(attentions) - 1))),
+            plots.RED,
+        ],
+    )
+)
+at_attention = {
+    name: [p for p in equal_points if p["attention"] == name] for name in attentions
+}
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.9))
 for name, points in at_attention.items():
     n = [p["n"] for p in points]
@@ -569,7 +615,12 @@ right.axhline(1, color="#999999", lw=1, ls=":")
 left.set(xscale="log", yscale="log", xlabel="draws N", ylabel="different patches in an image")
 right.set(xscale="log", yscale="log", xlabel="draws N", ylabel="time without sharing / with")
 for ax, ticks in ((left, [1, 2, 5, 10, 20, 50, 100]), (right, [1, 2, 5])):
-    ax.set(xticks=[5, 10, 25, 50, 100], xticklabels=[5, 10, 25, 50, 100], yticks=ticks, yticklabels=ticks)
+    ax.set(
+        xticks=[5, 10, 25, 50, 100],
+        xticklabels=[5, 10, 25, 50, 100],
+        yticks=ticks,
+        yticklabels=ticks,
+    )
     ax.minorticks_off()
 figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
@@ -626,11 +677,29 @@ for row, (name, paper) in zip(axes, PAPER.items()):
     for ax, quantity, column in zip(row, ("ms", "peak_mb"), (2, 3)):
         for y, method in enumerate(reversed(methods)):
             if method in paper:
-                ax.plot(paper[method][column] / paper[BASE[name]][column], y, "D", color=plots.ORANGE, mfc="white", mew=1.6, ms=7)
+                ax.plot(
+                    paper[method][column] / paper[BASE[name]][column],
+                    y,
+                    "D",
+                    color=plots.ORANGE,
+                    mfc="white",
+                    mew=1.6,
+                    ms=7,
+                )
             if method in cost[name]:
-                ax.plot(cost[name][method][quantity] / cost[name][BASE[name]][quantity], y, "o", color=plots.BLUE, ms=6)
+                ax.plot(
+                    cost[name][method][quantity] / cost[name][BASE[name]][quantity],
+                    y,
+                    "o",
+                    color=plots.BLUE,
+                    ms=6,
+                )
         ax.axvline(1, color="#999999", lw=1)
-        ax.set(xscale="log", yticks=range(len(methods)), yticklabels=reversed(methods) if ax is row[0] else [])
+        ax.set(
+            xscale="log",
+            yticks=range(len(methods)),
+            yticklabels=reversed(methods) if ax is row[0] else [],
+        )
         ax.set_xlabel(f"{'time' if quantity == 'ms' else 'memory'}, {BASE[name]} = 1")
     row[0].set_title(TITLES[name], loc="left")
 axes[0, 1].plot([], [], "D", color=plots.ORANGE, mfc="white", mew=1.6, ms=7, label="paper, GPU")
@@ -887,21 +956,38 @@ Markdown("\n\n".join(sentences))
 # %%
 settings = {"settings.changes.entropy_weight", "settings.changes.epochs"}
 large_runs = runs[
-    (runs["experiment"] == "megapixel_mnist") & (runs["profile"] == "laptop") & (runs["estimator"] == "systematic")
-    & (runs["method"] == "ats") & (runs["settings.order"] != "raster") & runs[[c for c in changes if c not in settings]].isna().all(axis=1)
-]  # fmt: skip
+    (runs["experiment"] == "megapixel_mnist")
+    & (runs["profile"] == "laptop")
+    & (runs["estimator"] == "systematic")
+    & (runs["method"] == "ats")
+    & (runs["settings.order"] != "raster")
+    & runs[[c for c in changes if c not in settings]].isna().all(axis=1)
+]
 digits = {True: "all of MNIST", False: "digits that ship"}
-families, stuck = {}, {}  # (N of the training, digits, λ, epochs) -> the test errors of its networks by N; stuck: of those at chance
+# (N of the training, digits, λ, epochs) -> the test errors of its networks by N; stuck: of
+# those at chance
+families, stuck = {}, {}
 for _, run in large_runs.iterrows():
-    kind = int(run["n_patches"]), "whole" in run["dataset.name"], float(run["settings.training.entropy_weight"]), int(run["settings.training.epochs"])
+    kind = (
+        int(run["n_patches"]),
+        "whole" in run["dataset.name"],
+        float(run["settings.training.entropy_weight"]),
+        int(run["settings.training.epochs"]),
+    )
     curve = {
-        int(c.split(".")[2]): run[c] for c in runs if c.startswith("final.by_n_patches.") and c.endswith("test_error") and run[c] == run[c]
+        int(c.split(".")[2]): run[c]
+        for c in runs
+        if c.startswith("final.by_n_patches.") and c.endswith("test_error") and run[c] == run[c]
     }
     if curve:
         of_state = stuck if min(curve.values()) > 0.7 else families  # guessing has 0.9
         of_state.setdefault(kind, []).append((int(run["dataset.n_test"]), curve))
-# The second table below is of the networks trained with ten patches in the setting that was trained most often, of those the longest.
-chosen = max((kind for kind in families if kind[0] == 10), key=lambda kind: (len(families[kind]), kind[3], kind[1]))
+# The second table below is of the networks trained with ten patches in the setting that was
+# trained most often, of those the longest.
+chosen = max(
+    (kind for kind in families if kind[0] == 10),
+    key=lambda kind: (len(families[kind]), kind[3], kind[1]),
+)
 
 
 def setting(kind):
@@ -909,11 +995,23 @@ def setting(kind):
 
 
 def curve_of(kind):
-    """N, the errors (networks, N), their means, and the standard errors of these: of the test images, and of the networks where there are several."""
+    """N, the errors (networks, N), their means, and the standard errors of these: of the test
+    images, and of the networks where there are several.
+    """
     members = families[kind]
-    counts = sorted(n for n in members[0][1] if n in ms_at and all(n in curve for _, curve in members))
+    counts = sorted(
+        n for n in members[0][1] if n in ms_at and all(n in curve for _, curve in members)
+    )
     errors = np.array([[curve[n] for n in counts] for _, curve in members])
-    return counts, errors, errors.mean(0), [math.hypot(images_error(e, members[0][0]), networks_error(errors[:, k])) for k, e in enumerate(errors.mean(0))]
+    return (
+        counts,
+        errors,
+        errors.mean(0),
+        [
+            math.hypot(images_error(e, members[0][0]), networks_error(errors[:, k]))
+            for k, e in enumerate(errors.mean(0))
+        ],
+    )
 
 
 def images_error(error, n):
@@ -925,12 +1023,18 @@ def networks_error(values):
 
 
 # Trained on the digits that ship, of whose test part the images below are made.
-stored = [Path(f.replace("/runs/", "/weights/")).with_suffix(".safetensors") for f in large_runs[large_runs["n_patches"] == 10]["file"] if "-full" not in f]
+stored = [
+    Path(f.replace("/runs/", "/weights/")).with_suffix(".safetensors")
+    for f in large_runs[large_runs["n_patches"] == 10]["file"]
+    if "-full" not in f
+]
 weights = next(path for path in stored if path.exists())
 model = megapixel_mnist.build_model(10)
 model.load_state_dict(load_file(weights))
 live_images = Subset(MegapixelMNIST("test"), range({"smoke": 100}.get(profile, 1000)))
-live_errors = {n: evaluate(model, live_images, seed=5, progress=False, n_patches=n) for n in (1, 2)}
+live_errors = {
+    n: evaluate(model, live_images, seed=5, progress=False, n_patches=n) for n in (1, 2)
+}
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: test error on Megapixel MNIST against milliseconds of a forward pass, a point for each number of patches in the test, coloured by the number in training, dashed for other settings; every line falls and flattens. A note names what is off the scale. Right: test error on colon cancer against the time of a step relative to ATS-10 for the methods that ran, with error bars."}}
 ms_at = dict(zip(*forward("ATS, view fixed")))
@@ -1074,14 +1178,18 @@ M, n = 10, 10
 
 
 def straight(part, method):
-    """a, b of y = a + b · megapixels through the two largest sizes: what grows, grows in proportion by then."""
+    """a, b of y = a + b · megapixels through the two largest sizes: what grows, grows in
+    proportion by then.
+    """
     x, y = xy(part, method)
     b = (y[-1] - y[-2]) / (x[-1] - x[-2])
     return y[-1] - b * x[-1], b
 
 
 def at_giga(part, method):
-    """Memory by its straight line; time, as in the figure above, in proportion to the pixels from the largest size measured."""
+    """Memory by its straight line; time, as in the figure above, in proportion to the pixels
+    from the largest size measured.
+    """
     if part == "memory":
         a, b = straight(part, method)
         return a + b * GIGA / 1e6
@@ -1094,11 +1202,18 @@ view_ms, patch_ms, *_ = lines["time", "ATS, view fixed"]  # the view made from a
 region = side / reduction
 making_giga = making_rate * GIGA / 1e6  # ms for the view of the whole
 regions_ms = making_rate * M * region**2 / 1e6  # and for those of the regions
-nested = dict(memory=(1 + M) * view_mb + M * n * patch_mb, time=(1 + M) * (view_ms - making_rate * 1500**2 / 1e6) + M * n * patch_ms + regions_ms)
+nested = dict(
+    memory=(1 + M) * view_mb + M * n * patch_mb,
+    time=(1 + M) * (view_ms - making_rate * 1500**2 / 1e6) + M * n * patch_ms + regions_ms,
+)
 covered = min(1.0, (50 / (side / cost_by_size.VIEW)) ** 2)
-print(f"side {side:,.0f}; one view pixel covers {side / 180:.0f}² image pixels at one level, {reduction:.1f}² at the second of two")
+print(
+    f"side {side:,.0f}; one view pixel covers {side / 180:.0f}² image pixels at one level, {reduction:.1f}² at the second of two"
+)
 print(f"patches of 50² around the locations of one fixed view cover {covered:.1%} of the image")
-print(f"nested, M = {M} regions of {region:,.0f}², n = {n} patches in each: {1 + M} views and {M * n} patches")
+print(
+    f"nested, M = {M} regions of {region:,.0f}², n = {n} patches in each: {1 + M} views and {M * n} patches"
+)
 
 # %% tags=["hide-input"]
 rows = [

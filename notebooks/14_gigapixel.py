@@ -66,9 +66,27 @@ rows = []
 for side in (1500, 6000, GIGA):
     view, coarse = (low_size((side, side), scale)[0] for scale in (0.12, 0.03))
     between = side / 180  # image pixels from one location of a view of 180² to the next
-    rows.append([f"{side:,}²", f"{side**2 / 1e6:,.0f}", f"{view**2 / 1e6:.2g}", f"{coarse**2 / 1e6:.1g}", f"{28 / between:.2f}",
-                 f"{min(1, (50 / between) ** 2):.0%}"])  # fmt: skip
-plots.table(["image", "megapixels", "million locations at scale 0.12", "at scale 0.03", "a digit in a view of 180², in pixels", "of the image, in reach of patches of 50²"], rows)
+    rows.append(
+        [
+            f"{side:,}²",
+            f"{side**2 / 1e6:,.0f}",
+            f"{view**2 / 1e6:.2g}",
+            f"{coarse**2 / 1e6:.1g}",
+            f"{28 / between:.2f}",
+            f"{min(1, (50 / between) ** 2):.0%}",
+        ]
+    )
+plots.table(
+    [
+        "image",
+        "megapixels",
+        "million locations at scale 0.12",
+        "at scale 0.03",
+        "a digit in a view of 180², in pixels",
+        "of the image, in reach of patches of 50²",
+    ],
+    rows,
+)
 
 # %% [markdown]
 # A pathologist does neither: she looks at the slide through a weak lens, chooses a region, and changes the lens.
@@ -86,15 +104,27 @@ plots.table(["image", "megapixels", "million locations at scale 0.12", "at scale
 
 # %%
 within = AttentionSampling(
-    SaliencyPrior(MegapixelMNISTAttention()), LeNetFeatures(), nn.Identity(), patch_size=50, n_patches=2, scale=0.12
+    SaliencyPrior(MegapixelMNISTAttention()),
+    LeNetFeatures(),
+    nn.Identity(),
+    patch_size=50,
+    n_patches=2,
+    scale=0.12,
 )
 model = NestedSampling(
-    SaliencyPrior(MegapixelMNISTAttention()), within, Classifier(32, 10), region_size=240, n_regions=5, scale=0.03
+    SaliencyPrior(MegapixelMNISTAttention()),
+    within,
+    Classifier(32, 10),
+    region_size=240,
+    n_regions=5,
+    scale=0.03,
 )
 image, label = MegapixelMNIST("test", 1, 4000, n_noise=10)[0]
 out = model(image[None], return_patches=True)
 print(f"image             {tuple(image.shape)}")
-print(f"attention a       {tuple(out.log_attention.shape)}, of which {out.index.shape[1]} regions are drawn: {tuple(out.patches.shape)}")
+print(
+    f"attention a       {tuple(out.log_attention.shape)}, of which {out.index.shape[1]} regions are drawn: {tuple(out.patches.shape)}"
+)
 print(f"attention b       {tuple(out.within.log_attention.shape)}, one for each region")
 print(f"patches           {tuple(out.within.patches.shape)}")
 print(f"logits            {tuple(out.logits.shape)}")
@@ -124,12 +154,14 @@ des_raj = ESTIMATORS["des_raj"]
 generator = torch.Generator().manual_seed(0)
 outer = torch.randn(3, generator=generator, dtype=torch.float64, requires_grad=True)
 inner = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-features = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)  # of each patch, two numbers
+# of each patch, two numbers
+features = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
 log_a, log_b = outer.log_softmax(0), inner.log_softmax(1)
 exact = (log_a.exp()[:, None, None] * log_b.exp()[..., None] * features).sum((0, 1))
 
 mean, draws, total = 0, 0, 0.0
-inside = [tuple(zip(*every_draw(des_raj, log_b[m], 2), strict=True)) for m in range(3)]  # per region: (patches, probability)
+# per region: (patches, probability)
+inside = [tuple(zip(*every_draw(des_raj, log_b[m], 2), strict=True)) for m in range(3)]
 for regions, chance in zip(*every_draw(des_raj, log_a, 2), strict=True):
     for choice in itertools.product(*(inside[m] for m in regions)):
         patches = torch.stack([index for index, _ in choice])  # (2 regions, 2 patches)
@@ -137,13 +169,24 @@ for regions, chance in zip(*every_draw(des_raj, log_a, 2), strict=True):
         pooled = des_raj(log_b[regions], patches, seen)  # h of each region, estimated
         estimate = des_raj(log_a[None], regions[None], pooled[None])[0]
         probability = chance * math.prod(float(p) for _, p in choice)
-        mean, draws, total = mean + probability * estimate, draws + 1, total + float(probability)
+        mean, draws, total = (
+            mean + probability * estimate,
+            draws + 1,
+            total + float(probability),
+        )
 direction = torch.tensor([1.0, -2.0], dtype=torch.float64)
-ours, true = (torch.autograd.grad(value @ direction, (outer, inner), retain_graph=True) for value in (mean, exact))
+ours, true = (
+    torch.autograd.grad(value @ direction, (outer, inner), retain_graph=True)
+    for value in (mean, exact)
+)
 print(f"{draws} draws, probabilities sum to {total:.12f}")
-print(f"value:            largest difference below 1e-12: {bool((mean - exact).abs().max() < 1e-12)}")
+print(
+    f"value:            largest difference below 1e-12: {bool((mean - exact).abs().max() < 1e-12)}"
+)
 for name, a, b in zip(("outer attention", "inner attention"), ours, true, strict=True):
-    print(f"gradient, {name}: largest difference below 1e-12: {bool((a - b).abs().max() < 1e-12)}")
+    print(
+        f"gradient, {name}: largest difference below 1e-12: {bool((a - b).abs().max() < 1e-12)}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -177,18 +220,25 @@ def enumerated(n_regions, n_patches):
     """Variance of the pooled feature over every draw at both levels."""
     regions, chance = every_draw(replaced, log_a, n_regions)
     inside = [every_draw(replaced, log_b[m], n_patches) for m in range(3)]
-    pooled = [features[m][index].mean(1) for m, (index, _) in enumerate(inside)]  # (draws, 2) each
+    # (draws, 2) each
+    pooled = [features[m][index].mean(1) for m, (index, _) in enumerate(inside)]
     variance = 0.0
     for drawn, p in zip(regions.tolist(), chance.tolist(), strict=True):
         for choice in itertools.product(*(range(len(pooled[m])) for m in drawn)):
-            estimate = torch.stack([pooled[m][c] for m, c in zip(drawn, choice, strict=True)]).mean(0)
-            weight = p * math.prod(inside[m][1][c].item() for m, c in zip(drawn, choice, strict=True))
+            estimate = torch.stack(
+                [pooled[m][c] for m, c in zip(drawn, choice, strict=True)]
+            ).mean(0)
+            weight = p * math.prod(
+                inside[m][1][c].item() for m, c in zip(drawn, choice, strict=True)
+            )
             variance += weight * ((estimate - exact) ** 2).sum().item()
     return variance
 
 
 for n_regions, n_patches in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4)):
-    print(f"M = {n_regions}, n = {n_patches}: by the formula {(between + among / n_patches) / n_regions:.6f}, by every draw {enumerated(n_regions, n_patches):.6f}")
+    print(
+        f"M = {n_regions}, n = {n_patches}: by the formula {(between + among / n_patches) / n_regions:.6f}, by every draw {enumerated(n_regions, n_patches):.6f}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -203,13 +253,17 @@ for n_regions, n_patches in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4)):
 # dimmer in it by its area. With `profile = "laptop"` the next cell makes the run if it has no record, and takes it to larger images.
 
 # %%
-NESTED = sweep("megapixel_mnist", ["nested"], n_patches=[5], seed=[0], profile="large", out=RESULTS)
+NESTED = sweep(
+    "megapixel_mnist", ["nested"], n_patches=[5], seed=[0], profile="large", out=RESULTS
+)
 if profile != "smoke":
     started = time.monotonic()
     for run in NESTED:
         left = max_seconds - (time.monotonic() - started)
         if run.state != "done" and left > 0:
-            run.execute(Processes("cuda" if torch.cuda.is_available() else "cpu"), max_seconds=left)
+            run.execute(
+                Processes("cuda" if torch.cuda.is_available() else "cpu"), max_seconds=left
+            )
     names = [run.name for run in NESTED if run.state == "done"]
     if names and max_seconds > time.monotonic() - started:  # ten minutes or so
         larger.main([*names, "--out", str(RESULTS)])
@@ -252,13 +306,29 @@ else:
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2))
 MARKS = ["o", "s", "^", "D", "v"]
 for _, row in records.iterrows():
-    options = dict(marker=MARKS[row.seed % 5], color=plots.BLUE, markersize=4, label=f"nested, seed {row.seed}")
+    options = dict(
+        marker=MARKS[row.seed % 5],
+        color=plots.BLUE,
+        markersize=4,
+        label=f"nested, seed {row.seed}",
+    )
     left.plot(row["curve.epoch"], row["curve.train_loss"], **options)
     right.plot(row["curve.epoch"], row["curve.test_error"], **options)
-for ax, level, name in ((left, math.log(10), "training loss (nats)"), (right, 0.9, "test error")):
+for ax, level, name in (
+    (left, math.log(10), "training loss (nats)"),
+    (right, 0.9, "test error"),
+):
     ax.axhline(level, color=plots.GREY, linewidth=0.8, linestyle=":")
     ax.set(xlabel="epoch", ylabel=name, ylim=(0, 1.15 * level))
-right.text(0.97, 0.91, "guessing", fontsize=9, color=plots.GREY, ha="right", transform=right.get_yaxis_transform())
+right.text(
+    0.97,
+    0.91,
+    "guessing",
+    fontsize=9,
+    color=plots.GREY,
+    ha="right",
+    transform=right.get_yaxis_transform(),
+)
 if len(records):
     left.legend(fontsize=9)
 plt.show()
@@ -490,7 +560,8 @@ if carried:
 giga_set = MegapixelMNIST("test", 1, GIGA, n_noise=10)
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name) / "gigapixel.gray"
-pixels = np.memmap(path, np.uint8, "w+", shape=(GIGA, GIGA))  # a file with holes: what is not written is zero and takes no room
+# a file with holes: what is not written is zero and takes no room
+pixels = np.memmap(path, np.uint8, "w+", shape=(GIGA, GIGA))
 giga_label = giga_set.draw(0, pixels)
 pixels.flush()
 file = path.stat()
@@ -501,7 +572,8 @@ view = downsample(huge, low_size((GIGA, GIGA), 0.03))
 made_view = time.perf_counter() - started
 network = model if trained is None else trained
 with torch.no_grad():
-    network(huge, low=view)  # what is set up once and kept, the curve through the map, is set up here
+    # what is set up once and kept, the curve through the map, is set up here
+    network(huge, low=view)
     started = time.perf_counter()
     answer = network(huge, low=view, generator=torch.Generator().manual_seed(0))
     looked = time.perf_counter() - started

@@ -41,7 +41,13 @@ from atslib import AttentionSampling, UniformSampling, downsample, extract_patch
 from atslib.data import ImageFiles, ImagePyramid, Padded, largest_size, read_image
 from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
-from atslib.networks import AttentionNetwork, Classifier, SaliencyPrior, UnitNorm, local_contrast
+from atslib.networks import (
+    AttentionNetwork,
+    Classifier,
+    SaliencyPrior,
+    UnitNorm,
+    local_contrast,
+)
 from atslib.patches import low_size
 from atslib.prediction import predict
 from atslib.training import Settings, attention_loss, evaluate, train
@@ -111,7 +117,9 @@ size = largest_size(train_files, test_files)
 train_set, test_set = Padded(train_files, size), Padded(test_files, size)
 image, label = test_set[len(test_set) - 1]
 # NBVAL_CHECK_OUTPUT
-print(f"{len(train_set)} training and {len(test_set)} test images, classes {train_set.classes}; one image: {tuple(image.shape)}, {image.dtype}")
+print(
+    f"{len(train_set)} training and {len(test_set)} test images, classes {train_set.classes}; one image: {tuple(image.shape)}, {image.dtype}"
+)
 
 # %% [markdown]
 # ## Look before you train
@@ -120,7 +128,8 @@ print(f"{len(train_set)} training and {len(test_set)} test images, classes {trai
 # Both can be looked at. First, the numbers that fit this cloth; the table below says how to choose them.
 
 # %%
-THING, THINGS = 12, 5  # what matters: pixels across, and how many places in an image are worth a look
+# what matters: pixels across, and how many places in an image are worth a look
+THING, THINGS = 12, 5
 SCALE, PATCH, N_PATCHES, FILL = 1 / 8, 28, 8, 200
 ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 0.01, 16, 1
 
@@ -129,15 +138,22 @@ ENTROPY_WEIGHT, FEATURE_SCALE, STRIDE = 0.01, 16, 1
 
 # %% mystnb={"image": {"alt": "Left, a light cloth with five dark specks. Middle, the same as a view of 48 by 50 pixels, in which each speck is one or two darker pixels. Right, the five specks enlarged: four solid dots and one ring."}}
 if own:
-    photograph, places = read_image(test_files.files[0]), [(100, 100)]  # row and column of what matters
+    # row and column of what matters
+    photograph, places = read_image(test_files.files[0]), [(100, 100)]
 else:
     photograph, places = draw_cloth(np.random.default_rng(5), holes=1)
     photograph = torch.from_numpy(photograph).permute(2, 0, 1)
 view = downsample(photograph[None], low_size(photograph.shape[1:], SCALE))[0]
 figure = plt.figure(figsize=(7, 3.0))
 grid = figure.add_gridspec(3, 8)
-plots.show_image(figure.add_subplot(grid[:, :3]), photograph, "the image, " + " × ".join(map(str, photograph.shape[1:])))
-plots.show_image(figure.add_subplot(grid[:, 3:6]), view, "the view, " + " × ".join(map(str, view.shape[1:])))
+plots.show_image(
+    figure.add_subplot(grid[:, :3]),
+    photograph,
+    "the image, " + " × ".join(map(str, photograph.shape[1:])),
+)
+plots.show_image(
+    figure.add_subplot(grid[:, 3:6]), view, "the view, " + " × ".join(map(str, view.shape[1:]))
+)
 for k, (row, column) in enumerate(np.round(places[:6]).astype(int)):
     ax = figure.add_subplot(grid[k % 3, 6 + k // 3])
     top, left = max(0, row - PATCH // 2), max(0, column - PATCH // 2)
@@ -183,7 +199,9 @@ def build_model(prior=True):
         *(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), UnitNorm()),
     )
     classifier = Classifier(32, len(train_set.classes), scale=FEATURE_SCALE)
-    return AttentionSampling(attention, features, classifier, PATCH, N_PATCHES, SCALE, "systematic", FILL)
+    return AttentionSampling(
+        attention, features, classifier, PATCH, N_PATCHES, SCALE, "systematic", FILL
+    )
 
 
 torch.manual_seed(0)
@@ -205,10 +223,18 @@ def look(model, image, seed=0):
     model.eval()
     image = image.to(next(model.parameters()).device)
     with torch.no_grad():
-        out = model(image[None], return_patches=True, generator=torch.Generator(image.device).manual_seed(seed))
+        out = model(
+            image[None],
+            return_patches=True,
+            generator=torch.Generator(image.device).manual_seed(seed),
+        )
     _, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6))
     plots.show_image(left, image, f"{out.index.shape[1]} patches")
-    plots.outline_patches(left, model.geometry(image[None], model.view(image[None]), out.log_attention), out.index[0])
+    plots.outline_patches(
+        left,
+        model.geometry(image[None], model.view(image[None]), out.log_attention),
+        out.index[0],
+    )
     plots.show_attention(right, out.log_attention[0], "attention (square root)")
     plt.show()
     return out
@@ -234,14 +260,21 @@ Markdown(
 # starts these afresh (macOS, Windows, Linux from Python 3.14), they cannot see what was written in a notebook: a `read=` of your own has to move into a `.py` file. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
 
 # %%
-settings = Settings(epochs=10, batch_size=16, learning_rate=3e-3, schedule="cosine", entropy_weight=ENTROPY_WEIGHT)
+settings = Settings(
+    epochs=10,
+    batch_size=16,
+    learning_rate=3e-3,
+    schedule="cosine",
+    entropy_weight=ENTROPY_WEIGHT,
+)
 train_images, test_images = InMemory(train_set), InMemory(test_set)
 curve = train(model, train_images, test_images, settings, progress=False)
 
 # %% mystnb={"image": {"alt": "Left, training and test loss against epochs, above the level of guessing at first, then falling below it. Middle, training and test error, the same, the test error in jumps. Right, the entropy of the attention, nearly level, far below that of uniform attention."}}
 epochs = [entry["epoch"] for entry in curve]
 figure, axes = plt.subplots(1, 3, figsize=(7, 2.8))
-shares = test_images.class_counts() / len(test_images)  # guessing by them, and always the largest class
+# guessing by them, and always the largest class
+shares = test_images.class_counts() / len(test_images)
 guessing = dict(loss=torch.special.entr(shares).sum().item(), error=1 - shares.max().item())
 for ax, (what, guess) in zip(axes, guessing.items(), strict=False):
     for part, style in (("train", "o-"), ("test", "s--")):
@@ -296,11 +329,14 @@ after = look(model, image)
 
 # %% mystnb={"image": {"alt": "The eight patches, sorted by their score for torn cloth; that or those with the ring come first, with a higher score than the dots."}}
 with torch.no_grad():
-    logits = model.classifier(model.features(after.patches[0] / 255))  # (N, classes), of each patch alone
+    # (N, classes), of each patch alone
+    logits = model.classifier(model.features(after.patches[0] / 255))
 scores = logits[:, -1] - logits[:, :-1].mean(1)
 assert torch.allclose(logits.mean(0), after.logits[0], atol=1e-4)
 order = scores.argsort(descending=True)
-plots.show_patches(after.patches[0][order], [f"{score:+.1f}" for score in scores[order]], columns=4)
+plots.show_patches(
+    after.patches[0][order], [f"{score:+.1f}" for score in scores[order]], columns=4
+)
 plt.show()
 
 # %% [markdown]
@@ -313,7 +349,16 @@ plt.show()
 # learned about where. The same model with other $N$: if the error still falls, it is the luck of the draw that is left, and more patches buy it off. And one question that costs a second training: what if there had been *no prior*?
 
 # %%
-uniform = UniformSampling(model.features, model.classifier, PATCH, N_PATCHES, SCALE, "systematic", FILL, like=model.attention)
+uniform = UniformSampling(
+    model.features,
+    model.classifier,
+    PATCH,
+    N_PATCHES,
+    SCALE,
+    "systematic",
+    FILL,
+    like=model.attention,
+)
 prior_alone = build_model()
 prior_alone.load_state_dict(model.state_dict())
 for parameter in prior_alone.attention.network.parameters():
@@ -322,10 +367,23 @@ torch.manual_seed(0)
 without_prior = build_model(prior=False)
 train(without_prior, train_images, None, settings, progress=False)
 
-rows = [("uniform", uniform, N_PATCHES), ("the prior alone", prior_alone, N_PATCHES), ("trained without the prior", without_prior, N_PATCHES)]
-rows += [("the model", model, n) for n in sorted({1, N_PATCHES // 4, N_PATCHES // 2, N_PATCHES, 2 * N_PATCHES} - {0})]
-measured = [(name, n, evaluate(network, test_images, progress=False, n_patches=n)) for name, network, n in rows]
-plots.table(["where the patches come from", "N", "test error"], [[name, n, f"{m['error']:.2f} ± {m['stderr']:.2f}"] for name, n, m in measured])
+rows = [
+    ("uniform", uniform, N_PATCHES),
+    ("the prior alone", prior_alone, N_PATCHES),
+    ("trained without the prior", without_prior, N_PATCHES),
+]
+rows += [
+    ("the model", model, n)
+    for n in sorted({1, N_PATCHES // 4, N_PATCHES // 2, N_PATCHES, 2 * N_PATCHES} - {0})
+]
+measured = [
+    (name, n, evaluate(network, test_images, progress=False, n_patches=n))
+    for name, network, n in rows
+]
+plots.table(
+    ["where the patches come from", "N", "test error"],
+    [[name, n, f"{m['error']:.2f} ± {m['stderr']:.2f}"] for name, n, m in measured],
+)
 
 # %% tags=["hide-input"]
 wrong = {(name, n): m["predicted"] != m["labels"] for name, n, m in measured}
@@ -363,7 +421,13 @@ Markdown(
 def draw_counted(count, seed):
     rng = np.random.default_rng(seed)
     pixels = (draw_cloth(rng, k % (THINGS + 1), size=(384, 384))[0] for k in range(count))
-    return InMemory([(torch.from_numpy(image).movedim(2, 0), float(k % (THINGS + 1))) for k, image in enumerate(pixels)], any_label=True)
+    return InMemory(
+        [
+            (torch.from_numpy(image).movedim(2, 0), float(k % (THINGS + 1)))
+            for k, image in enumerate(pixels)
+        ],
+        any_label=True,
+    )
 
 
 def squared(logits, labels):
@@ -381,17 +445,39 @@ if not own:  # the network has to know cloth
     counter.load_state_dict(model.state_dict())
     counter.classifier = Classifier(32, 1, scale=FEATURE_SCALE)
     count_train, count_test = draw_counted(n_train // 2, seed=2), draw_counted(n_test, seed=3)
-    short = Settings(epochs=8, batch_size=16, learning_rate=3e-3, schedule="cosine", entropy_weight=ENTROPY_WEIGHT)
+    short = Settings(
+        epochs=8,
+        batch_size=16,
+        learning_rate=3e-3,
+        schedule="cosine",
+        entropy_weight=ENTROPY_WEIGHT,
+    )
     train(counter, count_train, None, short, loss=squared, error=distance, progress=False)
-    counted = {n: evaluate(counter, count_test, loss=squared, error=distance, n_patches=n, progress=False) for n in (N_PATCHES, 4 * N_PATCHES)}
+    counted = {
+        n: evaluate(
+            counter, count_test, loss=squared, error=distance, n_patches=n, progress=False
+        )
+        for n in (N_PATCHES, 4 * N_PATCHES)
+    }
 
 # %% mystnb={"image": {"alt": "Number of holes that the network says, against the true number from none to five: dots for test images with eight patches, scattered about the diagonal, which is dotted."}}
 if counted:
     truth, said = count_test.labels.numpy(), counted[N_PATCHES]["logits"][:, 0].numpy()
     figure, ax = plt.subplots(figsize=(4.2, 3.6))
-    ax.plot(truth + np.random.default_rng(0).uniform(-0.15, 0.15, len(truth)), said, "o", ms=3, alpha=0.6, color=plots.BLUE)
+    ax.plot(
+        truth + np.random.default_rng(0).uniform(-0.15, 0.15, len(truth)),
+        said,
+        "o",
+        ms=3,
+        alpha=0.6,
+        color=plots.BLUE,
+    )
     ax.plot([0, THINGS], [0, THINGS], ":", color=plots.GREY)
-    ax.set(xlabel="holes in the image (spread a little)", ylabel="holes, says the network", xticks=range(THINGS + 1))
+    ax.set(
+        xlabel="holes in the image (spread a little)",
+        ylabel="holes, says the network",
+        xticks=range(THINGS + 1),
+    )
     plt.show()
 
 # %% [markdown]
@@ -416,13 +502,17 @@ Markdown(text)
 # attention network, the features and the classifier, each by itself; the draw between them stays in Python.
 
 # %%
-file = Path(temporary.name) / "cloth.safetensors"  # a folder that is deleted below: choose a lasting one
+# a folder that is deleted below: choose a lasting one
+file = Path(temporary.name) / "cloth.safetensors"
 save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
 again = build_model()
 again.load_state_dict(load_file(file))
 again.eval()
 with torch.no_grad():
-    answers = [m.eval()(image[None], generator=torch.Generator().manual_seed(0)).logits for m in (model, again)]
+    answers = [
+        m.eval()(image[None], generator=torch.Generator().manual_seed(0)).logits
+        for m in (model, again)
+    ]
 print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -430,7 +520,8 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 # attention are computed once an image, so that ten looks at 8 patches cost about as much as one at 80. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images.
 
 # %%
-new = [read_image(file) for file in test_files.files]  # (3, h, w) each; for many, a data set that reads them one by one
+# (3, h, w) each; for many, a data set that reads them one by one
+new = [read_image(file) for file in test_files.files]
 found = predict(again, new, looks=10, progress=False)
 closer = predict(again, new, n_patches=32, progress=False)
 
@@ -475,14 +566,22 @@ else:
     pixels, specks = draw_cloth(np.random.default_rng(2), holes, specks=500, size=(side, side))
     whole = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     with tifffile.TiffWriter(large) as writer:
-        options = dict(tile=(256, 256), photometric="rgb", compression="jpeg", compressionargs=dict(level=95))
+        options = dict(
+            tile=(256, 256),
+            photometric="rgb",
+            compression="jpeg",
+            compressionargs=dict(level=95),
+        )
         writer.write(pixels, subifds=3, **options)
         for level in (2, 4, 8):
             coarse = (255 * downsample(whole, side // level)[0]).round().byte()
             writer.write(coarse.permute(1, 2, 0).numpy(), subfiletype=1, **options)
 pyramid = ImagePyramid.open(large)
 in_memory = math.prod(pyramid.shape) * pyramid.dtype.itemsize
-print(f"{large.stat().st_size / 1e6:.0f} MB on disk, {in_memory / 1e6:.0f} MB of pixels; levels " + ", ".join(f"{level.shape[0]} × {level.shape[1]}" for level in pyramid.levels))
+print(
+    f"{large.stat().st_size / 1e6:.0f} MB on disk, {in_memory / 1e6:.0f} MB of pixels; levels "
+    + ", ".join(f"{level.shape[0]} × {level.shape[1]}" for level in pyramid.levels)
+)
 
 # %% [markdown]
 # The model that was trained on single images looks at the large one, with as many patches for its area as before. The same is then asked of a tensor of all pixels. It is given the view that the first has made, since a mean over all
@@ -492,16 +591,26 @@ print(f"{large.stat().st_size / 1e6:.0f} MB on disk, {in_memory / 1e6:.0f} MB of
 n = round(N_PATCHES * math.prod(pyramid.shape[2:]) / math.prod(test_set.size))
 with torch.no_grad():
     started = time.perf_counter()
-    out = again(pyramid, n_patches=n, return_patches=True, generator=torch.Generator().manual_seed(0))
+    out = again(
+        pyramid, n_patches=n, return_patches=True, generator=torch.Generator().manual_seed(0)
+    )
     from_file = time.perf_counter() - started
     view = again.view(pyramid)
     from_tensor = None
     if in_memory < 1e9:  # a larger file is better left where it is
-        tensor = extract_patches(pyramid, torch.zeros(1, 1, 2, dtype=torch.long), pyramid.shape[2:])[:, 0]  # all of it, as one patch
+        # all of it, as one patch
+        tensor = extract_patches(
+            pyramid, torch.zeros(1, 1, 2, dtype=torch.long), pyramid.shape[2:]
+        )[:, 0]
         started = time.perf_counter()
         of_tensor = again(tensor, view, n_patches=n, generator=torch.Generator().manual_seed(0))
         from_tensor = time.perf_counter() - started
-        print("the same places, and the same answer:", torch.equal(out.index, of_tensor.index), torch.allclose(out.logits, of_tensor.logits, atol=1e-4))  # NBVAL_CHECK_OUTPUT
+        print(
+            "the same places, and the same answer:",
+            torch.equal(out.index, of_tensor.index),
+            torch.allclose(out.logits, of_tensor.logits, atol=1e-4),
+        )
+        # NBVAL_CHECK_OUTPUT
 corners = again.geometry(pyramid, view, out.log_attention).top_left(out.index)[0]  # (N, 2)
 distinct = len(corners.unique(dim=0))
 

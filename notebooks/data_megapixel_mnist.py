@@ -34,7 +34,8 @@ n_counted = {"smoke": 1000, "laptop": 5000, "paper": 5000}[profile]  # images wh
 images = MegapixelMNIST("train")
 image, label = images[7]
 layout = images.layout(7)
-print(tuple(image.shape), image.dtype, "label", label, "digits", layout.digit_classes.tolist())  # NBVAL_CHECK_OUTPUT
+print(tuple(image.shape), image.dtype, "label", label, "digits", layout.digit_classes.tolist())
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # `layout` says what lies where: for pictures, never for training. An image depends on the seed, the split and its number alone, so a
@@ -44,7 +45,9 @@ print(tuple(image.shape), image.dtype, "label", label, "digits", layout.digit_cl
 figure, axes = plt.subplots(figsize=(4.2, 4.2))
 plots.show_image(axes, image, "1500 × 1500 pixels; the digits are framed")
 for row, column in layout.digit_corners:
-    axes.add_patch(plt.Rectangle((column - 16, row - 16), 60, 60, fill=False, color=plots.ORANGE))
+    axes.add_patch(
+        plt.Rectangle((column - 16, row - 16), 60, 60, fill=False, color=plots.ORANGE)
+    )
 plt.show()
 
 # %% mystnb={"image": {"alt": "A row of fifteen small squares: the five digits of the image, five pieces of noise of two straight strokes each, and five of random pixels."}}
@@ -111,8 +114,10 @@ def overwritten(dataset, number):
 
 
 share = np.mean([overwritten(released, number) for number in range(n_counted)])
-print(f"released: {share:.1%} of the images have a digit that is partly overwritten")  # NBVAL_CHECK_OUTPUT
-print(f"paper: {np.mean([overwritten(images, number) for number in range(n_counted)]):.1%}")  # NBVAL_CHECK_OUTPUT
+print(f"released: {share:.1%} of the images have a digit that is partly overwritten")
+# NBVAL_CHECK_OUTPUT
+print(f"paper: {np.mean([overwritten(images, number) for number in range(n_counted)]):.1%}")
+# NBVAL_CHECK_OUTPUT
 
 # %% mystnb={"image": {"alt": "Six digits, each with one or two bright strokes over it, or a part or the whole of it cut away by a black square with strokes."}}
 shown = []
@@ -139,10 +144,15 @@ number = 0
 exact = downsample(released[number][0][None], (180, 180))[0]
 pasted = released.low(number)
 figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 3.3))
-for ax, view, title in ((left, exact, "the mean of each 8⅓ × 8⅓ pixels"), (right, pasted, "the released code's view")):
+for ax, view, title in (
+    (left, exact, "the mean of each 8⅓ × 8⅓ pixels"),
+    (right, pasted, "the released code's view"),
+):
     plots.show_image(ax, view[:, 40:110, 40:110].sqrt(), title)
 plt.show()
-print(f"brightest pixel {exact.max():.2f} and {pasted.max():.2f}, mean {exact.mean():.4f} and {pasted.mean():.4f}")
+print(
+    f"brightest pixel {exact.max():.2f} and {pasted.max():.2f}, mean {exact.mean():.4f} and {pasted.mean():.4f}"
+)
 
 # %% [markdown]
 # Shrunk by itself, a glyph is blurred with the darkness beyond its border, and it is drawn in 3 × 3 pixels of the view where its share is
@@ -154,7 +164,10 @@ print(f"brightest pixel {exact.max():.2f} and {pasted.max():.2f}, mean {exact.me
 # The digits that ship are a part of MNIST {cite}`lecun1998`, under CC BY-SA 3.0:
 
 # %%
-print({split: len(mnist_digits(split)[1]) for split in ("train", "test")}, "of 60,000 and 10,000")  # NBVAL_CHECK_OUTPUT
+print(
+    {split: len(mnist_digits(split)[1]) for split in ("train", "test")}, "of 60,000 and 10,000"
+)
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 #     python data_scripts/get_mnist.py                          # 11 MB, then MegapixelMNIST(digits="full")

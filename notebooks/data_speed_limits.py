@@ -69,7 +69,15 @@ for number, ax in enumerate(axes.flat):
     image, label = images[number]
     plots.show_image(ax, image, f"drawn; label {images.classes[label]}")
     for left, top, right, bottom in images.boxes(number):
-        ax.add_patch(plt.Rectangle((left - 8, top - 8), right - left + 16, bottom - top + 16, fill=False, color=plots.ORANGE))
+        ax.add_patch(
+            plt.Rectangle(
+                (left - 8, top - 8),
+                right - left + 16,
+                bottom - top + 16,
+                fill=False,
+                color=plots.ORANGE,
+            )
+        )
 plt.show()
 
 # %% [markdown]
@@ -83,7 +91,9 @@ cut = []
 for number in range(len(images)):
     for left, top, right, bottom in images.boxes(number)[:1]:
         row, column = int(top + bottom) // 2, int(left + right) // 2
-        part = images[number][0][:, max(0, row - 20) : row + 20, max(0, column - 20) : column + 20]
+        part = images[number][0][
+            :, max(0, row - 20) : row + 20, max(0, column - 20) : column + 20
+        ]
         cut.append((part, images.classes[int(images.labels[number])]))
 figure, axes = plt.subplots(2, 6, figsize=(7, 2.7))
 for (above, below), (part, name) in zip(axes.T, cut, strict=False):

@@ -55,7 +55,10 @@ attention, slope = torch.tensor([0.9, 0.1]), torch.tensor([1.0, -1.0])  # a_i an
 truth = slope.sum()  # derivative of a_1 + a_2, the mean of the feature 1
 as_printed = (attention * slope).sum()  # mean over the first location
 repaired = (attention * slope / attention).sum()
-print(f"truth {truth:.1f}   eq. 43 as printed {as_printed:.1f}   with the factor {repaired:.1f}")  # NBVAL_CHECK_OUTPUT
+print(
+    f"truth {truth:.1f}   eq. 43 as printed {as_printed:.1f}   with the factor {repaired:.1f}"
+)
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # The derivation is in [chapter 4](04_without_replacement.ipynb). Eqs. 42 and 44 are right.
@@ -69,7 +72,8 @@ print(f"truth {truth:.1f}   eq. 43 as printed {as_printed:.1f}   with the factor
 # %%
 term = slope / attention  # times one
 mean, variance = (attention * term).sum(), (attention * term**2).sum()
-print(f"first term: mean {mean:.1f}, variance {variance:.1f}; all the rest is exactly zero")  # NBVAL_CHECK_OUTPUT
+print(f"first term: mean {mean:.1f}, variance {variance:.1f}; all the rest is exactly zero")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # Right line: leave it out, and with it the part $a_i f_i\, \partial \log p_i(j)$ of the second term, whose mean given $i$ is zero, too ([chapter 4](04_without_replacement.ipynb)). What remains is $\sum_m W_m\,(\partial f_{i_m} + f_{i_m}\, \partial \log a_{i_m})$.
@@ -84,14 +88,18 @@ print(f"first term: mean {mean:.1f}, variance {variance:.1f}; all the rest is ex
 # %%
 def variance(name, n, features, attention):
     index, probability = every_draw(ESTIMATORS[name], attention.log(), n)
-    z = ESTIMATORS[name](attention.log().expand(len(index), -1), index, features[index][..., None])[:, 0]
+    z = ESTIMATORS[name](
+        attention.log().expand(len(index), -1), index, features[index][..., None]
+    )[:, 0]
     return (probability * (z - attention @ features) ** 2).sum()
 
 
 features, even = torch.arange(10.0), torch.ones(10) / 10
 one_sample = variance("with_replacement", 1, features, even)
 for name in ("with_replacement", "eq14", "des_raj"):
-    print(f"K = 10, N = 3: {name:<17} {variance(name, 3, features, even) / one_sample:.3f} of one sample's variance")
+    print(
+        f"K = 10, N = 3: {name:<17} {variance(name, 3, features, even) / one_sample:.3f} of one sample's variance"
+    )
 survive = lambda n, K: (1 - (n - 1) / K) * (1 - (n - 1) / (K - 1))
 des_raj = sum(survive(n, 1024) for n in range(1, 11)) / 100
 print(
@@ -110,11 +118,19 @@ print(
 # %%
 numbers = torch.tensor([1.0, 3.0])
 truth = gradient(lambda logits: logits.softmax(0) @ numbers, torch.zeros(2))[0]
-right_side = [gradient(lambda logits, q=q: logits.log_softmax(0)[q] * numbers[q], torch.zeros(2))[0] for q in (0, 1)]
+right_side = [
+    gradient(lambda logits, q=q: logits.log_softmax(0)[q] * numbers[q], torch.zeros(2))[0]
+    for q in (0, 1)
+]
 logits, seen = torch.zeros(2, requires_grad=True), numbers.clone().requires_grad_()
-left_side = [torch.autograd.grad(seen[q], logits, allow_unused=True, materialize_grads=True)[0][0] for q in (0, 1)]
+left_side = [
+    torch.autograd.grad(seen[q], logits, allow_unused=True, materialize_grads=True)[0][0]
+    for q in (0, 1)
+]
 for side, values in {"left": left_side, "right": right_side}.items():
-    print(f"{side:<5} side: {values[0]:4.1f} for q = 1, {values[1]:4.1f} for q = 2,  mean {sum(values) / 2:4.1f}")
+    print(
+        f"{side:<5} side: {values[0]:4.1f} for q = 1, {values[1]:4.1f} for q = 2,  mean {sum(values) / 2:4.1f}"
+    )
 print(f"derivative of the mean: {truth:.1f}")  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -133,7 +149,8 @@ print(f"derivative of the mean: {truth:.1f}")  # NBVAL_CHECK_OUTPUT
 # %%
 signs, half = torch.tensor([-1.0, 1.0]), torch.tensor([0.5, 0.5])
 for name in ("with_replacement", "des_raj", "eq14"):
-    print(f"variance with two draws, {name:<17} {variance(name, 2, signs, half):.2f}")  # NBVAL_CHECK_OUTPUT
+    print(f"variance with two draws, {name:<17} {variance(name, 2, signs, half):.2f}")
+    # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-err-unbiased)=
@@ -151,7 +168,9 @@ for name in ("with_replacement", "des_raj", "eq14"):
 
 # %%
 def mean_loss(first_logit, n):
-    """Mean of log(1 + exp(-3 z)), exactly, over n independent draws from two locations whose features are -1 and +1."""
+    """Mean of log(1 + exp(-3 z)), exactly, over n independent draws from two locations whose
+    features are -1 and +1.
+    """
     a = torch.stack([first_logit, torch.zeros(())]).softmax(0)
     total = 0.0
     for draw in product((0, 1), repeat=n):
@@ -165,7 +184,10 @@ for n in (1, 2, 4, 8):
         f"N = {n}:  mean loss {mean_loss(torch.tensor(0.0), n):.3f}   gradient {gradient(lambda x, n=n: mean_loss(x, n), peaked):.3f}"
     )
 full = lambda x: F.softplus(-3 * (torch.stack([x, torch.zeros(())]).softmax(0) @ signs))
-print(f"full:   loss      {full(torch.tensor(0.0)):.3f}   gradient {gradient(full, peaked):.3f}")  # NBVAL_CHECK_OUTPUT
+print(
+    f"full:   loss      {full(torch.tensor(0.0)):.3f}   gradient {gradient(full, peaked):.3f}"
+)
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # Right statement: features and their gradients are unbiased for every $N$; loss and gradient of the loss approach those of the full model as $N$ grows.
@@ -174,14 +196,26 @@ print(f"full:   loss      {full(torch.tensor(0.0)):.3f}   gradient {gradient(ful
 # ### Numbers in the text against the paper's own tables
 
 # %%
-table1 = {"U-10": (0.210, 0.156), "U-50": (0.075, 0.124), "ATS-10": (0.083, 0.093), "ATS-50": (0.028, 0.093)}  # loss, error
+# loss, error
+table1 = {
+    "U-10": (0.210, 0.156),
+    "U-50": (0.075, 0.124),
+    "ATS-10": (0.083, 0.093),
+    "ATS-50": (0.028, 0.093),
+}
 for n in (10, 50):
     (loss_u, error_u), (loss_a, error_a) = table1[f"U-{n}"], table1[f"ATS-{n}"]
-    print(f"§4.3.1, N = {n}: test error lower by {1 - error_a / error_u:.0%} (text: approximately 35 %), "
-          f"training loss {loss_u / loss_a:.1f} times lower (text: 3 times)")  # fmt: skip
+    print(
+        f"§4.3.1, N = {n}: test error lower by {1 - error_a / error_u:.0%} (text: approximately 35 %), "
+        f"training loss {loss_u / loss_a:.1f} times lower (text: 3 times)"
+    )
 both = [sum(table1[f"{name}-{n}"][1] for n in (10, 50)) for name in ("ATS", "U")]
-print(f"§4.3.1, mean of both N: test error lower by {1 - both[0] / both[1]:.0%} (text: approximately 35 %)")
-print(f"§4.2.1, 5 of 32,400 locations: {5 / 180**2:.3%} (text: 0.01 %); 100: {100 / 180**2:.2%} (text: 0.3 %)")
+print(
+    f"§4.3.1, mean of both N: test error lower by {1 - both[0] / both[1]:.0%} (text: approximately 35 %)"
+)
+print(
+    f"§4.2.1, 5 of 32,400 locations: {5 / 180**2:.3%} (text: 0.01 %); 100: {100 / 180**2:.2%} (text: 0.3 %)"
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -204,7 +238,12 @@ for count in (2, 3):
     truth = gradient(lambda x, f=features: (x.softmax(0) @ f).sum(), logits)
     line = f"K = N = {count}: truth {[round(x, 3) for x in truth.tolist()]}"
     for name in ("legacy_idiap", "des_raj"):
-        have = gradient(lambda x, f=features, c=count, e=name: exact_mean(ESTIMATORS[e], x.log_softmax(0), f, c).sum(), logits)
+        have = gradient(
+            lambda x, f=features, c=count, e=name: exact_mean(
+                ESTIMATORS[e], x.log_softmax(0), f, c
+            ).sum(),
+            logits,
+        )
         line += f"   {name} {[round(x, 3) + 0.0 for x in have.tolist()]}"
     print(line)
 # NBVAL_CHECK_OUTPUT
@@ -233,9 +272,21 @@ for name in ("des_raj", "legacy_idiap", "legacy_port"):
 figure, ax = plt.subplots(figsize=(7, 2.8))
 looks = [(plots.BLACK, ""), (plots.BLUE, ""), (plots.RED, "//"), (plots.GREY, "..")]
 for k, ((label, values), (colour, hatch)) in enumerate(zip(bars.items(), looks, strict=True)):
-    ax.bar(torch.arange(3) + 0.2 * k, values[:3], 0.18, label=label, color=colour, hatch=hatch, edgecolor="white")
+    ax.bar(
+        torch.arange(3) + 0.2 * k,
+        values[:3],
+        0.18,
+        label=label,
+        color=colour,
+        hatch=hatch,
+        edgecolor="white",
+    )
 ax.axhline(0, color=plots.BLACK, linewidth=0.8)
-ax.set(xticks=torch.arange(3) + 0.3, xticklabels=["location 1", "location 2", "location 3"], ylabel="mean derivative by the logit")
+ax.set(
+    xticks=torch.arange(3) + 0.3,
+    xticklabels=["location 1", "location 2", "location 3"],
+    ylabel="mean derivative by the logit",
+)
 figure.legend(loc="outside right upper")
 plt.show()
 
@@ -250,7 +301,8 @@ plt.show()
 
 # %%
 generator = torch.Generator().manual_seed(0)
-x, attention = torch.rand(2, 10, 100, generator=generator)  # ten problems of 100 locations: features, attention
+# ten problems of 100 locations: features, attention
+x, attention = torch.rand(2, 10, 100, generator=generator)
 attention = attention / attention.sum(1, keepdim=True)
 for name in ("legacy_idiap", "legacy_port", "des_raj"):
     total = torch.zeros(10, 100)
@@ -276,8 +328,10 @@ for name in ("legacy_idiap", "legacy_port", "des_raj"):
 # %%
 log_attention = torch.tensor([0.0, -20.0, -20.0]).log_softmax(0)
 single = log_attention.float()
-print(f"mass left: exact {log_attention[1:].exp().sum():.3e}, 1 - a in float32 {(1 - single[0].exp()).item():.3e}, "
-      f"atslib in float32 {ESTIMATORS['eq14'].weights(single[None], torch.tensor([[0, 1]]))[0, 1].item():.3e}")  # fmt: skip
+print(
+    f"mass left: exact {log_attention[1:].exp().sum():.3e}, 1 - a in float32 {(1 - single[0].exp()).item():.3e}, "
+    f"atslib in float32 {ESTIMATORS['eq14'].weights(single[None], torch.tensor([[0, 1]]))[0, 1].item():.3e}"
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -291,8 +345,10 @@ print(f"mass left: exact {log_attention[1:].exp().sum():.3e}, 1 - a in float32 {
 # %%
 logits = torch.tensor([2.0, 0.5, -1.0])
 returned, expected = logits[:2], logits.softmax(0)[:2]
-print(f"first two drawn: 'attention' {returned.tolist()}, mass left {1 - returned.sum():.1f}; "
-      f"right: {[round(v, 2) for v in expected.tolist()]}, mass left {1 - expected.sum():.2f}")  # fmt: skip
+print(
+    f"first two drawn: 'attention' {returned.tolist()}, mass left {1 - returned.sum():.1f}; "
+    f"right: {[round(v, 2) for v in expected.tolist()]}, mass left {1 - expected.sum():.2f}"
+)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -307,8 +363,11 @@ print(f"first two drawn: 'attention' {returned.tolist()}, mass left {1 - returne
 # %%
 rows, stride, view, image = 35, 8, 288, 960
 index = torch.arange(rows)[None] * 47  # first column of each row of the 35 × 47 map
-geometry = PatchGeometry((960, 1280), (288, 384), (35, 47), patch_size=100, stride=stride, receptive_field=9 + 7)
-true_centre = geometry.centre(index)[0, :, 0]  # in image pixels, from where the network's window lies
+geometry = PatchGeometry(
+    (960, 1280), (288, 384), (35, 47), patch_size=100, stride=stride, receptive_field=9 + 7
+)
+# in image pixels, from where the network's window lies
+true_centre = geometry.centre(index)[0, :, 0]
 
 
 def published_centre(receptive_field):
@@ -316,9 +375,14 @@ def published_centre(receptive_field):
     return (receptive_field / 2 + (torch.arange(rows) + 0.5) * steps) * image / view
 
 
-for what, receptive_field in {"as released": 9, "receptive field minus one": 8, "port, left at its default": 0}.items():
+for what, receptive_field in {
+    "as released": 9,
+    "receptive field minus one": 8,
+    "port, left at its default": 0,
+}.items():
     off = published_centre(receptive_field) - true_centre
-    print(f"{what:<27} first row {off[0]:+6.2f} px, last row {off[-1]:+6.2f} px")  # NBVAL_CHECK_OUTPUT
+    print(f"{what:<27} first row {off[0]:+6.2f} px, last row {off[-1]:+6.2f} px")
+    # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # Right line: `centre = (r * stride - padding + receptive_field / 2) * H / h_low`, with a receptive field that the network knows itself. The port adds to the error: its speed-limit script, with the same unpadded convolutions,
@@ -353,7 +417,8 @@ images = 4000
 digits = (torch.rand(images, 5, 2, generator=generator) * (1500 - 28)).round()
 noise = (torch.rand(images, 50, 2, generator=generator) * (1500 - 56) + 28).floor()
 overlap = ((digits[:, :, None] - noise[:, None]).abs() < 28).all(-1)  # (images, 5, 50)
-print(f"{overlap.flatten(1).any(1).double().mean():.1f} of the images have an overlapped digit")  # NBVAL_CHECK_OUTPUT
+print(f"{overlap.flatten(1).any(1).double().mean():.1f} of the images have an overlapped digit")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (That digits do not overlap each other hardly matters here and is left out.) The paper does not mention it. `atslib.data.MegapixelMNIST` says which rule it follows.
@@ -373,7 +438,10 @@ for a in (0.5, 0.9, 0.99):
     log_attention, seen = torch.tensor([[a, 1 - a]]).log(), torch.ones(1, 1, 1)
     line = f"attention of the drawn location {a:.2f}: "
     for name in ("des_raj", "legacy_idiap", "legacy_port"):
-        by_feature = gradient(lambda f, e=name: ESTIMATORS[e](log_attention, torch.tensor([[0]]), f).sum(), seen)  # noqa: B023
+        by_feature = gradient(
+            lambda f, e=ESTIMATORS[name], la=log_attention: e(la, torch.tensor([[0]]), f).sum(),
+            seen,
+        )
         line += f"  {name} {by_feature.item():.2f}"
     print(line)
 # NBVAL_CHECK_OUTPUT
@@ -392,7 +460,9 @@ for first in (0, 3):
     image[..., first::50, :] = 1  # thirty lines, one pixel wide
     nearest = F.interpolate(image, scale_factor=0.12)
     averaged = downsample(image, (180, 180))
-    print(f"lines from row {first}: mean brightness of the image {image.mean():.3f}, nearest {nearest.mean():.3f}, atslib.downsample {averaged.mean():.3f}")
+    print(
+        f"lines from row {first}: mean brightness of the image {image.mean():.3f}, nearest {nearest.mean():.3f}, atslib.downsample {averaged.mean():.3f}"
+    )
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -407,7 +477,8 @@ for first in (0, 3):
 black = torch.full((1, 1, 4, 4), -1.0)
 corner = torch.tensor([[[-1, -1]]])
 print("padded with 0:  ", extract_patches(black, corner, 3)[0, 0, 0].int().tolist())
-print("padded with -1: ", extract_patches(black, corner, 3, fill=-1)[0, 0, 0].int().tolist())  # NBVAL_CHECK_OUTPUT
+print("padded with -1: ", extract_patches(black, corner, 3, fill=-1)[0, 0, 0].int().tolist())
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-err-valid)=

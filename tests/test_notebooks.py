@@ -12,6 +12,7 @@ NAMES = sources.notebook_names()
 REFERENCE = {"errata"}  # pages to look things up in: a summary, but no exercises
 WITHOUT_DATA = ("not found", "here it is not", "needs the data", "needs the photographs", "only be said where the data set is")
 SIZE_LIMIT = 1_500_000  # bytes; a page with more is slow to load and its diffs cannot be read
+PAGE_WIDTH = 96  # columns of code that a page of the book shows beside its two side bars, on a screen of 1440 pixels
 
 pytestmark = pytest.mark.skipif(not NAMES, reason="no notebook in _toc.yml")
 
@@ -147,3 +148,11 @@ def test_figures_are_described(name, executed):
                 assert len(description) > 20, (
                     f'{name}, {sources.describe_cell(executed, position)}: no mystnb={{"image": {{"alt": …}}}}'
                 )
+
+
+def test_code_is_as_wide_as_the_page(name, source):
+    """What a reader would have to scroll is what cannot be broken: a long string, mostly one that is printed."""
+    for position, cell in enumerate(source.cells):
+        if cell.cell_type == "code" and not {"hide-input", "remove-input", "parameters"} & set(cell.metadata.get("tags", ())):
+            wide = [line for line in cell.source.splitlines() if len(line) > PAGE_WIDTH and '"' not in line and "'" not in line]
+            assert not wide, f"{name}, {sources.describe_cell(source, position)}: {wide[0]}"
