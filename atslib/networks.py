@@ -369,11 +369,10 @@ class SaliencyPrior(nn.Module):
                 f"the saliency returned shape {tuple(salient.shape)} for a view of {tuple(view.shape)}: expected one number a "
                 "pixel, (B, 1, h, w); take a mean over the channels with keepdim=True, say"
             )
-        local = self._pooled(salient, F.max_pool2d if self.peak else F.avg_pool2d)  # (B, 1, h2, w2)
-        if not (self.peak or self.count_include_pad) and self.padding:
-            share = self._pooled(torch.ones_like(salient[:1]), F.avg_pool2d)  # of each receptive field that lies in the view
-            local = local / share.clamp(min=self.receptive_field**-2)
-        local = local[:, 0]
+        if self.peak or self.count_include_pad:
+            local = _pooled(salient, self, F.max_pool2d if self.peak else F.avg_pool2d)[:, 0]  # (B, h2, w2)
+        else:
+            local = _mean_in_field(salient, self)
         logits = _at_least_float32(self.network(view))
         if logits.shape != local.shape:
             raise ValueError(
@@ -382,15 +381,82 @@ class SaliencyPrior(nn.Module):
             )
         return logits + self.power * (local + self.epsilon).log()
 
-    def _pooled(self, values: Float[Tensor, "B 1 h w"], pool: Callable[..., Tensor]) -> Float[Tensor, "B 1 h2 w2"]:
-        return pool(F.pad(values, [self.padding] * 4), self.receptive_field, self.stride)
-
     def extra_repr(self) -> str:
         saliency = getattr(self.saliency, "__name__", self.saliency)
         return (
             f"epsilon={self.epsilon}, saliency={saliency}, peak={self.peak}, power={self.power}, "
             f"count_include_pad={self.count_include_pad}"
         )
+
+
+class MaskedAttention(nn.Module):
+    """An attention network that looks only where a mask allows it: at tissue, not at glass; at no date burnt into a photo.
+
+    .. math::  \\text{logits}_i = \\text{network}(V)_i \\;\\text{if}\\; \\overline{m(V)}_i > s, \\quad -\\infty \\;\\text{if not}
+
+    with :math:`\\overline{m(V)}_i` the share of allowed pixels in the receptive field of location i, as far as that lies in the
+    view. A location of logit :math:`-\\infty` has no attention, is never drawn, and adds nothing to the full model; the
+    estimators stay unbiased for the sum over what is left. Where a mask allows no location of an image, as on an empty slide,
+    the image is looked at as if there were none. Not part of the paper.
+
+    Draws without replacement need as many allowed locations as patches and raise where there are fewer; ``"systematic"`` and
+    ``"with_replacement"`` do not.
+
+    Args:
+        network: an attention network; its geometry is passed on. A :class:`SaliencyPrior`, say, or
+            ``UniformAttention.like(network)``, for patches from anywhere that is allowed.
+        mask: from a view ``(B, C, h, w)``, as the network sees it, to booleans ``(B, 1, h, w)``, true where a look is allowed.
+        share: s, of the pixels of a receptive field; a location needs more. With 0, one pixel is enough.
+
+    Raises:
+        ValueError: a share outside [0, 1); a network without geometry. When called: a mask of another shape or type, a network
+            with ``ceil_mode``.
+
+    >>> glass = lambda view: view.mean(1, keepdim=True) > 0.9
+    >>> attention = MaskedAttention(ColonCancerAttention(), lambda view: ~glass(view))
+    """
+
+    def __init__(self, network: nn.Module, mask: Callable[[Tensor], Tensor], share: float = 0.0):
+        super().__init__()
+        if not 0 <= share < 1:
+            raise ValueError(f"share={share}: expected a number in [0, 1), of the pixels that a location sees")
+        check_geometry(network)
+        self.network, self.mask, self.share = network, mask, share
+        self.stride, self.padding, self.receptive_field = network.stride, network.padding, network.receptive_field
+
+    def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
+        allowed = self.mask(view)
+        if allowed.dtype != torch.bool or allowed.shape != (len(view), 1, *view.shape[2:]):
+            raise ValueError(
+                f"the mask returned {allowed.dtype} of shape {tuple(allowed.shape)} for a view of {tuple(view.shape)}: expected "
+                "one boolean a pixel, (B, 1, h, w)"
+            )
+        seen = _mean_in_field(allowed.float(), self) > self.share
+        seen |= ~seen.flatten(1).any(1)[:, None, None]
+        logits = _at_least_float32(self.network(view))
+        if logits.shape != seen.shape:
+            raise ValueError(
+                f"attention map of {tuple(logits.shape[1:])} where the mask has {tuple(seen.shape[1:])}: expected a network "
+                "without ceil_mode, whose locations all lie within the view"
+            )
+        return logits.masked_fill(~seen, -math.inf)
+
+    def extra_repr(self) -> str:
+        return f"mask={getattr(self.mask, '__name__', self.mask)}, share={self.share}"
+
+
+def _pooled(values: Float[Tensor, "B 1 h w"], network: nn.Module, pool: Callable[..., Tensor]) -> Float[Tensor, "B 1 h2 w2"]:
+    """Over the receptive field of each of the network's locations, zeros around the view."""
+    return pool(F.pad(values, [network.padding] * 4), network.receptive_field, network.stride)
+
+
+def _mean_in_field(values: Float[Tensor, "B 1 h w"], network: nn.Module) -> Float[Tensor, "B h2 w2"]:
+    """Mean over the part of each receptive field that lies in the view."""
+    mean = _pooled(values, network, F.avg_pool2d)
+    if network.padding:
+        share = _pooled(torch.ones_like(values[:1]), network, F.avg_pool2d)  # of each receptive field that lies in the view
+        mean = mean / share.clamp(min=network.receptive_field**-2)
+    return mean[:, 0]
 
 
 class UnitNorm(nn.Module):

@@ -44,6 +44,7 @@ from atslib.loading import InMemory
 from atslib.networks import (
     AttentionNetwork,
     Classifier,
+    MaskedAttention,
     SaliencyPrior,
     UnitNorm,
     local_contrast,
@@ -253,6 +254,37 @@ Markdown(
 )
 
 # %% [markdown]
+# ### Where not to look
+#
+# Some places are salient and of no interest: a scale bar, a date burnt into the photograph, the glass around tissue, the colour that
+# fills up images of different sizes. `MaskedAttention` forbids them. Its mask is a function of the view, as a saliency is; a place
+# that it forbids has no attention and is never drawn, before training and after. Here a scale bar is drawn into the image, in a
+# colour that cloth has not:
+
+# %%
+labelled = image.clone()
+labelled[:, 20:32, -140:-20] = torch.tensor([20, 60, 200], dtype=torch.uint8)[:, None, None]
+
+
+def no_label(view):
+    """Where blue does not outweigh red."""
+    return view[:, 2:] < view[:, :1] + 0.2
+
+
+in_view = low_size(labelled.shape[1:], SCALE)
+bar = ~no_label(downsample(labelled[None], in_view))[0, 0]
+masked = build_model()
+masked.attention = MaskedAttention(masked.attention, no_label, share=0.9)
+for name, network in (("without", masked.attention.network), ("with", masked.attention)):
+    attention = network(downsample(labelled[None], in_view)).flatten(1).softmax(1)
+    print(
+        f"{name:7} a mask: {attention.unflatten(1, bar.shape)[0, bar].sum().item():.2f} of the attention on the bar"
+    )
+
+# %% [markdown]
+# Every location whose receptive field holds more than a tenth of the bar's colour is left out. Try such a mask before training, as here: what attention is not allowed to see the model cannot learn from,
+# neither the shortcut that lies there nor a thing that does.
+#
 # ## Train
 #
 # `train` does what one expects: Adam, shuffled batches, the entropy in the loss, clipped gradients, a test after each epoch. With `checkpoint="file"` it can be stopped at any time
@@ -679,6 +711,7 @@ temporary.cleanup()
 # | loss at the level of guessing, patches show the right things | the features have not got there | normalise features over the batch, scale 16 before the classifier, more epochs; train the features alone on patches |
 # | loss at the level of guessing, patches show the same wrong things again and again | the prior hides what matters | another saliency; a smaller power, a larger $\epsilon$ |
 # | entropy falls to nearly zero, error stays high | attention settled too early on something wrong | more entropy weight, a lower learning rate ([chapter 7](07_entropy_and_exploration.ipynb)) |
+# | patches sit on a scale bar, a date, the rim of the slide | these are salient, or betray the answer | a mask (`MaskedAttention`) |
 # | training error low, test error high | too few images; or the answer was learned from the background | `augment`; ask what the model says where it has *not* seen the thing ([chapter 10](10_speed_limits.ipynb)) |
 # | error falls with $N$ at test time | the luck of the draw | more patches at test time; another estimator ([chapter 5](05_lower_variance.ipynb)) |
 # | a patch at the border decides | what lies outside the image looks like something | another `fill`; padding without an edge |

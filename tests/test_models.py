@@ -18,6 +18,7 @@ from atslib.networks import (
     Classifier,
     IlseFeatures,
     LeNetFeatures,
+    MaskedAttention,
     MegapixelMNISTAttention,
     MILAttention,
     ResNet,
@@ -931,6 +932,22 @@ def test_the_parts_can_be_exported():
     patches, view, pooled = torch.rand(4, 1, 20, 20), torch.rand(1, 1, 30, 40), torch.rand(1, 8)
     for part, inputs in ((model.attention, view), (model.features, patches), (model.classifier, pooled)):
         torch.testing.assert_close(torch.export.export(part, (inputs,)).module()(inputs), part(inputs))
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_what_a_mask_forbids_is_never_drawn_and_trains(name):
+    torch.manual_seed(0)
+    attention = MaskedAttention(SaliencyPrior(MegapixelMNISTAttention()), lambda view: (view < 0.5).all(1, keepdim=True))
+    model = AttentionSampling(attention, LeNetFeatures(1, 8), Classifier(8, 3), 20, 6, 0.25, name)
+    image = torch.zeros(2, 1, 120, 160)
+    image[:, :, :, 60:] = 1  # a bright right part, which the prior prefers
+    out = model(image, generator=torch.Generator().manual_seed(0))
+    columns = model.geometry(image, model.view(image), out.log_attention).centre(out.index)[..., 1]
+    assert (columns < 60 + 3 / 0.25 + 2).all()  # receptive fields reach three pixels of the view over the edge
+    (out.logits.logsumexp(1).sum() - out.entropy().sum()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    exact = model.exact(image)
+    assert exact.logits.isfinite().all()
 
 
 def test_a_second_look_takes_the_attention_of_the_first():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from atslib.estimators import entropy
 from atslib.networks import (
     AttentionNetwork,
     Classifier,
@@ -11,6 +12,7 @@ from atslib.networks import (
     Gain,
     IlseFeatures,
     LeNetFeatures,
+    MaskedAttention,
     MegapixelMNISTAttention,
     MILAttention,
     ResidualBlock,
@@ -431,3 +433,64 @@ def test_unit_norm_has_a_bounded_slope_at_nothing():
 def test_a_network_without_geometry_is_named(wrap):
     with pytest.raises(ValueError, match="Sequential has no attribute 'stride': wrap its layers in"):
         wrap(nn.Sequential(nn.Conv2d(1, 1, 3)))
+
+
+def left_half(view):
+    """Allowed: the left half of the view."""
+    allowed = torch.zeros(len(view), 1, *view.shape[2:], dtype=torch.bool)
+    allowed[..., : view.shape[3] // 2] = True
+    return allowed
+
+
+def test_a_mask_leaves_the_softmax_over_the_locations_that_see_something_allowed():
+    torch.manual_seed(0)
+    network, view = MegapixelMNISTAttention(), torch.rand(2, 1, 20, 20)
+    attention = MaskedAttention(network, left_half)(view).flatten(1).softmax(1).unflatten(1, (20, 20))
+    allowed = torch.arange(20).expand(20, 20) < 10 + 3  # the windows of 7 pixels around these columns reach the left half
+    logits = network(view)
+    expected = torch.where(allowed, logits.exp(), 0.0)
+    torch.testing.assert_close(attention, expected / expected.sum((1, 2), keepdim=True))
+    assert (attention[:, ~allowed] == 0).all()
+
+
+@pytest.mark.parametrize("share, columns", [(0.0, 13), (0.4, 11), (0.5, 10), (0.9, 7)])
+def test_a_location_needs_more_than_the_share_of_its_field(share, columns):
+    network = MegapixelMNISTAttention()
+    allowed = MaskedAttention(network, left_half, share)(torch.rand(1, 1, 20, 20)).isfinite()[0]
+    # Of the 7 columns around column 10 three are allowed, of those around column 9 four; at the left border 4 of 4 are.
+    assert allowed.sum(1).tolist() == [columns] * 20
+
+
+def test_an_image_without_anything_allowed_is_looked_at_as_if_there_were_no_mask():
+    network, view = MegapixelMNISTAttention(), torch.rand(2, 1, 20, 20)
+    view[0] = 0
+    masked = MaskedAttention(network, lambda view: view > 0.1)(view)
+    torch.testing.assert_close(masked[0], network(view)[0])
+
+
+def test_gradients_of_masked_attention_are_those_of_the_locations_left():
+    torch.manual_seed(0)
+    network, view = MegapixelMNISTAttention().double(), torch.rand(1, 1, 12, 12, dtype=torch.float64)
+    weight = torch.randn(12, 12, dtype=torch.float64)
+    gradients = []
+    for logits in (MaskedAttention(network, left_half)(view)[0].flatten(), network(view)[0, :, :9].flatten()):
+        a = logits.softmax(0)
+        there = weight.flatten() if len(a) == 144 else weight[:, :9].flatten()
+        loss = (a * there).sum() - entropy(logits.log_softmax(0)[None]).sum()
+        gradients.append(torch.autograd.grad(loss, list(network.parameters())))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_masked_attention_refuses_what_is_no_mask():
+    view = torch.rand(1, 3, 40, 40)
+    for mask in (lambda view: view > 0, lambda view: view[:, :1], lambda view: view[:, 0] > 0):
+        with pytest.raises(ValueError, match=r"the mask returned torch.* for a view of \(1, 3, 40, 40\): expected one boolean"):
+            MaskedAttention(SpeedLimitsAttention(), mask)(view)
+    for share in (1, -0.1):
+        with pytest.raises(ValueError, match=rf"share={share}: expected a number in \[0, 1\)"):
+            MaskedAttention(SpeedLimitsAttention(), left_half, share)
+    network = AttentionNetwork(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2, ceil_mode=True))
+    with pytest.raises(ValueError, match=r"attention map of \(4, 4\) where the mask has \(3, 3\)"):
+        MaskedAttention(network, left_half)(torch.rand(1, 1, 9, 9))
+    with pytest.raises(ValueError, match="Sequential has no attribute 'stride'"):
+        MaskedAttention(nn.Sequential(nn.Conv2d(1, 1, 3)), left_half)
