@@ -271,18 +271,15 @@ def no_label(view):
     return view[:, 2:] < view[:, :1] + 0.2
 
 
-in_view = low_size(labelled.shape[1:], SCALE)
-bar = ~no_label(downsample(labelled[None], in_view))[0, 0]
-masked = build_model()
-masked.attention = MaskedAttention(masked.attention, no_label, share=0.9)
-for name, network in (("without", masked.attention.network), ("with", masked.attention)):
-    attention = network(downsample(labelled[None], in_view)).flatten(1).softmax(1)
-    print(
-        f"{name:7} a mask: {attention.unflatten(1, bar.shape)[0, bar].sum().item():.2f} of the attention on the bar"
-    )
+view = model.view(labelled[None])
+bar = ~no_label(view)[0, 0]
+masked = MaskedAttention(model.attention, no_label, share=0.9)
+for name, network in (("without", model.attention), ("with", masked)):
+    attention = network(view).flatten(1).softmax(1).view(bar.shape)
+    print(f"{name} a mask: {attention[bar].sum().item():.2f} of the attention on the bar")
 
 # %% [markdown]
-# Every location whose receptive field holds more than a tenth of the bar's colour is left out. Try such a mask before training, as here: what attention is not allowed to see the model cannot learn from,
+# Every location whose receptive field holds more than a tenth of the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. What attention is not allowed to see the model cannot learn from,
 # neither the shortcut that lies there nor a thing that does.
 #
 # ## Train
