@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from atslib import memory
 from atslib.memory import keep_freed_memory, return_freed_memory
 
 GLIBC = sys.platform.startswith("linux") and platform.libc_ver()[0] == "glibc"
@@ -72,6 +73,38 @@ def test_kept_memory_is_given_back():
     answer, kept, left = outcome.stdout.split()
     assert answer == "True"
     assert float(kept) > 0.9 > 0.7 > float(left)  # 400 MB of it
+
+
+def test_memory_is_given_back_when_little_is_left(monkeypatch):
+    left, returned = iter([0.5, 0.2, 0.3, 0.1]), []
+    at = [0]
+
+    def available():
+        at[0] += 1
+        return next(left, None)  # None ends the watch
+
+    monkeypatch.setattr(memory, "_available", available)
+    monkeypatch.setattr(memory, "return_freed_memory", lambda: returned.append(at[0]))
+    thread = memory.return_freed_memory_when_short(least=0.25, every=0.001)
+    thread.join(timeout=10)
+    assert thread.daemon and not thread.is_alive()
+    assert returned == [2, 4]
+    for wrong in (dict(least=0), dict(least=1), dict(every=0)):
+        with pytest.raises(ValueError, match="expected a share in"):
+            memory.return_freed_memory_when_short(**wrong)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from Linux's /proc")
+def test_share_of_memory_that_is_available():
+    assert 0 < memory._available() < 1
+
+
+def test_a_system_that_does_not_say_what_is_available(monkeypatch):
+    def refuse(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert memory._available() is None
 
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from atslib.estimators import ESTIMATORS
 from atslib.experiments.parts import METHODS
 from atslib.experiments.runs import EXPERIMENTS, ORDERED, Run, combinations, sweep
-from atslib.memory import keep_freed_memory
+from atslib.memory import keep_freed_memory, return_freed_memory_when_short
 from atslib.processes import processes
 
 DONE, REFUSED, STOPPED = 0, 2, 3  # exit codes
@@ -158,4 +158,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    return_freed_memory_when_short()
     sys.exit(main())

@@ -36,10 +36,6 @@ from atslib.processes import Processes
 from atslib.profiling import compare, training_step
 from atslib.training import Settings, evaluate, train
 
-# What is freed and kept fits no other step where each has another number of distinct patches, and adds up: to 14 GB from 8 in 50
-# steps on photographs. It is returned after so many.
-STEPS_KEEPING_MEMORY = 10
-
 EXPERIMENTS: dict[str, ModuleType] = {module.NAME: module for module in (megapixel_mnist, colon_cancer, speed_limits)}
 ORDERED = {estimator.name: estimator for estimator in (Systematic, Stratified, PPS)}  # those that draw along a curve
 OTHER_N = (5, 10, 25, 50)  # after training, a model is also tested with these numbers of patches
@@ -287,11 +283,9 @@ class Run:
                 report("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
                 if "test_error" in entry:
                     snapshots.take(entry["epoch"])
-                return_freed_memory()
+                return_freed_memory()  # by __main__ it is kept, and grows where each step has another number of distinct patches
 
             def on_step(epoch: int, step: int, steps: int) -> None:
-                if step % STEPS_KEEPING_MEMORY == 0:  # __main__ has it kept
-                    return_freed_memory()
                 parts, before = (done * snapshots_per_epoch // steps for done in (step, step - 1))
                 if parts > before and step < steps:
                     snapshots.take(round(epoch - 1 + step / steps, 3))
