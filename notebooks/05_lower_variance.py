@@ -1028,7 +1028,7 @@ mu = log_attention.exp() @ features
 logits = log_attention.clone().requires_grad_()
 full_gradient = torch.autograd.grad(-log_p(logits.softmax(0) @ features), logits)[0]
 print(
-    "                   variance   bias of the loss   their ratio   bias of the loss's gradient, relative"
+    "                   variance   bias of the loss   their ratio   bias of its gradient, relative"
 )
 for name in NAMES:
     index, probability, z = enumerate_draws(ESTIMATORS[name], log_attention[None], features, 3)

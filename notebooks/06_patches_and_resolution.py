@@ -243,10 +243,9 @@ for kind, glyphs in pieces.items():
         name: (shrink(squares, (9, 9)).amax((1, 2, 3)) == 0).double().mean().item()
         for name, (shrink, _) in ways.items()
     }
-    print(
-        f"{kind:6} with nothing left:  "
-        + "   ".join(f"{name.split(' (')[0]}: {share:.0%}" for name, share in gone.items())
-    )
+    print(f"{kind} with nothing left:")
+    for name, share in gone.items():
+        print(f"    {name.split(' (')[0]:30} {share:4.0%}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -362,7 +361,8 @@ geometry = PatchGeometry(
 view = torch.rand(1, 1, 6, 6, dtype=torch.float64, requires_grad=True)
 logits = tiny(view)
 print(
-    "cell  depends on view pixels   centre in the view   times 3   minus 2   library: centre, first pixel"
+    "      depends on          centre                       library: centre,\n"
+    "cell  pixels of the view  in the view  times 3  minus 2  first pixel"
 )
 for r in range(3):
     (gradient,) = torch.autograd.grad(logits[0, r, 1], view, retain_graph=True)
@@ -371,7 +371,7 @@ for r in range(3):
     index = torch.tensor([[3 * r]])
     library = geometry.centre(index)[0, 0, 0].item(), geometry.top_left(index)[0, 0, 0].item()
     print(
-        f"{r:4}  {pixels!s:24} {centre:10} {3 * centre:16} {3 * centre - 2:9} {library[0]:18}, {library[1]}"
+        f"{r:4}  {pixels!s:19} {centre:11} {3 * centre:8} {3 * centre - 2:8}  {library[0]}, {library[1]}"
     )
 # NBVAL_CHECK_OUTPUT
 
@@ -711,7 +711,8 @@ log_a = full.log_attention[0].detach()
 counts = range(1, 8)
 rms, bias = [], []
 print(
-    "N    draws   bias of z, logits < 1e-12   N · MSE / σ²   bias of the first probability   times N"
+    "           bias of z and                   bias of the first\n"
+    "N   draws  logits < 1e-12  N · MSE / σ²    probability        times N"
 )
 for n in counts:
     index, chance = every_draw(ESTIMATORS["with_replacement"], log_a, n)
@@ -726,7 +727,7 @@ for n in counts:
     bias.append((chance @ logits.softmax(1) - probabilities)[0].item())
     rms.append((chance @ (logits - full.logits[0]).square().sum(1)).sqrt().item())
     print(
-        f"{n} {len(index):8}   {bool(unbiased)!s:25} {n * mse / sigma2:15.6f} {bias[-1]:20.6f} {n * bias[-1]:22.5f}"
+        f"{n} {len(index):7}  {bool(unbiased)!s:14} {n * mse / sigma2:13.6f} {bias[-1]:14.6f} {n * bias[-1]:14.5f}"
     )
 # NBVAL_CHECK_OUTPUT
 

@@ -130,7 +130,8 @@ for spread in (0.1, 1, 10, 100):  # from nearly uniform to one-hot
     h.sum().backward()
     worst = max(worst, (theta.grad + log_a.exp() * (log_a + h[:, None])).abs().max().item())
 print(
-    f"formula against autograd, 50 distributions over 1,000 locations at each of four spreads: within 1e-12 {worst < 1e-12}"
+    "formula against autograd, 50 distributions over 1,000 locations at each of four spreads:\n"
+    f"within 1e-12 {worst < 1e-12}"
 )
 # NBVAL_CHECK_OUTPUT
 
@@ -286,14 +287,17 @@ plt.show()
 
 # %%
 print(
-    "λ       entropy: step 100   step 600   a: on the five   largest   smallest of the five   error, last 50 steps"
+    "         entropy at       attention                         error,\n"
+    "λ        step 100    600  on the five  largest  least of 5  last 50 steps"
 )
 for weight in weights:
     h = histories[weight]
     print(
-        f"{weight:<6g} {h['entropy'][100].mean():14.1f} {h['entropy'][-1].mean():13.1f} "
-        f"{h['attention'][-1][:, informative].sum(1).mean():12.1f} {h['attention'][-1].max(1).values.mean():13.1f} "
-        f"{h['attention'][-1][:, informative].min(1).values.mean():15.2f} {h['error'][-50:].mean():22.2f}"
+        f"{weight:<6g} {h['entropy'][100].mean():10.1f} {h['entropy'][-1].mean():6.1f} "
+        f"{h['attention'][-1][:, informative].sum(1).mean():12.1f} "
+        f"{h['attention'][-1].max(1).values.mean():8.1f} "
+        f"{h['attention'][-1][:, informative].min(1).values.mean():11.2f} "
+        f"{h['error'][-50:].mean():14.2f}"
     )
 # NBVAL_CHECK_OUTPUT
 
@@ -391,12 +395,13 @@ for row, value in enumerate(leads.tolist()):
     first = outcomes[0.0][1][0, row, 0].item()
     print(f"{value:4.0f} {first:14.5f}          " + "".join(f"{count:<12}" for count in found))
 print(
-    "\nlead 10, entropy:  at the start   highest on the way   at the end   a of the informative location then"
+    "\n                   entropy                             at the end, attention\n"
+    "lead 10      at the start    highest    at the end    of the informative location"
 )
 for weight in stuck_weights:
     # mean over the repeats
     h, on_useful = (values[:, -1].mean(1) for values in outcomes[weight])
-    print(f"λ = {weight:<6g} {h[0]:17.1f} {h.max():17.1f} {h[-1]:17.1f} {on_useful[-1]:17.2f}")
+    print(f"λ = {weight:<6g} {h[0]:14.1f} {h.max():10.1f} {h[-1]:13.1f} {on_useful[-1]:16.2f}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]

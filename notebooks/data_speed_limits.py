@@ -185,7 +185,8 @@ if real_data:
         dataset = GTSDB(split=split, limits="all")
         counts[split] = dict(zip(dataset.classes, dataset.class_counts().tolist(), strict=True))
 for split, classes in counts.items():
-    print(f"{split:5s}", classes)  # NBVAL_CHECK_OUTPUT
+    print(f"{split:5}", *(f"{name}: {count}" for name, count in classes.items()), sep="  ")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # Two thirds of the images are *none*: always answering so has an error of a third, and the paper weighs the cross-entropy with the

@@ -206,8 +206,8 @@ table1 = {
 for n in (10, 50):
     (loss_u, error_u), (loss_a, error_a) = table1[f"U-{n}"], table1[f"ATS-{n}"]
     print(
-        f"§4.3.1, N = {n}: test error lower by {1 - error_a / error_u:.0%} (text: approximately 35 %), "
-        f"training loss {loss_u / loss_a:.1f} times lower (text: 3 times)"
+        f"§4.3.1, N = {n}: test error lower by {1 - error_a / error_u:.0%} (text: approximately 35 %),\n"
+        f"                training loss {loss_u / loss_a:.1f} times lower (text: 3 times)"
     )
 both = [sum(table1[f"{name}-{n}"][1] for n in (10, 50)) for name in ("ATS", "U")]
 print(
@@ -236,7 +236,7 @@ for count in (2, 3):
     features = torch.tensor([1.0, 3.0, 8.0])[:count, None]
     logits = torch.zeros(count)
     truth = gradient(lambda x, f=features: (x.softmax(0) @ f).sum(), logits)
-    line = f"K = N = {count}: truth {[round(x, 3) for x in truth.tolist()]}"
+    line = f"K = N = {count}: {'truth':12} {[round(x, 3) for x in truth.tolist()]}"
     for name in ("legacy_idiap", "des_raj"):
         have = gradient(
             lambda x, f=features, c=count, e=name: exact_mean(
@@ -244,7 +244,7 @@ for count in (2, 3):
             ).sum(),
             logits,
         )
-        line += f"   {name} {[round(x, 3) + 0.0 for x in have.tolist()]}"
+        line += f"\n           {name:12} {[round(x, 3) + 0.0 for x in have.tolist()]}"
     print(line)
 # NBVAL_CHECK_OUTPUT
 
