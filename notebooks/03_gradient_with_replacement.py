@@ -349,9 +349,9 @@ for draw in index:
     )
     library.append(
         jacobian(
-            lambda t, i=draw: estimator(attend(t).log()[None], i[None], describe(t)[i][None])[
-                0
-            ],
+            lambda t, i=draw: estimator(
+                attend(t).log()[None], i[None], describe(t)[i][None]
+            ).squeeze(0),
             theta,
         )
     )
@@ -459,9 +459,8 @@ for n in (1, 2, 4, 8):
     probability, r, score = draws(n)
     z = r.mean(1)
     index, _ = every_draw(estimator, logits, n)
-    expected = torch.autograd.grad((logits.softmax(0)[index].prod(1) * loss(z)).sum(), logits)[
-        0
-    ]
+    mean_loss = (logits.softmax(0)[index].prod(1) * loss(z)).sum()
+    (expected,) = torch.autograd.grad(mean_loss, logits)
     backpropagation = probability @ (slope(z)[:, None] * (r[..., None] * score).mean(1))
     reinforce = probability @ (loss(z)[:, None] * score.sum(1))
     off = [

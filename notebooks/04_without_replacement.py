@@ -758,9 +758,8 @@ for peak, spread in {0.1: "near-uniform", 1.0: "uneven"}.items():
         index = des_raj.sample(
             logits.log_softmax(0).expand(REPEATS, -1), 10, generator=generator
         )
-        expected = gradients(plain_autograd((features @ direction)[index]), logits, index).mean(
-            0
-        )
+        by_draw = gradients(plain_autograd((features @ direction)[index]), logits, index)
+        expected = by_draw.mean(0)
         # projection on the truth, over the truth's length
         share.append(expected @ truth / truth.square().sum())
     recovered[spread] = torch.stack(share)

@@ -719,9 +719,8 @@ for seed, (ax, (kind, estimator)) in enumerate(zip(axes, KINDS.items(), strict=T
     if "Hilbert" in kind:
         path = hilbert_curve(32, 32)
         ax.plot(path % 32, path // 32, color="white", linewidth=0.5, alpha=0.5)
-    index = estimator.sample(log_map[None], 10, generator=torch.Generator().manual_seed(seed))[
-        0
-    ]
+    generator = torch.Generator().manual_seed(seed)
+    (index,) = estimator.sample(log_map[None], 10, generator=generator)
     ax.plot(
         index % 32, index // 32, "o", color=plots.RED, markeredgecolor="white", markersize=6.5
     )

@@ -531,9 +531,8 @@ for ax, (title, network) in zip(
 ):
     with torch.no_grad():
         log_a = network(views[2:3]).flatten(1).log_softmax(1)
-    index = ESTIMATORS["des_raj"].sample(log_a, 10, generator=torch.Generator().manual_seed(5))[
-        0
-    ]
+    generator = torch.Generator().manual_seed(5)
+    (index,) = ESTIMATORS["des_raj"].sample(log_a, 10, generator=generator)
     show_image(
         ax,
         bright,
