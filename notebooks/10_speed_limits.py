@@ -1675,7 +1675,7 @@ if "ATS-5" in small_models:
             Markdown(
                 f"Of all {len(two_signs)} test images of drawn roads with two signs, one network of each method: the sign that gets less attention has, in the median, "
                 + " and ".join(f"{np.median(values):.2f} of it with {marked(name, compared)}" for name, values in weaker.items())
-                + f"; it has more with {marked('Deep MIL', compared)} in {more_even}. In the paper's figure it is ATS that gives both signs a high probability, and Deep MIL that takes one."
+                + f"; it has more with {marked('Deep MIL', compared)} in {more_even} (sign test {p_text(sign_test(np.flatnonzero(weaker['Deep MIL'] > weaker['ATS-5']), np.flatnonzero(weaker['Deep MIL'] < weaker['ATS-5'])))}). In the paper's figure it is ATS that gives both signs a high probability, and Deep MIL that takes one."
                 + (" This network of Deep MIL was rewarded for spread attention (†), which favours the weaker sign, so it is no fair comparison with the paper's." if marked("Deep MIL", compared) != "Deep MIL" else "")
             )
         )
