@@ -17,9 +17,8 @@ def keep_freed_memory() -> bool:
     glibc serves a large tensor with pages fresh from the system, which are filled with zeros one by one when they are first
     touched, and returns them when it is freed. A training step on the CPU asks for the same tensors again and again, and spends
     much of its time on this; ``benchmarks/cost_by_size.py kept`` measures how much. The program's memory then stays at its
-    peak, and above it where the tensors' sizes change from step to step, as they do where equal patches are shared (on
-    photographs 14 GB after fifty steps that need 8): call :func:`return_freed_memory` now and then, or once
-    :func:`return_freed_memory_when_short`. Without glibc nothing happens.
+    peak, and above it where the tensors' sizes change from step to step, as they do where equal patches are shared: call
+    :func:`return_freed_memory` now and then, or once :func:`return_freed_memory_when_short`. Without glibc nothing happens.
     """
     mallopt = _of_glibc("mallopt")
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

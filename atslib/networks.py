@@ -373,12 +373,7 @@ class SaliencyPrior(nn.Module):
             local = _pooled(salient, self, F.max_pool2d if self.peak else F.avg_pool2d)[:, 0]  # (B, h2, w2)
         else:
             local = _mean_in_field(salient, self)
-        logits = _at_least_float32(self.network(view))
-        if logits.shape != local.shape:
-            raise ValueError(
-                f"attention map of {tuple(logits.shape[1:])} where the prior has {tuple(local.shape[1:])}: expected a network "
-                "without ceil_mode, whose locations all lie within the view"
-            )
+        logits = _logits_within_the_view(self.network, view, local, "the prior")
         return logits + self.power * (local + self.epsilon).log()
 
     def extra_repr(self) -> str:
@@ -433,16 +428,22 @@ class MaskedAttention(nn.Module):
             )
         seen = _mean_in_field(allowed.float(), self) > self.share
         seen |= ~seen.flatten(1).any(1)[:, None, None]
-        logits = _at_least_float32(self.network(view))
-        if logits.shape != seen.shape:
-            raise ValueError(
-                f"attention map of {tuple(logits.shape[1:])} where the mask has {tuple(seen.shape[1:])}: expected a network "
-                "without ceil_mode, whose locations all lie within the view"
-            )
+        logits = _logits_within_the_view(self.network, view, seen, "the mask")
         return logits.masked_fill(~seen, -math.inf)
 
     def extra_repr(self) -> str:
         return f"mask={getattr(self.mask, '__name__', self.mask)}, share={self.share}"
+
+
+def _logits_within_the_view(network: nn.Module, view: Tensor, like: Tensor, what: str) -> Float[Tensor, "B h2 w2"]:
+    """The network's logits, one for each location of a map pooled from the view."""
+    logits = _at_least_float32(network(view))
+    if logits.shape != like.shape:
+        raise ValueError(
+            f"attention map of {tuple(logits.shape[1:])} where {what} has {tuple(like.shape[1:])}: expected a network "
+            "without ceil_mode, whose locations all lie within the view"
+        )
+    return logits
 
 
 def _pooled(values: Float[Tensor, "B 1 h w"], network: nn.Module, pool: Callable[..., Tensor]) -> Float[Tensor, "B 1 h2 w2"]:

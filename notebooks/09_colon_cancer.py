@@ -721,8 +721,8 @@ if judged("ATS-10", "U-10", long):
         a, b = (np.array([curve[i] for curve in curves]) for curves in (with_it, without))
         logs = np.log(b / a)
         half = student.ppf(0.975, len(logs) - 1) * mean_and_stderr(logs)[1] if len(logs) > 2 else math.inf
-        on_the_way[part] = (*np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]), int((logs > 0).sum()), b.mean())
-        ratio, low, high, lower, _ = on_the_way[part]
+        on_the_way[part] = (*np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]), int((logs > 0).sum()))
+        ratio, low, high, lower = on_the_way[part]
         seen = epochs[i] * pair[0]["dataset.n_train"].iloc[0]
         rows.append([f"{part:.0%}", f"{seen:,.0f}", f"{a.mean():.3f}, {b.mean():.3f}", f"{ratio:.1f}", f"{low:.1f} … {high:.1f}", f"{lower} of {len(logs)}"])
     display(plots.table(["of the training", "images seen", "losses: ATS-10, U-10", "times lower", "95 %, by folds", "lower with attention in"], rows))
@@ -760,7 +760,7 @@ if c is None:
     verdict = "Nothing to compare at this length yet."
 else:
     (low, high), (least, most) = c["interval"], c["by_fold"]
-    _, bottom, top, _, _ = on_the_way[1]
+    _, bottom, top, _ = on_the_way[1]
     factor = PAPER["U-10"][0] / PAPER["ATS-10"][0]  # of the training losses, by the paper's table
     excluded = [name for name, (bottom, top) in (("images", (low, high)), ("folds", (least, most))) if not bottom <= -claimed <= top]
     is_shown = evidence(c) == "both" and favoured("ATS", "U", c) == "ATS"
@@ -772,13 +772,13 @@ else:
         + (f", which the folds exclude: they allow {bottom:.1f} to {top:.1f} times" if not bottom <= factor <= top else "")
         + "."
     )
-    sooner = [part for part, (_, low, _, lower, _) in on_the_way.items() if low > 1 and lower == c["folds"]]
+    sooner = [part for part, (_, low, _, lower) in on_the_way.items() if low > 1 and lower == c["folds"]]
     if sooner and bottom < 1:
         peak = max(on_the_way.values())
         long_verdict += (
-            f" But it is lower **on the way**: in every fold and beyond chance after {', '.join(f'{part:.0%}' for part in sooner)} of the training, at most {peak[0]:.1f} times "
-            f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner, and uniform sampling catches up."
-            + (" Nowhere in the table is three times within the interval." if max(high for _, _, high, _, _ in on_the_way.values()) < 3 else "")
+            f" But it is lower **on the way**: in every fold, with an interval above one, after {', '.join(f'{part:.0%}' for part in sooner)} of the training, at most {peak[0]:.1f} times "
+            f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner, and uniform sampling has caught up by the end."
+            + (" Nowhere in the table is three times within the interval." if max(high for _, _, high, _ in on_the_way.values()) < 3 else "")
         )
     verdict = f"At the paper's number of updates. {long_verdict}"
     if not is_shown and max(c["losses"]["train_loss"][:2]) < PAPER["ATS-10"][0]:

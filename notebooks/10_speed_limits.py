@@ -963,7 +963,7 @@ display(
         + (f"As the paper says, {listed(as_said)} learned the training set and generalise{'s' * (len(as_said) == 1)} less well. " if as_said else "")
         + (f"Not even their training set have learned: {listed(not_learned)}. " if not_learned else "")
         + (f"{listed(absent)}: not run. " if absent else "")
-        + "A CNN that has not learned its training images after so many of them says nothing about how it would generalise."
+        + f"*Learned* is a training error below {LEARNED:g}. A CNN that has not learned its training images after so many of them says nothing about how it would generalise."
     )
 )
 

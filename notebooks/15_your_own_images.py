@@ -279,7 +279,7 @@ for name, network in (("without", model.attention), ("with", masked)):
     print(f"{name} a mask: {attention[bar].sum().item():.2f} of the attention on the bar")
 
 # %% [markdown]
-# Every location whose receptive field holds more than a tenth of the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. What attention is not allowed to see the model cannot learn from,
+# Every location whose receptive field has a tenth or more of its pixels in the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. What attention is not allowed to see the model cannot learn from,
 # neither the shortcut that lies there nor a thing that does.
 #
 # ## Train
