@@ -607,6 +607,21 @@ def test_models_are_built_of_their_parts():
     assert (prior.saliency, prior.peak, prior.power, prior.epsilon) == (redness, True, 2, 0.01)
 
 
+def test_attention_that_is_fixed_is_the_prior_and_all_else_starts_alike():
+    alone = (("fixed_attention", True),)
+    learning, fixed = (Run("speed_limits", n_patches=2, profile="windows", changes=changes).build() for changes in ((), alone))
+    assert not list(fixed.attention.parameters()) and list(learning.attention.parameters())
+    for (name, a), (_, b) in zip(learning.features.state_dict().items(), fixed.features.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    view = torch.rand(1, 3, 144, 192)
+    view[:, 1:, 60:70, 90:100] = 0  # something red
+    for parameter in learning.attention.network.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(fixed.attention(view), learning.attention(view))
+    uniform = Run("speed_limits", n_patches=2, profile="small", changes=alone).build()  # has no prior
+    assert uniform.attention(view).unique().tolist() == [0]
+
+
 def test_what_another_program_is_at_is_skipped(tiny, tmp_path, capsys):
     sweep = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "0,1"]
     alone = Processes("cpu")

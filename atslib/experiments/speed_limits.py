@@ -50,6 +50,7 @@ class Profile:
         negatives: whether each photograph with a sign also gives a window without.
         window: height and width of the part of each photograph that is shown (:class:`atslib.data.SignWindows`); None: all of it.
         red_prior: whether attention starts where the view is red (:class:`atslib.networks.SaliencyPrior`).
+        fixed_attention: whether attention stays as it starts, and only the rest is trained: what the prior is worth by itself.
     """
 
     updates: int
@@ -67,6 +68,7 @@ class Profile:
     negatives: bool = False
     window: tuple[int, int] | None = None
     red_prior: bool = False
+    fixed_attention: bool = False
 
 
 _WINDOWS = Profile(
@@ -110,8 +112,14 @@ def build_model(
 ) -> nn.Module:
     """The model of this experiment, untrained; seed torch first."""
     sizes = profile_of(profile, PROFILES)
+
+    def attention() -> nn.Module:
+        network = networks.SpeedLimitsAttention()  # also where it is not used: all else then starts from the same numbers
+        network = networks.UniformAttention.like(network) if sizes.fixed_attention else network
+        return red_prior(network) if sizes.red_prior else network
+
     parts = Parts(
-        attention=lambda: red_prior(networks.SpeedLimitsAttention()) if sizes.red_prior else networks.SpeedLimitsAttention(),
+        attention=attention,
         features=lambda: networks.ResNet8Features(norm=sizes.norm),
         cnn=lambda: networks.ResNet16(norm=sizes.norm),
         width=32,
@@ -125,7 +133,7 @@ def build_model(
     return build(parts, method, n_patches, estimator, cnn_scale)
 
 
-def red_prior(network: networks.AttentionNetwork) -> networks.SaliencyPrior:
+def red_prior(network: networks.AttentionNetwork | networks.UniformAttention) -> networks.SaliencyPrior:
     """Attention that starts at the reddest pixels: a speed limit's ring is still red in the view, its number gone.
 
     The square of the peak, so that a few pixels of a ring outweigh a brick wall.
