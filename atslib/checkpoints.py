@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import pickle
+import re
+import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+_STALE = 3600  # seconds after which what a killed process has left beside a checkpoint is nobody's
 
 
 @contextmanager
@@ -56,14 +62,34 @@ def save_checkpoint(
 ) -> None:
     """Write beside the place and rename: a process killed at any moment leaves this checkpoint or the one before it.
 
+    NumPy's numbers and arrays become plain numbers and lists of them: a learning rate out of ``np.logspace``, or what a caller
+    has added to an epoch's entry, would make a file that is not read again.
+
     Args:
         settings: what must be the same when the run goes on.
         position: where the run is.
     """
     random = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
-    state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), random=random, settings=settings, position=position)
+    state = dict(model=model.state_dict(), random=random)
+    state |= dict(optimiser=_plain(optimiser.state_dict()), settings=_plain(settings), position=_plain(position))
+    path = Path(path)
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):  # of a process that was killed while it wrote
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _STALE:
+                part.unlink()
     with whole(path) as file:
         torch.save(state, file)
+
+
+def _plain(value: object) -> object:
+    """The same without NumPy, which ``weights_only`` does not read."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if type(value) is dict:
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    return value
 
 
 def read_position(path: str | os.PathLike) -> dict:
@@ -101,7 +127,10 @@ def load_checkpoint(
         # is cut short an invalid argument.
         if "allocate" in str(error) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
             raise
-        raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__}): delete it to start anew") from error
+        said = type(error).__name__
+        if foreign := re.search(r"GLOBAL (\S+)", str(error)):  # whole, but with something in it that PyTorch does not trust
+            said = f"it holds a {foreign[1]}, put into an epoch's entry, the optimiser or the model's state"
+        raise ValueError(f"{path} is no checkpoint that can be read ({said}): delete it to start anew") from error
     free = {*free, *(key for key in newer if key not in theirs)}
     differ = [
         f"{key} was {theirs.get(key)!r}, is {settings.get(key)!r}"

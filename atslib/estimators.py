@@ -462,6 +462,8 @@ class PPS(_AlongCurve):
         """
         flat = log_attention.detach().flatten(1).double()
         flat = flat - flat.logsumexp(1, keepdim=True)  # to float64: the inclusions are to sum to n
+        # Masked by the least number of a type, not by -inf: beside 1e38 how many others there are would be lost to rounding.
+        flat = flat.clamp(min=-2000.0).masked_fill(flat == -math.inf, -math.inf)
         largest = flat.topk(n, dim=1).indices
         log_a, log_left = _log_masses(flat, largest)  # (B, n): of the (k + 1)-th largest, and without the k largest
         certain = torch.arange(n, dtype=flat.dtype, device=flat.device)
@@ -664,6 +666,7 @@ def _invert(
     total = cumulative[:, -1:]
     below_total = torch.nextafter(total, torch.zeros_like(total))  # a point rounded up to the total would fall off the end
     position = torch.searchsorted(cumulative, torch.minimum(points * total, below_total), right=True)
+    position = position.clamp(max=cumulative.shape[1] - 1)  # of NaN, which a compiled model does not look for, it is one too many
     return position if order is None else order[position]
 
 

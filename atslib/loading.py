@@ -7,8 +7,11 @@ needs no more than its position to go on as if nothing had happened.
 from __future__ import annotations
 
 import copy
+import hashlib
 import random
+import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -141,6 +144,10 @@ class _Part(LabelledImages):
     def __getitem__(self, number: int) -> tuple:
         return self.whole[self.numbers[number]]
 
+    def digest(self) -> str:
+        """That of the set, and one of the numbers; for records of runs."""
+        return f"{self.whole.digest()}-part{hashlib.sha256(str(self.numbers).encode()).hexdigest()[:8]}"
+
 
 def known_labels(dataset: Dataset) -> Tensor | None:
     """The labels that a set, or the set that it is a ``Subset`` of, has as an attribute; None where there are none."""
@@ -251,8 +258,10 @@ class Loader:
 
     def __init__(self, dataset: Dataset, device: torch.device, *, workers: int = 0, any_label: bool = False):
         self.dataset, self.device = dataset, device
-        if isinstance(dataset, InMemory):
-            if not any_label and (dataset.labels.ndim != 1 or dataset.labels.is_floating_point()):
+        self._in_memory, self._numbers = _in_memory(dataset)
+        if self._in_memory is not None:
+            labels = self._in_memory.labels
+            if not any_label and (labels.ndim != 1 or labels.is_floating_point()):
                 raise ValueError(f"label {dataset[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
             return
         self._asked: list[tuple[int, Sequence[int]]] = []
@@ -264,6 +273,7 @@ class Loader:
             persistent_workers=workers > 0,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # of its own: the global one is left alone
         )
 
@@ -282,15 +292,43 @@ class Loader:
             ValueError: images of different sizes in one batch, or a label that is no whole number, or with ``any_label`` is of
                 another shape than others.
         """
-        if isinstance(self.dataset, InMemory):
+        if (whole := self._in_memory) is not None:
             for numbers in batches:
-                chosen = torch.tensor(numbers, device=self.dataset.images.device)
-                yield self.dataset.images[chosen].to(self.device), self.dataset.labels[chosen].to(self.device)
+                chosen = torch.tensor(numbers) if self._numbers is None else self._numbers[torch.tensor(numbers)]
+                chosen = chosen.to(whole.images.device)
+                yield whole.images[chosen].to(self.device), whole.labels[chosen].to(self.device)
             return
         self._asked[:] = [(seed_for("workers", seed, first + place), numbers) for place, numbers in enumerate(batches)]
         ahead = self.device.type == "cuda"
-        for images, labels in self._loader:
-            yield images.to(self.device, non_blocking=ahead), labels.to(self.device, non_blocking=ahead)
+        for batch in self._loader:
+            yield batch.images.to(self.device, non_blocking=ahead), batch.labels.to(self.device, non_blocking=ahead)
+
+
+def _in_memory(dataset: Dataset) -> tuple[InMemory | None, Int[Tensor, " n"] | None]:
+    """The set in memory that this one is, or is a part of, and the numbers of its images there (None: all); else None twice."""
+    if isinstance(dataset, InMemory):
+        return dataset, None
+    if (inner := part_of(dataset)) is None:
+        return None, None
+    whole, numbers = _in_memory(inner[0])
+    chosen = torch.as_tensor(inner[1], dtype=torch.long)
+    return whole, chosen if numbers is None else numbers[chosen]
+
+
+def part_of(dataset: Dataset) -> tuple[Dataset, Sequence[int]] | None:
+    """The set of which this one is some images (:meth:`LabelledImages.part`, ``Subset``), and their numbers there; else None."""
+    if type(dataset) is _Part:
+        return dataset.whole, dataset.numbers
+    return (dataset.dataset, dataset.indices) if type(dataset) is Subset else None
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """In a worker: Ctrl-C and a scheduler's SIGTERM reach all processes of a group, and whoever trains has yet to save.
+
+    Workers end with it all the same: it tells them, or they notice that it is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Batches(Dataset):
@@ -299,7 +337,7 @@ class _Batches(Dataset):
     def __init__(self, dataset: Dataset, any_label: bool):
         self.dataset, self.any_label = dataset, any_label
 
-    def __getitem__(self, asked: tuple[int, Sequence[int]]) -> list[Tensor]:
+    def __getitem__(self, asked: tuple[int, Sequence[int]]) -> _Batch:
         seed, numbers = asked
         if get_worker_info() is not None:  # elsewhere the random numbers are the caller's
             random.seed(seed)
@@ -307,10 +345,23 @@ class _Batches(Dataset):
             torch.manual_seed(seed)
         together = getattr(self.dataset, "__getitems__", None)
         items = together(numbers) if together else [self.dataset[number] for number in numbers]
-        return _one_size(items, self.any_label)
+        return _Batch(*_one_size(items, self.any_label))
 
 
-def _as_it_is(batch: list[Tensor]) -> list[Tensor]:
+@dataclass
+class _Batch:
+    """Images and labels of a batch on their way to the device."""
+
+    images: Tensor | ImageBatch
+    labels: Tensor
+
+    def pin_memory(self) -> _Batch:
+        """Called where the device is a GPU; what is there already, or lies in files, stays as it is."""
+        pinned = (part.pin_memory() if isinstance(part, Tensor) and part.is_cpu else part for part in (self.images, self.labels))
+        return _Batch(*pinned)
+
+
+def _as_it_is(batch: _Batch) -> _Batch:
     return batch
 
 

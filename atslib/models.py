@@ -124,8 +124,7 @@ class AttentionSampling(nn.Module):
     ):
         super().__init__()
         pair(patch_size)  # or a ValueError
-        if not isinstance(fill, Real):
-            raise ValueError(f"fill={fill!r}: expected one number, in the image's own range")
+        _check_is_number(fill)
         if n_patches < 1 or n_patches != int(n_patches):
             raise ValueError(f"n_patches={n_patches}: expected a whole number, at least 1")
         if not 0 < scale <= 1:
@@ -271,7 +270,8 @@ class AttentionSampling(nn.Module):
             raise ValueError(f"generator={generator!r}: expected a torch.Generator, torch.Generator().manual_seed(0) say")
         if log_attention is None:
             low, log_attention = self.attend(image, low)
-        elif low is None or log_attention.ndim != 3 or not len(log_attention) == len(low) == len(image):
+        _check_image(image)
+        if low is None or log_attention.ndim != 3 or not len(log_attention) == len(low) == len(image):
             given = None if low is None else tuple(low.shape)
             raise ValueError(
                 f"log_attention of shape {tuple(log_attention.shape)} with a view of shape {given} for an image of shape "
@@ -400,8 +400,9 @@ class DeepMIL(nn.Module):
         pair(patch_size)  # or a ValueError
         if not isinstance(grid, Sequence) or len(grid) != 2 or not all(isinstance(n, Integral) and n >= 1 for n in grid):
             raise ValueError(f"grid={grid}: expected two whole numbers, at least one row and one column of patches")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk={chunk}: expected at least 1 patch, or None for all at once")
+        if chunk is not None and not (isinstance(chunk, Integral) and chunk >= 1):
+            raise ValueError(f"chunk={chunk!r}: expected a whole number of patches, at least 1, or None for all at once")
+        _check_is_number(fill)
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.grid, self.chunk, self.fill = patch_size, tuple(grid), chunk, fill
 
@@ -581,6 +582,11 @@ def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
     return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
+def _check_is_number(fill: object) -> None:
+    if not isinstance(fill, Real):
+        raise ValueError(f"fill={fill!r}: expected one number, in the image's own range")
+
+
 def _check_image(image: Tensor | ImageSource) -> None:
     if not isinstance(image, Tensor | ImageSource):
         raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one of an array")
@@ -589,7 +595,8 @@ def _check_image(image: Tensor | ImageSource) -> None:
             f"image of shape {tuple(image.shape)}: expected (B, C, H, W), and this looks like (B, H, W, C); permute(0, 3, 1, 2)"
         )
     if image.ndim != 4:
-        raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
+        some = "add the axes it lacks" if image.ndim < 4 else "it has axes too many"
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); {some}")
     if not len(image):
         raise ValueError(f"image of shape {tuple(image.shape)}: expected at least one image")
     if not (image.is_floating_point() or image.dtype == torch.uint8):

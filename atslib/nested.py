@@ -92,6 +92,24 @@ class NestedSampling(AttentionSampling):
         """What looks at each region."""
         return self.features
 
+    @property
+    def share_equal(self) -> bool | None:
+        """That of :attr:`within`: it is patches that are shared. Regions are not, since what is drawn in each differs."""
+        return self.within.share_equal
+
+    @share_equal.setter
+    def share_equal(self, share_equal: bool | None) -> None:
+        self.within.share_equal = share_equal
+
+    @property
+    def n_regions(self) -> int:
+        """M, another name of ``n_patches``: of this model regions take the patches' place."""
+        return self.n_patches
+
+    @n_regions.setter
+    def n_regions(self, n_regions: int) -> None:
+        self.n_patches = n_regions
+
     def forward(
         self,
         image: Shaped[Tensor, "B C H W"],

@@ -115,8 +115,7 @@ def extract_patches(
     [[[6, 7], [10, 11]], [[15, 0], [0, 0]]]
     """
     height, width = pair(size)
-    if not isinstance(image, Tensor | ImageSource):
-        raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one, of a memmap too")
+    _check_image_type(image)
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if top_left.ndim != 3 or top_left.shape[2] != 2 or len(top_left) != len(image):
@@ -258,6 +257,7 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
     >>> downsample(torch.tensor([[[[0.0, 3.0, 6.0]]]]), (1, 2)).tolist()  # 1.5 pixels each
     [[[[1.0, 5.0]]]]
     """
+    _check_image_type(image)
     if image.ndim != 4:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected rank 4, (B, C, H, W); add the axes it lacks")
     if not (image.is_floating_point() or image.dtype == torch.uint8):
@@ -270,6 +270,8 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
     working = torch.promote_types(dtype, torch.float32)  # half precision would round the weights
+    if image.is_cuda and torch.get_float32_matmul_precision() != "highest":  # so would TensorFloat-32
+        working = torch.float64
     # Expanded, or channels last: image by image, or all of it would be copied.
     together = batch == 1 or channels == 1 or image.stride(0) == channels * image.stride(1)
     planes = [image.reshape(batch * channels, height, width)] if together else list(image)
@@ -386,6 +388,11 @@ def _fill_(patches: Tensor, where: Tensor, fill: float) -> None:
         bits = _BITS[patches.element_size()]
         patches, fill = patches.view(bits), torch.tensor(int(fill), dtype=patches.dtype).view(bits).item()
     patches.masked_fill_(where, fill)
+
+
+def _check_image_type(image: object) -> None:
+    if not isinstance(image, Tensor | ImageSource):
+        raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one, of a memmap too")
 
 
 def _check_patch_fits(patch: tuple[int, int], image: tuple[int, int]) -> None:

@@ -136,4 +136,6 @@ class _Unlabelled(Dataset):
         image = item[0] if isinstance(item, tuple | list) and item else item
         if not isinstance(image, Tensor | ImageSource | np.ndarray):
             raise ValueError(f"image {number} is a {type(image).__name__}: expected a tensor (C, H, W), or it and a label")
+        if not isinstance(image, ImageSource) and image.ndim > 3:
+            raise ValueError(f"image {number} of shape {tuple(image.shape)}: expected (C, H, W), one image an item")
         return image, 0

@@ -215,8 +215,8 @@ def train(
             epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out.
         loss: in place of the cross-entropy, where images have several labels or a number is to be predicted: called with the
             logits ``(B, outputs)`` in float32 and the labels ``(B, …)`` on the device, returns a number for each image
-            ``(B,)``. Labels then may be numbers or arrays of one shape: integers come as int64, all others as float32. The
-            entropy is rewarded as before. Its ``repr`` counts as a setting, too.
+            ``(B,)``; in a test it is called once, with all images'. Labels then may be numbers or arrays of one shape: integers
+            come as int64, all others as float32. The entropy is rewarded as before. Its ``repr`` counts as a setting, too.
         error: called as ``loss`` is; what is reported as the error of each image. None: whether the largest logit is another
             class's, and nothing where ``loss`` is given.
         optimiser: makes another than Adam for the model, with weight decay, say, or a learning rate for each of several groups of
@@ -545,8 +545,10 @@ def _evaluate(
             if group.rank < len(batch):
                 logits[numbers], labels[numbers] = out.logits.float(), targets.double()
                 whole *= not targets.is_floating_point()
-    logits, labels, whole = group.sum(logits).cpu(), group.sum(labels).cpu(), group.sum(whole).item() == group.world
+    logits, labels, whole = group.sum(logits), group.sum(labels), group.sum(whole).item() == group.world
     labels = labels.long() if whole else labels.float()
+    on_device = logits, labels  # where a loss of the caller's may have tensors of its own
+    logits, labels = logits.cpu(), labels.cpu()
     if not logits.isfinite().all():  # NaN would be counted as an answer, of the class that comes first
         bad = (~logits.isfinite()).any(1).nonzero()[:, 0].tolist()
         some = ", ".join(map(str, bad[:5])) + ", …" * (len(bad) > 5)
@@ -558,9 +560,9 @@ def _evaluate(
         confusion = torch.bincount(classes * labels + predicted, minlength=classes**2).view(classes, classes)
         found |= dict(loss=F.cross_entropy(logits, labels).item(), confusion=confusion, predicted=predicted)
     else:
-        found |= dict(loss=_measured(loss, "loss", logits, labels).double().mean().item())
+        found |= dict(loss=_measured(loss, "loss", *on_device).double().mean().item())
     if error is not None:
-        errors = _measured(error, "error", logits, labels).double()
+        errors = _measured(error, "error", *on_device).cpu().double()
         found |= dict(error=errors.mean().item(), stderr=_stderr(errors))
     elif loss is None:
         share = (predicted != labels).double().mean().item()

@@ -651,6 +651,29 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path):
         read_image(file)
 
 
+@pytest.mark.parametrize("most", [255, 1023])
+@pytest.mark.parametrize("kind", ["P6", "P3", "jp2"])
+def test_colour_of_more_than_8_bits_is_refused_in_portable_maps_and_jpeg_2000(kind, most, tmp_path):
+    file = tmp_path / ("a.jp2" if kind == "jp2" else "a.ppm")
+    if kind == "jp2":
+        Image.new("RGB", (8, 4), (255, 255, 255)).save(file)
+        content = bytearray(file.read_bytes())
+        start = content.find(b"\xff\x4f\xff\x51") + 42  # of the channels in SIZ: bits less one, and two bytes more
+        assert content[start : start + 9 : 3] == bytes([7, 7, 7])
+        if most > 255:  # no Pillow writes such a file; one that says so is decoded to 8 bits without a word
+            content[start : start + 9 : 3] = bytes([9, 9, 9])
+            file.write_bytes(content)
+    else:
+        pixels = np.full((4, 8, 3), most, ">u2" if most > 255 else "u1")
+        content = " ".join(map(str, pixels.ravel())).encode() if kind == "P3" else pixels.tobytes()
+        file.write_bytes(f"{kind}\n8 4\n{most}\n".encode() + content)
+    if most == 255:
+        assert (read_image(file) == 255).all()
+    else:
+        with pytest.raises(DataError, match="pixels of more than 8 bits"):
+            read_image(file)
+
+
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_colour_of_more_than_8_bits_is_refused(ending, tmp_path):
     """Pillow would keep the upper 8 of 16 bits: of a camera with 12 bits, 16 shades."""
@@ -897,6 +920,14 @@ def test_the_window_shows_the_largest_sign(german, tmp_path):
 
 def test_the_pan_is_that_of_the_image_size(german, tmp_path):
     assert experiment.load_data("laptop", tmp_path).augment.shift == 8  # of 80 rows, as 100 of 960
+
+
+def test_a_digest_does_not_depend_on_the_order_of_equal_names(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(name.encode())
+    files = [tmp_path / name / "1.png" for name in "ab"]
+    assert files_digest(files) == files_digest(reversed(files))
 
 
 def test_digests_tell_contents_apart(tmp_path):

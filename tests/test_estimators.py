@@ -264,6 +264,24 @@ def test_inclusion_probabilities_of_pps(n, peak):
     assert (ratio.max() - ratio.min() < 1e-9) if len(ratio) else n == 6
 
 
+@pytest.mark.parametrize("mask", [-1e4, -1e20, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("name", ["pps", "des_raj", "murthy", "systematic"])
+def test_locations_masked_by_a_very_small_number_take_no_part(name, mask):
+    """More draws than open locations, whatever the mask: what has drawn both open ones and knows it, is exact."""
+    logits = torch.full((2, 5), mask)
+    logits[0, 0], logits[1, 2] = 1.0, 0.0
+    log_attention = logits.flatten().log_softmax(0).view(1, 2, 5)
+    features = torch.arange(1.0, 11)[:, None]
+    truth = (log_attention.flatten().exp()[:, None] * features).sum()
+    many = log_attention.expand(2000, -1, -1)
+    index = ESTIMATORS[name].sample(many, 3, generator=torch.Generator().manual_seed(0))
+    estimates = ESTIMATORS[name](many, index, features[index])
+    if name in ("pps", "murthy"):
+        torch.testing.assert_close(estimates, truth.expand(2000, 1), rtol=1e-5, atol=0)
+    else:
+        assert abs(estimates.mean() - truth) < 5 * estimates.std() / 2000**0.5
+
+
 @pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
 def test_stderr_is_an_unbiased_error_bar(name):
     """Its square, averaged over every draw, is the variance over every draw."""

@@ -502,7 +502,7 @@ def test_bad_settings_of_the_other_methods_are_refused():
         small_mil(grid=(2.0, 3))
     with pytest.raises(ValueError, match="size 0: expected a whole number of pixels"):
         DeepMIL(MILAttention(5), small_features(), Classifier(5, 3), 0, (2, 3))
-    with pytest.raises(ValueError, match="chunk=0: expected at least 1 patch, or None"):
+    with pytest.raises(ValueError, match="chunk=0: expected a whole number of patches, at least 1, or None"):
         small_mil(chunk=0)
     with pytest.raises(ValueError, match="patch of 8 × 8 pixels from an image of 6 × 9"):
         small_mil()(torch.zeros(1, 1, 6, 9))
@@ -1003,3 +1003,23 @@ def test_a_network_that_counts_its_calls_is_left_alone():
         network(torch.rand(1, 1, 8, 8))
     assert network.calls == 40  # the trials do not count
     assert answers[0] == "patch" and answers[-1] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(dict(chunk=2.5), r"chunk=2\.5: expected a whole"), (dict(fill="x"), "fill='x': expected one number")],
+)
+def test_deep_mil_refuses_what_is_no_number(options, message):
+    with pytest.raises(ValueError, match=message):
+        DeepMIL(MILAttention(5), small_features(), Classifier(5, 3), patch_size=8, grid=(2, 3), **options)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [(torch.zeros(2, 1, 16, 24, dtype=torch.int32), "image of type torch.int32"), (torch.zeros(1, 16, 24), "expected rank 4")],
+)
+def test_an_image_that_fits_no_network_is_named_where_attention_is_given_too(image, message):
+    model = small_model("systematic").float()
+    low, log_attention = model.attend(torch.rand(2 if image.ndim == 4 else 1, 1, 16, 24))
+    with pytest.raises(ValueError, match=message):
+        model(image, low, log_attention=log_attention)

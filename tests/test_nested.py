@@ -237,3 +237,12 @@ def test_a_chunk_bounds_the_patches_at_both_levels():
     with torch.no_grad():
         model.exact(torch.rand(1, 1, 16, 24), chunk=3)
     assert seen and max(seen) <= 3
+
+
+def test_settings_of_a_nested_model_by_their_own_names():
+    model = small_nested(n_regions=2)
+    assert model.n_regions == model.n_patches == 2
+    model.n_regions = 3
+    assert model.n_patches == 3 and model(torch.rand(1, 1, 16, 24, dtype=torch.float64)).index.shape[1] == 3
+    model.share_equal = False
+    assert model.within.share_equal is False and not model.shares_equal_on("cpu")

@@ -58,6 +58,9 @@ def test_the_largest_of_files_are_read_from_their_headers(tmp_path, monkeypatch)
     assert largest_size(twice) == (80, 30)
     monkeypatch.setattr(ImageFiles, "_read", None)  # is not called
     assert largest_size(files) == (40, 30)
+    assert [largest_size(some) for some in (files.part([0]), Subset(files, [1]), Subset(files.part([1, 0]), [1]))] == [
+        *((20, 30), (40, 10), (20, 30))
+    ]
     (tmp_path / "a" / "0.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="no readable image"):
         largest_size(files)
@@ -74,6 +77,9 @@ def test_a_digest_that_says_size_and_fill(tmp_path):
     files = ImageFiles.from_folder(tmp_path)
     digests = {Padded(files, size, fill=fill).digest() for size in (4, (4, 5)) for fill in ("mirror", 0)}
     assert len(digests) == 4
+    parts = [files.part(numbers).digest() for numbers in ([0], [0, 0])]
+    assert len({*parts, files.digest()}) == 3 and files.part([0]).digest() == parts[0]
+    assert Padded(files.part([0]), 4).digest() not in digests
 
 
 @pytest.mark.parametrize(

@@ -348,3 +348,11 @@ def test_the_size_of_a_view_is_rounded_halves_up_and_at_least_a_pixel():
 def test_a_patch_wider_than_the_image_is_refused():
     with pytest.raises(ValueError, match="patch of 4 × 13 pixels from an image of 8 × 12"):
         extract_patches(torch.zeros(1, 3, 8, 12), torch.zeros(1, 1, 2).long(), (4, 13))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda image: downsample(image, 2), lambda image: extract_patches(image, torch.zeros(1, 1, 2).long(), 2)]
+)
+def test_an_array_is_named(function):
+    with pytest.raises(ValueError, match=r"image of type ndarray: expected a tensor; torch\.from_numpy makes one"):
+        function(np.zeros((1, 1, 4, 4), np.uint8))

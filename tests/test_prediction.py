@@ -157,3 +157,8 @@ def test_a_model_with_a_call_of_its_own_is_asked_as_it_is():
     mine = Located(trained.attention, trained.features, trained.classifier, patch_size=20, n_patches=3, scale=0.25)
     one, other = (predict(some, images(), looks=3, progress=False).looks for some in (mine, trained))
     assert torch.equal(one, other)
+
+
+def test_a_batch_in_the_place_of_an_image_is_named():
+    with pytest.raises(ValueError, match=r"image 1 of shape \(1, 1, 60, 80\): expected \(C, H, W\), one image an item"):
+        predict(model(), [images()[0], images()[0][None]], progress=False)

@@ -3,6 +3,7 @@
 import errno
 import os
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -231,3 +232,37 @@ def test_a_model_without_attention_that_refuses_its_images_keeps_its_words(tmp_p
 
     with pytest.raises(ValueError, match="not these"):
         train(Refusing(), data(), None, SETTINGS, progress=False)
+
+
+def test_numbers_of_numpy_go_into_a_checkpoint_as_plain_ones(tmp_path):
+    """A learning rate out of ``np.logspace``; what a caller adds to an epoch's entry."""
+
+    def adam(trained):
+        return torch.optim.AdamW(trained.parameters(), lr=np.float64(1e-3), weight_decay=np.float32(0.5))
+
+    def note(entry):
+        entry |= dict(auc=np.float64(0.5), by_class=np.arange(2), nested=[dict(n=np.int64(3))])
+
+    options = dict(checkpoint=tmp_path / "run.pt", optimiser=adam, on_epoch=note, progress=False)
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), **options)
+    curve = train(model(), data(), None, ONE_MORE, **options)
+    assert len(curve) == 2 and (curve[0]["auc"], curve[0]["by_class"], curve[0]["nested"]) == (0.5, [0, 1], [dict(n=3)])
+
+
+def test_something_foreign_in_a_checkpoint_is_named(tmp_path):
+    layer = nn.Linear(1, 1)
+    parts = layer, torch.optim.SGD(layer.parameters())
+    save_checkpoint(tmp_path / "c.pt", *parts, {}, dict(curve=[dict(place=PurePosixPath("a"))]))
+    with pytest.raises(ValueError, match=r"it holds a pathlib.*PurePosixPath, put into an epoch's entry"):
+        load_checkpoint(tmp_path / "c.pt", *parts, {})
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    layer = nn.Linear(1, 1)
+    old, young, other = (tmp_path / name for name in ("c.pt.1.part", "c.pt.2.part", "d.pt.1.part"))
+    for path in (old, young, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    save_checkpoint(tmp_path / "c.pt", layer, torch.optim.SGD(layer.parameters()), {}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "c.pt.2.part", "d.pt.1.part"]

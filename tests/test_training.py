@@ -21,9 +21,10 @@ import atslib.training
 from atslib.checkpoints import load_checkpoint, read_position, save_checkpoint
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
-from atslib.loading import InMemory, LabelledImages, epoch_batches, seed_for
+from atslib.loading import InMemory, LabelledImages, Loader, _Batch, epoch_batches, seed_for
 from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
+from atslib.prediction import predict
 from atslib.processes import Processes
 from atslib.training import Settings, _how, _StopSignals, attention_loss, evaluate, train
 
@@ -1160,3 +1161,64 @@ def test_a_fill_of_another_range_is_warned_of():
     with pytest.warns(UserWarning, match="fill=200 of the model beside floating-point images up to 1"):
         evaluate(filled, bright, progress=False)
     evaluate(filled, data(), progress=False)  # uint8: nothing to say
+
+
+class Deaf(Dataset):
+    """Images without content; the label says whether the process that reads them heeds the signals."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        ignored = [signal.getsignal(some) is signal.SIG_IGN for some in (signal.SIGINT, signal.SIGTERM)]
+        return torch.zeros(1, 4, 4, dtype=torch.uint8), sum(ignored)
+
+
+def test_workers_leave_signals_to_the_process_that_trains():
+    """Ctrl-C reaches the whole group; a worker that dies of it would take the checkpoint with it."""
+    for workers, expected in ((0, 0), (1, 2)):
+        ((_, labels),) = Loader(Deaf(), torch.device("cpu"), workers=workers).batches([[0, 1, 2, 3]])
+        assert labels.tolist() == [expected] * 4
+
+
+@pytest.mark.parametrize(
+    "part", [lambda s: s.part([5, 2, 9]), lambda s: Subset(s, [5, 2, 9]), lambda s: Subset(s.part([9, 5, 2]), [1, 2, 0])]
+)
+def test_a_part_of_a_set_in_memory_is_taken_from_there(part, monkeypatch):
+    whole = InMemory(data())
+    expected = whole.images[[9, 5]], whole.labels[[9, 5]]
+    monkeypatch.setattr(InMemory, "__getitem__", None)  # is not asked for single images
+    loader = Loader(part(whole), torch.device("cpu"), workers=3)
+    ((images, labels),) = loader.batches([[2, 0]])
+    assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
+
+
+def test_what_is_not_in_the_cpus_memory_is_not_pinned():
+    there, files = torch.empty(1, device="meta"), object()
+    batch = _Batch(files, there).pin_memory()
+    assert batch.images is files and batch.labels is there
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_parts_of_a_set_on_the_gpu_and_a_loss_with_a_tensor_there():
+    whole, weight = InMemory(data(), "cuda"), torch.ones(10, device="cuda")
+    first, second = whole.split(0.25)
+
+    def loss(logits, labels):
+        return (F.cross_entropy(logits, labels, reduction="none") * weight[labels]).abs()
+
+    curve = train(model().cuda(), first, second, replace(SETTINGS, epochs=1), loss=loss, error=loss, progress=False)
+    assert curve[0]["test_loss"] == pytest.approx(curve[0]["test_error"])
+    assert len(predict(model().cuda(), whole, progress=False).looks) == len(whole)
+
+
+def test_attention_of_nan_in_a_compiled_model_is_named_as_in_any_other(monkeypatch):
+    """Compiled, nobody looks at the values before locations are drawn: NaN must not lead out of the map."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **options: compiled(*args, backend="aot_eager", **options))
+    torch._dynamo.reset()
+    broken = model()
+    broken.estimator = "systematic"
+    broken.attention.layers[0].weight.register_hook(lambda gradient: gradient * 1e38)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train(broken, data(), None, replace(SETTINGS, learning_rate=1e30, clip_norm=None), compile=True, progress=False)

@@ -94,7 +94,7 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
 
     Raises:
         DataError: a file that is missing, truncated, no image, of more than 8 bits, or with a band beside red, green and blue
-            that is no transparency.
+            that is no transparency. (AVIF and HEIF come with 8 bits whatever they have: their decoders do not say.)
     """
     with _opened(path, get) as (picture, large):
         deep, bands = _is_deep(picture), _other_bands(picture)  # before it is decoded: then Pillow has forgotten
@@ -121,7 +121,24 @@ def _is_deep(picture) -> bool:
         return True
     if max(np.ravel(getattr(picture, "tag_v2", {}).get(258, 8))) > 8:  # BitsPerSample of a TIFF
         return True
+    if picture.format == "JPEG2000" and _jpeg2000_bits(picture.fp) > 8:
+        return True
+    if picture.format == "PPM" and any(most > 255 for tile in picture.tile for most in np.ravel(tile[3])[1:].astype(int)):
+        return True
     return any(";16" in str(tile[3]) for tile in picture.tile)  # the decoder's raw mode, "RGB;16B" of a PNG
+
+
+def _jpeg2000_bits(file) -> int:
+    """Bits of the deepest channel, from the SIZ segment, which opens the code stream (ISO/IEC 15444-1, A.5.1); 0 if not found."""
+    place = file.tell()
+    file.seek(0)
+    head = file.read(1 << 20)
+    file.seek(place)
+    start = head.find(b"\xff\x4f\xff\x51")
+    if not 0 <= start <= len(head) - 42:
+        return 0
+    (channels,) = struct.unpack_from(">H", head, start + 40)
+    return max(((depth & 0x7F) + 1 for depth in head[start + 42 : start + 42 + 3 * channels : 3]), default=0)
 
 
 def _other_bands(picture) -> str:
@@ -177,10 +194,11 @@ def _of_any_size() -> Iterator[int | None]:
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """A short digest of files' names and contents, whatever their order."""
+    """A short digest of files' names and contents, whatever their order and their folders."""
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    # Sorted by what is digested: the same name may be in several folders.
+    for name, content in sorted((path.name.encode(), hashlib.sha256(path.read_bytes()).digest()) for path in paths):
+        digest.update(name + b"\0" + content)
     return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Shaped
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from atslib.data.files import ImageFiles, image_size
-from atslib.loading import LabelledImages, known_classes, known_labels
+from atslib.loading import LabelledImages, known_classes, known_labels, part_of
 from atslib.patches import check_fill, pair
 
 
@@ -90,8 +92,12 @@ def largest_size(*datasets: LabelledImages | Subset) -> tuple[int, int]:
     return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
-def _sizes(dataset: LabelledImages | Subset) -> list[tuple[int, int]]:
+def _sizes(dataset: LabelledImages | Subset, numbers: Sequence[int] | None = None) -> list[tuple[int, int]]:
+    """Of the images of these numbers; of all if there are none."""
+    numbers = range(len(dataset)) if numbers is None else numbers
+    if (inner := part_of(dataset)) is not None:
+        return _sizes(inner[0], [inner[1][number] for number in numbers])
     plain = isinstance(dataset, ImageFiles) and type(dataset).__getitem__ is ImageFiles.__getitem__ and dataset.read is None
     if plain:
-        return [image_size(path, dataset.get) for path in dataset.files]
-    return [tuple(dataset[number][0].shape[1:]) for number in range(len(dataset))]
+        return [image_size(dataset.files[number], dataset.get) for number in numbers]
+    return [tuple(dataset[number][0].shape[1:]) for number in numbers]
