@@ -374,7 +374,7 @@ def price(a, f):
 
 
 def spread_and_alignment(a, f):
-    """c and rho of the equation above."""
+    """The coefficient of variation v and rho of the equation above."""
     norms = f.norm(dim=1)
     mean = a @ norms
     return (a @ (norms - mean).square()).sqrt() / mean, (a @ f).norm() / mean
@@ -388,12 +388,12 @@ for name, direction, colour, marker in (
 ):
     unit = direction / direction.norm(dim=1, keepdim=True)
     cases = [unit * (sigma * spread).exp()[:, None] for sigma in torch.linspace(0, 0.9, 10)]
-    c, rho = torch.stack([torch.stack(spread_and_alignment(a_, f_)) for f_ in cases]).T
+    v, rho = torch.stack([torch.stack(spread_and_alignment(a_, f_)) for f_ in cases]).T
     measured = torch.stack([price(a_, f_) for f_ in cases])
-    formula = 1 + c.square() / (1 - rho.square())
+    formula = 1 + v.square() / (1 - rho.square())
     largest = max(largest, (measured / formula - 1).abs().max().item())
-    ax.plot(c, formula, color=colour)
-    ax.plot(c, measured, marker, color=colour, label=name)
+    ax.plot(v, formula, color=colour)
+    ax.plot(v, measured, marker, color=colour, label=name)
 ax.axhline(1, color=GREY, linewidth=1)
 ax.set(
     xlabel="coefficient of variation of the norms under the attention",
@@ -423,9 +423,9 @@ for number in range(images):
     with torch.no_grad():
         raw = network(extract_patches(image, corner, (50, 50))[0]).double()  # (121, 32)
     uniform = torch.full((len(raw),), 1 / len(raw))
-    c, rho = spread_and_alignment(uniform, raw)
+    v, rho = spread_and_alignment(uniform, raw)
     print(
-        f"norms from {raw.norm(dim=1).min():.2f} to {raw.norm(dim=1).max():.2f}, c = {c:.2f}, rho = {rho:.2f}, 1 / (1 - rho^2) = {1 / (1 - rho**2):.0f}: "
+        f"norms from {raw.norm(dim=1).min():.2f} to {raw.norm(dim=1).max():.2f}, v = {v:.2f}, rho = {rho:.2f}, 1 / (1 - rho^2) = {1 / (1 - rho**2):.0f}: "
         f"price {price(uniform, raw):.2f}, normalised {price(uniform, raw / raw.norm(dim=1, keepdim=True)):.2f}"
     )
 

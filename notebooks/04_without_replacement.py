@@ -785,7 +785,7 @@ Markdown(
 # \frac1N \Big( \underbrace{\frac{w_m}{a_{i_m}}\, t_m}_{\texttt{ga1}} + \underbrace{\sum_{k<m} f_{i_k} - (m-1)\, f_{i_m}}_{\texttt{ga2}} \Big) .
 # $$ (eq-legacy)
 #
-# Compare it with what the same for each prefix asks for, each $t_m$ with its own last score and $p_m = a_{i_m} / w_m$ ($w_m$ is the mass left before draw $m$ again): $\tfrac1N \sum_m (\partial t_m + t_m\, \partial \log p_m)$.
+# Compare it with what eq. 44 becomes for a prefix estimate $t_m$ and the score of its last draw only, $p_m = a_{i_m} / w_m$ ($w_m$ is the mass left before draw $m$), averaged over the prefixes: $\tfrac1N \sum_m (\partial t_m + t_m\, \partial \log p_m)$.
 #
 # - `ga1` differentiates $p_m$ by $a_{i_m}$ as if that were 1. It is $1/w_m$, so the term should be $t_m / a_{i_m}$; and $w_m$ depends on the earlier locations, whose
 #   share $t_m / w_m$ is missing.
@@ -1083,12 +1083,12 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # :::
 #
 # :::{exercise}
-# :label: ex-04-port
+# :label: ex-04-released
 # Two locations with attention ½ each, both drawn. Write down {eq}`eq-legacy` for the order (1, 2), then for (2, 1), take the mean, and find the derivative by the first logit. Why is it
 # zero, whatever the features?
 # :::
 #
-# :::{solution} ex-04-port
+# :::{solution} ex-04-released
 # :class: dropdown
 # For the order (1, 2): $w_1 = 1$, $t_1 = f_1$, $w_2 = \tfrac12$, $t_2 = \tfrac12(f_1 + f_2) = \mu$. The derivative by $a_1$ is
 # $\tfrac12 \cdot 2 f_1 = f_1$, the one by $a_2$ is $\tfrac12(\mu + f_1 - f_2)$. The other order is the same with 1 and 2 exchanged. The mean derivative by $a_1$ is

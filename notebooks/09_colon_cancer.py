@@ -46,7 +46,7 @@ from atslib.data import ColonCancer, DataError, GeneratedHistology
 from atslib.data.colon_cancer import N_FOLDS, N_IMAGES, SIZE
 from atslib.experiments import colon_cancer, load_records, nuclei
 from atslib.experiments.runs import Run, sweep
-from atslib.experiments.summary import mean_and_stderr, method_name, permutation_test, sign_test
+from atslib.experiments.summary import least_p, mean_and_stderr, method_name, permutation_test, sign_test
 from atslib.loading import InMemory
 from atslib.processes import Processes
 from atslib.training import train
@@ -381,8 +381,8 @@ display(
         f"- **Length.** {listed([label for label in of if label not in shorter])} made {first['settings.updates']:,.0f} updates of {first['settings.training.batch_size']:.0f} images, {first['settings.updates'] / paper.updates:.0%} of the paper's number of updates; "
         + (f"{listed(shorter)}, which cost more, saw fewer images still. " if shorter else "")
         + f"All methods of the table with {paper.updates:,} updates of {paper.training.batch_size} images would take {days:.0f} days of one core, at the cost measured above.\n"
-        f"- **Scale of the features.** Features of length 1 are multiplied by {first['settings.feature_scale']:g} before the classifier: without it the answers can grow only slowly, one of the reasons "
-        "[why training stays at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
+        f"- **Scale of the features.** Features of length 1 are multiplied by {first['settings.feature_scale']:g} before the classifier: without it the answers grow more slowly, which may be "
+        "[one thing that keeps training at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
         f"- **Optimiser.** The learning rate falls ({first['settings.training.schedule']}), and gradients are clipped.\n"
         "- **Draws** are systematic, along a curve through the attention map ([chapter 5](05_lower_variance.ipynb)).\n"
         + (f"- **Precision.** The runs on machine {listed(half)} computed in bfloat16, numbers of 16 bits, half of the usual.\n" if half else "")
@@ -469,7 +469,7 @@ Markdown(
 )
 
 # %% [markdown]
-# So this page says "better" only where two tests agree:
+# So this page says "better" only where two tests agree, [as the whole book does](../ledger.md#when-methods-differ):
 #
 # - the **permutation test** takes the folds as pairs and exchanges the two methods within each; with five pairs its p-value cannot be below 2/2⁵ = 0.0625;
 # - the **sign test** pools the 100 test images: of those that only one of two methods gets wrong, each is as likely to be the one's as the other's if both are equally good. It takes the
@@ -523,7 +523,7 @@ def evidence(c):
     """For a difference of two methods: "both" tests, "sign" for the sign test alone, or "none"."""
     if c["sign"] >= 0.05:
         return "none"
-    least = c["folds"] >= N_FOLDS and c["permutation"] <= 2 / 2 ** c["folds"] + 1e-9
+    least = c["folds"] >= N_FOLDS and c["permutation"] <= least_p(c["folds"], c["folds"], paired=True) + 1e-9
     return "both" if least else "sign"
 
 
@@ -777,17 +777,17 @@ else:
         peak = max(on_the_way.values())
         long_verdict += (
             f" But it is lower **on the way**: in every fold, with an interval above one, after {', '.join(f'{part:.0%}' for part in sooner)} of the training, at most {peak[0]:.1f} times "
-            f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner, and uniform sampling has caught up by the end."
+            f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner, and the order changes within the last {1 - max(sooner):.0%} of the training."
             + (" Nowhere in the table is three times within the interval." if max(high for _, _, high, _ in on_the_way.values()) < 3 else "")
         )
     verdict = f"At the paper's number of updates. {long_verdict}"
     if not is_shown and max(c["losses"]["train_loss"][:2]) < PAPER["ATS-10"][0]:
         verdict += (
-            f" Both answer their training images better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), so that little is left for attention to make easier. "
+            f" Both answer their training images better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), which may leave little for attention to make easier (not tested). "
             "Whether less reward for entropy, or the paper's constant learning rate, would change this was not tried."
         )
     if not is_shown:
-        verdict += " A likely reason is what the paper says of uniform sampling's good error: a positive image holds many epithelial nuclei, often hundreds, and one is enough."
+        verdict += " A likely reason, not tested here, is what the paper says of uniform sampling's good error: a positive image holds many epithelial nuclei, often hundreds, and one is enough."
 Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 
 # %% [markdown]
@@ -1331,7 +1331,7 @@ if values:
     more_than_area = [np.mean([row["mass"] for row in numbers["final"]]) > np.mean([row["area"] for row in numbers["final"]]) for numbers in apart["ATS-10"]]
     finds = good == count and all(more_than_area) and above(values, dict.fromkeys(values, 0.5))[2] < 0.05
     outcome = (
-        f"Attention sampling finds epithelium from image labels alone: in each of {networks(count)} there is more attention near epithelial nuclei than their share of the area, and more on them than on other nuclei."
+        f"Attention sampling finds epithelium from image labels alone: in each of {networks(count)} there is more attention near epithelial nuclei than their share of the area, and it ranks them above other nuclei (by their AUC; by how much is not measured)."
         if finds
         else f"That attention prefers epithelial nuclei to others is not shown (so on average in {good} of {networks(count)})."
     ) + f" {comparison}"

@@ -50,6 +50,8 @@ from atslib.experiments.signs import answers_by_sight, attention_on, chances_to_
 from atslib.experiments.summary import (
     balanced_error,
     balanced_sign_test,
+    beyond_chance,
+    least_p,
     mean_and_stderr,
     method_name,
     permutation_test,
@@ -98,6 +100,7 @@ def asked(method, seeds, *, n=(5,), scales=(1.0,), profile, **same):
 
 
 on_windows, on_find = (dict(profile=name, out="../results") for name in ("windows", "find"))
+RED = "Red-5"  # ATS-5 whose attention stays the prior for red
 on_drawn = dict(profile="small", data="generated", out="../results")
 WANTED = [
     run
@@ -109,6 +112,8 @@ WANTED = [
         *asked("deep_mil", (0, 1, 2), **place),
     ]
 ]
+as_prior = (("fixed_attention", True), ("updates", LONG["ATS-5"]))
+WANTED += sweep("speed_limits", ["ats"], n_patches=[5], seed=(0, 1, 2), changes=[as_prior], **on_find)
 if profile == "paper":
     on_paper = dict(profile="paper", out="../results")
     WANTED += [run for method in ("ats", "uniform") for run in asked(method, (0, 1, 2), n=(5, 10), **on_paper)]
@@ -138,6 +143,8 @@ real = [r for r in real if r["profile"] not in ("windows", "find")]
 
 
 def name_of(r):
+    if r["settings"].get("changes", {}).get("fixed_attention"):
+        return RED
     return method_name(r["method"], r["n_patches"], r["settings"].get("cnn_scale"))
 
 
@@ -149,7 +156,7 @@ def variant(r):
     """What was changed, other than the length of the training."""
     changes = {field: value for field, value in r["settings"].get("changes", {}).items() if not (r["rewarded"] and field == "entropy_weight")}
     short = ", shorter" if r["stem"].endswith("-short") else ""
-    return "".join(f", {field} {value}" for field, value in changes.items() if field not in ("updates", "batch_size")) + short
+    return "".join(f", {field} {value}" for field, value in changes.items() if field not in ("updates", "batch_size", "fixed_attention")) + short
 
 
 compared = [r for r in drawn if not variant(r)] or drawn  # the shorter runs only as long as there are no others
@@ -490,8 +497,8 @@ Markdown(
     f"- **Images**: windows of {windows.window[0]} × {windows.window[1]} pixels of photographs, or drawn roads of {small.size[0]} × {small.size[1]}.\n"
     f"- **Length**: {windows.updates:,} updates of {given.batch_size} images on windows in short trainings, {LONG['ATS-5']:,} in [long ones](#cell-long), {small.updates:,} on drawn roads; fewer for the dearer methods. The learning rate falls ({given.schedule}), gradients are clipped.\n"
     "- **Classes**: all are shown equally often, in place of a cross-entropy weighted with the inverse of each class's share, which is the same on average.\n"
-    f"- **Features** are normalised over the batch, for [a reason below](#cell-norm), and multiplied by {windows.feature_scale:g} before the classifier: of length 1 they let the answers grow only slowly, one of the reasons "
-    "[why training stays at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
+    f"- **Features** are normalised over the batch, for [a reason below](#cell-norm), and multiplied by {windows.feature_scale:g} before the classifier: of length 1 they let the answers grow more slowly, which may be "
+    "[one thing that keeps training at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
     f"- **Attention sampling**: draws are systematic ([chapter 5](05_lower_variance.ipynb)), as U's are; the entropy term has the weight {given.entropy_weight:g}, the paper's is {speed_limits.PROFILES['paper'].training.entropy_weight:g}. "
     "On photographs, ATS alone starts where the view is *red* (`atslib.networks.SaliencyPrior` with `redness`), a prior that knows what speed limits look like.\n"
     "- **Precision**: bfloat16 where the machine has instructions for it."
@@ -780,14 +787,11 @@ def compare(one, other, runs):
     a, b = comparable(a, b)
     ps, over = p_values(a, b)
     p = max(ps)  # below 0.05 only where it is so for every pair of runs
-    least = 2 / math.comb(len(a) + len(b), len(a)) if "runs" in over else 0
-    verdict, known = "not beyond chance", p < 0.05
-    if math.isnan(p):
-        verdict = "–"
-    elif known:
-        verdict = "beyond chance" if "runs" in over else "beyond the chance of the images"
-    elif least == p:
-        verdict = "the least that so few runs can give"
+    least = least_p(len(a), len(b)) if "runs" in over else 0
+    verdict, known = "–" if math.isnan(p) else beyond_chance(p, least), p < 0.05
+    if known and "runs" not in over:
+        verdict = "beyond the chance of the images"
+    elif not known and p <= least:
         if known := max(over_images(a, b)) < 0.05:
             verdict += f"; beyond the chance of the images in each of {min(len(a), len(b))} pairs"
     if known and unlike(a, b):
@@ -809,7 +813,7 @@ def says_more(pair, whole):
     return whole is None or unlike(*(runs_of(name, whole) for name in pair))
 
 
-def pairs_table(*pairs):
+def pairs_table(*pairs, absent_too=True):
     """A table of pairs of methods, set by set."""
     rows = []
     for title, runs, whole in PAIRED:
@@ -818,6 +822,8 @@ def pairs_table(*pairs):
                 continue
             names = ", ".join(marked(name, runs) for name in pair)
             if (c := compare(*pair, runs)) is None:
+                if not absent_too:
+                    continue
                 absent = [name for name in pair if not runs_of(name, runs)]
                 rows.append([title, names, "not run: " + listed(absent), *["–"] * 4])
                 continue
@@ -922,6 +928,43 @@ if said:
     display(Markdown(f"**Outcome.** {' '.join(said)} Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red."))
 
 # %% [markdown]
+# (cell-red)=
+# ### How much of it is the prior?
+#
+# On photographs ATS starts from a prior for red, uniform sampling does not. *Red-5* stands between them: five patches drawn from the prior alone. Its attention is never trained; features and classifier are, as those of ATS-5, from the same initial weights.
+
+# %% tags=["hide-input"]
+red_runs = {title: some for title, runs in SETS.items() if (some := runs_of(RED, runs))}
+if red_runs:
+    display(pairs_table(("ATS-5", RED), (RED, "U-5"), absent_too=False))
+    rows = []
+    for title in red_runs:
+        for name in ("U-5", RED, "ATS-5"):
+            if some := runs_of(name, SETS[title]):
+                rows.append([title, name, len(some), *(shown([r["curve"][key][-1] for r in some]) for key in ("train_error", "train_loss")), shown([error_of(r) for r in some])])
+    display(plots.table(["", "", "runs", "training error", "training loss", "test error (balanced)"], rows))
+    told = []
+    for title in red_runs:
+        trained_, red_uniform = compare("ATS-5", RED, SETS[title]), compare(RED, "U-5", SETS[title])
+        if trained_ and red_uniform:
+            told.append(
+                f"*{title}*, {count(trained_['b'])} of {RED}: the prior alone has an error of {trained_['means'][1]:.2f} where attention that is trained has {trained_['means'][0]:.2f} ({trained_['verdict']}, {p_text(trained_['p'])} over {trained_['over']}), "
+                f"and uniform draws {red_uniform['means'][1]:.2f} ({red_uniform['verdict']}, {p_text(red_uniform['p'])}). "
+                + (
+                    "So the prior does part of it, and training the attention the rest."
+                    if trained_["known"] and red_uniform["known"] and trained_["means"][0] < trained_["means"][1] < red_uniform["means"][1]
+                    else "So what is shown is what trained attention adds to the prior."
+                    if trained_["known"] and trained_["means"][0] < trained_["means"][1]
+                    else "That training the attention adds to the prior is not shown."
+                    if trained_["means"][0] < trained_["means"][1] or not trained_["known"]
+                    else "The prior alone does better than attention that is trained."
+                )
+            )
+    display(Markdown(f"**Outcome.** {' '.join(told)}"))
+else:
+    display(Markdown(f"Not run yet: `python -m atslib.experiments speed_limits --profile find --method ats --n-patches 5 --set fixed_attention=True --set updates={LONG['ATS-5']} --data DIR`."))
+
+# %% [markdown]
 # **Does it take more than five patches?** Networks trained with ten, and networks trained with either number that look at another number of patches in the test:
 
 # %% tags=["hide-input"]
@@ -951,11 +994,14 @@ for title, part in SETS.items():
             what = "training set not learned"
             if gaps:
                 what = f"learned{'' if len(gaps) == len(some) else f' in {len(gaps)} of {len(some)} runs'}, {'and generalises less well' if np.mean(gaps) > 0.05 else 'no gap to speak of'}"
-            rows.append([title, name, len(some), shown(inside), shown(outside), f"{np.mean(gaps):+.2f}" if gaps else "–", what])
+            every_gap = np.mean(outside) - np.mean(inside)
+            rows.append([title, name, len(some), shown(inside), shown(outside), f"{np.mean(gaps):+.2f}" if gaps else f"({every_gap:+.2f})", what])
             if name != "ATS-5" and (not gaps or "less well" in what):
                 which = f", {len(gaps)} of {len(some)} runs" if gaps and len(some) > 1 else ""
+                if not gaps and every_gap > 0.1:
+                    which = f": {np.mean(inside):.2f} of the training images wrong, {np.mean(outside):.2f} of new ones; {count(some)}"
                 (as_said if gaps else not_learned).append(f"{name} ({title[0].lower()}{title[1:]}{which})")
-display(plots.table(["", "", "runs", "training error", "test error (balanced)", "gap, where learned", ""], rows))
+display(plots.table(["", "", "runs", "training error", "test error (balanced)", "gap, where learned (else)", ""], rows))
 absent = [name for name in ("CNN 0.3", "CNN 0.5", "CNN 1") if not any(runs_of(name, part) for part in SETS.values())]
 display(
     Markdown(
@@ -963,7 +1009,7 @@ display(
         + (f"As the paper says, {listed(as_said)} learned the training set and generalise{'s' * (len(as_said) == 1)} less well. " if as_said else "")
         + (f"Not even their training set have learned: {listed(not_learned)}. " if not_learned else "")
         + (f"{listed(absent)}: not run. " if absent else "")
-        + f"*Learned* is a training error below {LEARNED:g}. A CNN that has not learned its training images after so many of them says nothing about how it would generalise."
+        + f"*Learned* is a training error below {LEARNED:g}. A CNN that has not learned its training images after so many of them does not tell how it would generalise if it had; a wide gap by then says that what it has learned does not carry over."
     )
 )
 
@@ -1355,8 +1401,8 @@ ax.legend(fontsize=9)
 plt.show()
 
 # %% [markdown]
-# The grey line, $\ln 4$, is the loss of guessing. The curve of ATS-5 stays near it at first and then falls steeply; those of uniform sampling hardly leave it. In
-# attention sampling the two networks help each other: features that tell a sign pull attention towards signs, and attention on signs shows the
+# The grey line, $\ln 4$, is the loss of guessing. The curve of ATS-5 stays near it at first and then falls steeply; those of uniform sampling fall much less. A
+# possible reason, which was not tested by itself: in attention sampling the two networks help each other. Features that tell a sign pull attention towards signs, and attention on signs shows the
 # features more of them. Uniform sampling has no such loop.
 
 # %% [markdown]
@@ -1566,11 +1612,14 @@ if ("ATS-5", title, "test") in sight:
     outside = sight["ATS-5", title, "test"]
     reads = outside["if_seen"] > outside["if_not"] + 0.3
     if reads:
-        in_sight += f"{'; asked' if in_sight else 'Asked'} for any limit, it is right on test images in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of the others"
+        in_sight += (
+            f"{'; asked' if in_sight else 'Asked'} for any limit, it is right on test images in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of the others, "
+            f"most of which are of other images; {said(title, 'test')}"
+        )
     display(
         Markdown(
             f"**Any limit.** On test images ATS-5 is right in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of those that do not ({outside['images']} images, sign seen in {outside['seen']:.0%}); {said(title, 'test')}. "
-            + ("Images of the two kinds may differ in more than that; still, a model that knew its answer from the road would not fall so low. " if reads else "")
+            + ("The two kinds of draws come mostly from different images, which may differ in more than that: whether it reads signs only the comparison within images could tell. " if reads else "")
             + "The same places are in both classes of that question, but windows with a sign still lie at other heights of a photograph than windows anywhere. "
             + (
                 f"U-5 sees a sign in {sight['U-5', title, 'test']['seen']:.0%}; of the limits that it does not see it calls {sight['U-5', title, 'test']['if_not']:.0%} a limit. That it is below the error of a constant answer may come from such a difference between the scenes. "
@@ -1800,7 +1849,7 @@ if of := {name: some for name in ORDER if (some := runs_of(name, compared))}:
     points.append(
         f"**Drawn roads**, test error: {', '.join(f'{marked(name, compared)} {shown([plain(r) for r in some])}' for name, some in of.items())}."
         + (
-            f" There the claim that five patches by attention are enough, and five from anywhere are not, {'holds in these runs' if claim['known'] and claim['means'][0] < claim['means'][1] else 'is not shown'} ({count(claim['a'])} of ATS-5, {len(claim['b'])} of U-5 beside it; {p_text(claim['p'])} over {claim['over']}: {claim['verdict']})."
+            f" There the claim that five patches by attention are enough, and five from anywhere are not, {'holds in each of these runs' if claim['known'] and claim['means'][0] < claim['means'][1] else 'is not shown'} ({count(claim['a'])} of ATS-5, {len(claim['b'])} of U-5 beside it; {p_text(claim['p'])} over {claim['over']}: {claim['verdict']})."
             if claim
             else ""
         )

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 from scipy.stats import t as student
 from torch.utils.data import Subset
 
@@ -40,7 +41,7 @@ from atslib import plots
 from atslib.data import MegapixelMNIST
 from atslib.experiments import colon_cancer, load_records, megapixel_mnist
 from atslib.experiments.runs import attention_snapshots
-from atslib.experiments.summary import mean_and_stderr, method_name, permutation_test
+from atslib.experiments.summary import least_p, mean_and_stderr, method_name, permutation_test
 from atslib.profiling import peak_memory, training_step
 from atslib.training import evaluate
 
@@ -559,6 +560,7 @@ for which, name in names.items():
     if which[0] != "memory":
         off += [f"{name.replace(', time of', ',').replace(', time', '')} at N = {n:.0f}: {t / (a + b * n) - 1:+.0%}" for n, t in zip(x, y) if n > FRESH]
 display(plots.table(["on 1500²", "fixed part a", "each patch b", "log-log slope", "a/b, in patches"], rows))
+display(Markdown(f"± is the scatter about the line within this sweep; from one sweep to another times differ by up to a factor of {timing:.2f}."))
 
 patch_pixels, patch_memory = xy("memory", "ATS, view fixed", "patch")
 _, patch_time = xy("time", "ATS, view fixed", "patch")
@@ -877,13 +879,13 @@ dearer = {n: [of[q] / cost["colon_cancer"]["ATS-10"][q] for q in ("ms", "peak_mb
 whole = {n: factors for n, factors in dearer.items() if "chunks" not in n}
 tenfold = [[n for n, factors in whole.items() if factors[k] >= 10] for k in (0, 1)]  # in time, in memory
 known = [n for n in CLASSICAL if accuracy.get(n, (0,))[0] > 1]
-shown = [f"{n} ({'lower' if accuracy[n][1] < 0 else 'higher'})" for n in known if accuracy[n][2] <= 0.05 or (accuracy[n][0] >= 5 and accuracy[n][2] <= 2 / 2 ** accuracy[n][0] + 1e-9)]
+shown = [f"{n} ({'lower' if accuracy[n][1] < 0 else 'higher'})" for n in known if accuracy[n][2] <= 0.05 or (accuracy[n][0] >= 5 and accuracy[n][2] <= least_p(accuracy[n][0], accuracy[n][0], paired=True) + 1e-9)]
 sentences = [
     f"**Cost:** at least ten times the time of ATS-10 take {' and '.join(tenfold[0]) or 'none of them'}, at least ten times its memory {' and '.join(tenfold[1]) or 'none of them'}"
     + "".join(f"; {n} takes {time:.1f} times its time and {memory:.1f} times its memory" for n, (time, memory) in whole.items() if min(time, memory) < 10)
     + "."
     + "".join(
-        f" The order of magnitude in memory is there only while Deep MIL holds all patches at once: in chunks, with the same outputs and gradients, it takes {memory:.1f} times the memory of ATS-10 (and {time:.0f} times its time)."
+        f" Against Deep MIL the order of magnitude in memory is there only while it holds all patches at once: in chunks, with the same outputs and gradients, it takes {memory:.1f} times the memory of ATS-10 (and {time:.0f} times its time)."
         for n, (time, memory) in dearer.items()
         if n not in whole and memory < 10
     )
@@ -892,7 +894,7 @@ if known:
     pairs_of_folds = min(accuracy[n][0] for n in known)
     sentences.append(
         f"**Accuracy:** {'a difference to ATS-10 is shown for ' + ' and '.join(shown) if shown else 'no difference to ATS-10 is shown for ' + ', '.join(known)} "
-        f"(column p; {pairs_of_folds} pairs can give no less than {2 / 2**pairs_of_folds:.2g})."
+        f"(column p; {pairs_of_folds} pairs can give no less than {least_p(pairs_of_folds, pairs_of_folds, paired=True):.2g})."
         + "".join(f" {idle(n)[0].upper()}{idle(n)[1:]}: its error is what {seen_of[n]:,} images buy, not what the method ends at." for n in known if idle(n))
     )
 COMMAND = "python -m atslib.experiments colon_cancer --profile laptop --data DIR --resume"
@@ -1099,7 +1101,8 @@ def falls_shown():
     """In how many of all networks that have left chance the error falls from one N to the next, as words."""
     curves = [curve for members in families.values() for _, curve in members]
     steps_of = [(m, n, [c[n] < c[m] for c in curves if m in c and n in c]) for m, n in itertools.pairwise(tested)]
-    return ", ".join(f"from {m} to {n} in {sum(falls)} of {len(falls)}" for m, n, falls in steps_of if falls)
+    p_of = {(m, n): binomtest(sum(falls), len(falls)).pvalue for m, n, falls in steps_of if falls}
+    return ", ".join(f"from {m} to {n} in {sum(falls)} of {len(falls)} (sign test p {'below 0.001' if p_of[m, n] < 0.001 else f'= {p_of[m, n]:.2g}'})" for m, n, falls in steps_of if falls)
 
 
 rows, steps = [], []
@@ -1122,7 +1125,7 @@ unclear = [f"from {m} to {n}" for m, n, gain, half in steps if abs(gain) <= half
 worse = [f"from {m} to {n}" for m, n, gain, half in steps if gain < -half]
 Markdown(
     f"**§5, \"finely control the trade-off between accuracy and spent computation\".** One patch more costs {b:.2f} ms, or {b / (a + 10 * b):.0%} of a pass with ten, above a fixed {a:.1f} ms for view and attention. "
-    + (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {2 / 2 ** len(errors):.2g})" if clear else "No step of N lowers the error beyond chance")
+    + (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {least_p(len(errors), len(errors), paired=True):.2g}, so that this is for these networks)" if clear else "No step of N lowers the error beyond chance")
     + (f"; {' and '.join(unclear)} no fall is shown" if unclear and clear else "")
     + (f"; it rises {' and '.join(worse)}" if worse else "")
     + f". Of all networks that have left chance, in every setting, it falls {falls_shown()}. The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. ± after a mean covers test images and networks. "
@@ -1313,7 +1316,7 @@ Markdown(
     + f"- In chunks, Deep MIL's memory hardly grows ({chunk_growth:.2f} MB a megapixel at the end). Then most of the paper's factor in memory is gone; the factor in time is not.\n"
     f"- Draws that show the same need not be computed twice. Settled attention shows {last_points[most]['patches']:.0f} different patches in {most} draws, and a training step is {last_points[most]['each']['ms'] / last_points[most]['shared']['ms']:.1f} times as fast.\n"
     "- N trades error for time after training, in steps of one patch, above a fixed cost for view and attention. "
-    + (f"The error falls {' and '.join(clear)} patches ({len(errors)} networks of one setting, the interval is without zero)" if clear else "No step of N that was measured lowers the error beyond chance")
+    + (f"The error falls {' and '.join(clear)} patches ({len(errors)} networks of one setting, the interval is without zero; of all networks {falls_shown()})" if clear else "No step of N that was measured lowers the error beyond chance")
     + (f"; {' and '.join(unclear)} no fall is shown" if clear and unclear else "")
     + ".\n"
     "- By arithmetic, a gigapixel fits on one GPU; [chapter 14](14_gigapixel.ipynb) tries it."

@@ -71,6 +71,32 @@ def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = Fals
     return float((np.abs(differences) >= abs(observed) - slack).mean())
 
 
+def least_p(n_a: int, n_b: int, paired: bool = False) -> float:
+    """The least p-value that :func:`permutation_test` can give of so many runs, however large the difference.
+
+    >>> least_p(3, 3), least_p(5, 5, paired=True)
+    (0.1, 0.0625)
+    """
+    if paired:
+        return 2 / 2**n_a
+    return (2 if n_a == n_b else 1) / math.comb(n_a + n_b, n_a)
+
+
+def beyond_chance(p: float, least: float = 0.0) -> str:
+    """What a p-value over runs comes to, in the words of all pages.
+
+    Args:
+        p: of :func:`permutation_test`.
+        least: of :func:`least_p`.
+
+    >>> beyond_chance(0.03), beyond_chance(0.1, least=0.1), beyond_chance(0.2, least=0.1)
+    ('beyond chance', 'the least that so few runs can give', 'not beyond chance')
+    """
+    if p < 0.05:
+        return "beyond chance"
+    return "the least that so few runs can give" if p <= least * (1 + 1e-9) else "not beyond chance"
+
+
 def trend_test(values: Sequence[Sequence[float]]) -> float:
     """One-sided p-value that numbers fall from column to column, by Page's test (1963), exact also with ties.
 
