@@ -97,6 +97,20 @@ def read_position(path: str | os.PathLike) -> dict:
     return torch.load(path, map_location="cpu", weights_only=True)["position"]
 
 
+def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
+    """Put the weights of a checkpoint into the model, and nothing else: to use what has been trained so far.
+
+    Raises:
+        ValueError: no checkpoint of ours.
+        RuntimeError: one of another model.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__})") from error
+    model.load_state_dict(weights)
+
+
 def load_checkpoint(
     path: str | os.PathLike,
     model: nn.Module,

@@ -579,7 +579,7 @@ def check_log_attention(
     if distinct and n > fewest:
         raise ValueError(
             f"n = {n} distinct locations asked for, but only {int(fewest)} of {locations} have attention above zero: "
-            "draw fewer, or smooth the attention"
+            "draw fewer, smooth the attention, let a mask allow more, or draw with repetition (systematic, with_replacement)"
         )
     return flat
 

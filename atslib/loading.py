@@ -224,7 +224,7 @@ class InMemory(LabelledImages):
             if np.ndim(label) or np.asarray(label).dtype.kind not in "iub":
                 raise ValueError(f"image {number} has the label {label!r}: {_EXPECTED_LABEL}{_ANY_LABEL} (any_label=True)")
             labels.append(int(label))
-        together = _as_numbers(torch.stack(labels)) if any_label else torch.tensor(labels)
+        together = as_numbers(torch.stack(labels)) if any_label else torch.tensor(labels)
         self.labels: Shaped[Tensor, "N *target"] = together.to(device)
         unnamed = () if any_label else map(str, range(max(labels) + 1))
         self.classes = tuple(known_classes(dataset) or unnamed)
@@ -380,7 +380,7 @@ def _number(label: object) -> Tensor:
         raise ValueError(f"label {label!r}: expected a number, or an array of numbers") from error
 
 
-def _as_numbers(labels: Shaped[Tensor, "*B"]) -> Shaped[Tensor, "*B"]:
+def as_numbers(labels: Shaped[Tensor, "*B"]) -> Shaped[Tensor, "*B"]:
     """Integers in 64 bits, as PyTorch's losses want classes; all others, and yes or no, in float32."""
     return labels.float() if labels.is_floating_point() or labels.dtype == torch.bool else labels.long()
 
@@ -406,7 +406,7 @@ def _one_size(items: list[tuple[Tensor, object]], any_label: bool = False) -> li
         if len(shapes) > 1:
             raise ValueError(f"labels of different shapes in one batch, {shapes[0]} and {shapes[-1]}: expected one shape")
         images = [image for image, _ in items]
-        return [ImageBatch(images) if all(sources) else default_collate(images), _as_numbers(torch.stack(labels))]
+        return [ImageBatch(images) if all(sources) else default_collate(images), as_numbers(torch.stack(labels))]
     if all(sources):
         images, labels = ImageBatch([image for image, _ in items]), default_collate([label for _, label in items])
     else:

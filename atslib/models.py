@@ -243,18 +243,39 @@ class AttentionSampling(nn.Module):
 
     def geometry(self, image: Tensor, low: Tensor, log_attention: Tensor) -> PatchGeometry:
         """Where in the image each location of the attention map lies."""
+        return self._geometry_of(tuple(image.shape[2:]), tuple(low.shape[2:]), tuple(log_attention.shape[1:]))
+
+    def _geometry_of(self, image_size: tuple[int, int], view_size: tuple[int, int], map_size: tuple[int, int]) -> PatchGeometry:
         return PatchGeometry(
-            image_size=tuple(image.shape[2:]),
-            low_size=tuple(low.shape[2:]),
-            map_size=tuple(log_attention.shape[1:]),
+            image_size=image_size,
+            low_size=view_size,
+            map_size=map_size,
             patch_size=self.patch_size,
             stride=self.attention.stride,
             padding=self.attention.padding,
             receptive_field=self.attention.receptive_field,
         )
 
+    def top_left(
+        self, image: Shaped[Tensor, "B C H W"], out: Output, low: Float[Tensor, "B C h w"] | None = None
+    ) -> Int[Tensor, "B N 2"]:
+        """Row and column in the image of the first pixel of each patch that was looked at; may lie outside.
+
+        Args:
+            image: that was looked at; only its size is.
+            out: what the model said about it.
+            low: the view, where one was given.
+
+        Raises:
+            ValueError: an output without locations, as that of :meth:`exact`.
+        """
+        if out.index is None or out.log_attention is None:
+            raise ValueError("an output without locations: expected that of a call that has drawn some")
+        size = low_size(image.shape[2:], self.scale) if low is None else tuple(low.shape[2:])
+        return self._geometry_of(tuple(image.shape[2:]), size, tuple(out.log_attention.shape[1:])).top_left(out.index)
+
     def shares_equal_on(self, device: str | torch.device) -> bool:
-        """What ``share_equal`` comes to for patches there."""
+        """What ``share_equal`` comes to for patches there, if the features depend on nothing but the patch."""
         return torch.device(device).type == "cpu" if self.share_equal is None else self.share_equal
 
     def _draw(

@@ -19,12 +19,12 @@ and classify up to gigapixel images using a single GPU" (§5). It gives no model
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, WithReplacement
 from atslib.models import AttentionSampling, Output
-from atslib.patches import pair
+from atslib.patches import low_size, pair
 
 
 class NestedSampling(AttentionSampling):
@@ -154,6 +154,19 @@ class NestedSampling(AttentionSampling):
             within=within,
             within_entropy=self.estimator(log_attention, index, entropies)[:, 0],
         )
+
+    def within_top_left(
+        self, image: Shaped[Tensor, "B C H W"], out: Output, low: Float[Tensor, "B C h w"] | None = None
+    ) -> Int[Tensor, "B M N 2"]:
+        """Row and column in the image of the first pixel of each patch of each region, as :meth:`top_left` has the regions'.
+
+        What lies outside its region, a patch has not seen; there it holds ``within.fill``.
+        """
+        regions = self.top_left(image, out, low)  # (B, M, 2)
+        region = pair(self.patch_size)
+        size = low_size(region, self.within.scale)
+        geometry = self.within._geometry_of(region, size, tuple(out.within.log_attention.shape[1:]))
+        return regions[:, :, None] + geometry.top_left(out.within.index).unflatten(0, out.index.shape)
 
     def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
         """The full model: every patch of every region, weighed by the attention at both levels.

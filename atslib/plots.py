@@ -5,7 +5,7 @@ Needs matplotlib; :func:`table` needs IPython, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from atslib.patches import PatchGeometry, pair
+from atslib.patches import ImageSource, PatchGeometry, check_aspect, downsample, low_size, pair
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -125,27 +125,40 @@ def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | N
 
 
 def overlay_attention(
-    ax: Axes, image: Shaped[Tensor, "C H W"], geometry: PatchGeometry, log_attention: Float[Tensor, "h w"], strength: float = 0.6
+    ax: Axes,
+    image: Shaped[Tensor, "C H W"] | ImageSource,
+    geometry: PatchGeometry,
+    log_attention: Float[Tensor, "h w"],
+    strength: float = 0.6,
 ):
     """An attention map over the image, each location around the middle of what it looks at; on a square-root scale.
 
     Args:
-        image: as :func:`show_image` takes it.
+        image: as :func:`show_image` takes it, at full resolution or a smaller view of all of it; of an image in a file a view of
+            about a thousand pixels a side is made.
         geometry: of the map in the image (:meth:`atslib.models.AttentionSampling.geometry`).
         strength: of the map's colour where attention is highest, 0 … 1; elsewhere in proportion to the root of the attention.
 
     Raises:
-        ValueError: a map of another size than the geometry's, a batch of maps, say.
+        ValueError: a map of another size than the geometry's, a batch of maps, say; an image of other proportions than the
+            geometry's.
     """
     if tuple(log_attention.shape) != tuple(geometry.map_size):
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected the geometry's map, {geometry.map_size}")
+    if isinstance(image, ImageSource):
+        image = downsample(image, low_size(image.shape[2:], min(1, 1000 / max(image.shape[2:]))))[0]
+    if image.ndim in (2, 3):
+        check_aspect(geometry.image_size, image.shape[-2:])
     image_drawn = show_image(ax, image)
     root = log_attention.detach().float().exp().sqrt().cpu().numpy()
     height, width = pair(geometry.patch_size)
     corners = geometry.top_left(torch.arange(root.size)[None])[0].double().reshape(*root.shape, 2).numpy()
     rows, columns = corners[:, 0, 0] + (height - 1) / 2, corners[0, :, 1] + (width - 1) / 2  # middles of the locations
     steps = [np.diff(middles).mean() if len(middles) > 1 else side for middles, side in ((rows, height), (columns, width))]
-    extent = (columns[0] - steps[1] / 2, columns[-1] + steps[1] / 2, rows[-1] + steps[0] / 2, rows[0] - steps[0] / 2)
+    across, down = _to_drawn(ax, geometry)
+    left, right = (across(middle + 0.5 + side * steps[1] / 2) for middle, side in ((columns[0], -1), (columns[-1], 1)))
+    top, bottom = (down(middle + 0.5 + side * steps[0] / 2) for middle, side in ((rows[0], -1), (rows[-1], 1)))
+    extent = (left, right, bottom, top)
     limits = ax.get_xlim(), ax.get_ylim()
     ax.imshow(root, cmap=ATTENTION_COLOURS, alpha=strength * root / root.max(), extent=extent, vmin=0)
     ax.set(xlim=limits[0], ylim=limits[1])
@@ -155,10 +168,19 @@ def overlay_attention(
 def outline_patches(
     ax: Axes, geometry: PatchGeometry, index: Int[Tensor, " N"], *, color: str = ORANGE, linewidth: float = 1.5
 ) -> None:
-    """The outlines of the patches at these locations, over an image drawn at full resolution."""
+    """The outlines of the patches at these locations, over the image that has been drawn, at full resolution or smaller."""
     height, width = pair(geometry.patch_size)
+    across, down = _to_drawn(ax, geometry)
     for top, left in geometry.top_left(index[None])[0].tolist():
-        ax.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, color=color, linewidth=linewidth))
+        corner, size = (across(left), down(top)), (across(left + width) - across(left), down(top + height) - down(top))
+        ax.add_patch(Rectangle(corner, *size, fill=False, color=color, linewidth=linewidth))
+
+
+def _to_drawn(ax: Axes, geometry: PatchGeometry) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """From columns and from rows of the image, in pixel edges, to the axes, where the first picture drawn shows all of it."""
+    height, width = geometry.image_size
+    left, right, bottom, top = ax.images[0].get_extent() if ax.images else (-0.5, width - 0.5, height - 0.5, -0.5)
+    return lambda x: left + x * (right - left) / width, lambda y: top + y * (bottom - top) / height
 
 
 def show_patches(

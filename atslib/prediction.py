@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,31 +26,59 @@ class Prediction:
     """What a model answered, for each image and each look at it.
 
     Attributes:
-        looks: the logits of each look, ``(images, looks, classes)``.
+        looks: the logits of each look, ``(images, looks, outputs)``.
+        answer: what logits ``(…, outputs)`` say, as the loss reads them: ``torch.sigmoid`` of several labels an image, say. None:
+            one of several classes, whose probabilities are the softmax; of a single output, the number itself.
     """
 
-    looks: Float[Tensor, "n looks classes"]
+    looks: Float[Tensor, "n looks outputs"]
+    answer: Callable[[Tensor], Tensor] | None = None
 
     @property
-    def logits(self) -> Float[Tensor, "n classes"]:
+    def logits(self) -> Float[Tensor, "n outputs"]:
         """Mean over the looks. With a linear classifier each look is unbiased for the full model's logits (eq. 1); so is this."""
         return self.looks.mean(1)
 
     @property
+    def answers(self) -> Shaped[Tensor, "n *answer"]:
+        """What :attr:`logits` say: :attr:`answer` of them, else :attr:`probabilities`, or of a single output the number."""
+        return self._read(self.logits)
+
+    @property
+    def spread(self) -> Float[Tensor, "n *answer"]:
+        """Standard deviation of the :attr:`answers` from one look to another, n − 1 in the denominator; NaN with one look.
+
+        It says how much is the luck of the draw, not whether the model is right.
+        """
+        n, looks = self.looks.shape[:2]
+        each = self._read(self.looks.flatten(0, 1)).unflatten(0, (n, looks)).float()
+        return each.std(1) if looks > 1 else torch.full_like(each[:, 0], torch.nan)
+
+    @property
     def probabilities(self) -> Float[Tensor, "n classes"]:
-        """Of each class, the softmax of :attr:`logits`."""
+        """Of each class, the softmax of :attr:`logits`.
+
+        Raises:
+            ValueError: outputs that are no classes: a single one, or an ``answer`` that was given.
+        """
+        self._check_classes("probabilities")
         return self.logits.softmax(1)
 
     @property
-    def spread(self) -> Float[Tensor, "n classes"]:
-        """Standard deviation of a class's probability from one look to another, n − 1 in the denominator; NaN with one look."""
-        probabilities = self.looks.softmax(2)
-        return probabilities.std(1) if probabilities.shape[1] > 1 else torch.full_like(probabilities[:, 0], torch.nan)
-
-    @property
     def predicted(self) -> Int[Tensor, " n"]:
-        """The class with the largest of the mean logits."""
+        """The class with the largest of the mean logits; raises as :attr:`probabilities`."""
+        self._check_classes("predicted")
         return self.logits.argmax(1)
+
+    def _read(self, logits: Float[Tensor, "m outputs"]) -> Shaped[Tensor, "m *answer"]:
+        if self.answer is not None:
+            return self.answer(logits)
+        return logits.softmax(1) if logits.shape[1] > 1 else logits
+
+    def _check_classes(self, what: str) -> None:
+        if self.answer is not None or self.looks.shape[2] == 1:
+            said = "a single output" if self.answer is None else "an answer of the caller's"
+            raise ValueError(f"{what} of {said}: expected the outputs of classes; answers and spread are there for any outputs")
 
 
 @torch.no_grad()
@@ -58,6 +88,8 @@ def predict(
     looks: int = 1,
     *,
     seed: int = 0,
+    answer: Callable[[Tensor], Tensor] | None = None,
+    exact: bool = False,
     bfloat16: bool = False,
     device: str | torch.device | None = None,
     workers: int = 0,
@@ -69,18 +101,22 @@ def predict(
     An image's draws depend on its place in ``images`` and the seed, not on the other images or on ``workers``.
 
     Args:
-        images: a set or list of images ``(C, H, W)``, or of pairs (image, label), of which the label is not looked at; images in
-            files as :class:`atslib.data.ImagePyramid`.
+        images: a set or list of images ``(C, H, W)``, or of pairs (image, label), of which the label is not looked at; paths of
+            image files (:func:`atslib.data.read_image`); large images in files as :class:`atslib.data.ImagePyramid`.
         looks: how often each image is looked at, with new draws each time.
         seed: of the draws.
+        answer: of :class:`Prediction`; where the model was trained with a ``loss`` of your own.
+        exact: ask the full model, :meth:`atslib.models.AttentionSampling.exact`, which looks everywhere, and once.
         bfloat16: compute in it, as :func:`atslib.training.train` does where it trains in it.
         device: where to; the model's own if none is given. The model is not moved.
         workers: processes that read images ahead.
-        options: for the model's call, ``n_patches=50``, say.
+        options: for the model's call, ``n_patches=50``, say, or that of ``exact``, ``chunk=100``.
 
     Raises:
-        ValueError: no image, or a loader in place of a set; looks that are no whole number above 0; what the model raises, with
-            the number of the image; an item that is no image.
+        ValueError: no image, a loader in place of a set, or one image; looks that are no whole number above 0, or several with
+            ``exact``; ``return_patches``, for which there is the model's own call; what the model raises, with the number of the
+            image; an item that is no image.
+        DataError: a file that is no image.
         TypeError: an option that neither this function nor the model's call has.
         FloatingPointError: logits with NaN or +inf, or all -inf.
 
@@ -93,7 +129,15 @@ def predict(
     """
     if looks != int(looks) or looks < 1:
         raise ValueError(f"looks={looks}: expected a whole number, at least 1")
+    if (isinstance(images, Tensor) and images.ndim == 3) or isinstance(images, str | os.PathLike):
+        raise ValueError("one image for predict: expected several, [image] for one")
+    if isinstance(images, ImageSource) and len(images) == 1:
+        images = [images]
     _check_set(images, "a set")
+    if exact and looks > 1:
+        raise ValueError(f"exact=True and looks={looks}: the full model draws nothing, and answers alike every time")
+    if options.get("return_patches"):
+        raise ValueError("return_patches for predict, which keeps logits only: call the model, model(image, return_patches=True)")
     if "generator" in options:
         raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
     device = _device_of(model) if device is None else torch.device(device)
@@ -101,7 +145,7 @@ def predict(
     # A model of one's own may have attention, and a call that does not take it.
     takes = inspect.signature(model.forward).parameters.keys() - options.keys()
     attends_once = looks > 1 and isinstance(model, AttentionSampling) and {"low", "log_attention"} <= takes
-    check_options(model, options, "predict")
+    check_options(model, options, "predict", exact)
     loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
@@ -112,14 +156,15 @@ def predict(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     # View and attention are the same in every look.
                     attended = dict(zip(("low", "log_attention"), model.attend(image), strict=True)) if attends_once else {}
-                    every = [model(image, generator=draws, **attended, **options).logits[0].float() for _ in range(int(looks))]
+                    call = model.exact if exact else partial(model, generator=draws, **attended)
+                    every = [call(image, **options).logits[0].float() for _ in range(int(looks))]
             except ValueError as error:
                 raise ValueError(f"image {number}: {error}") from error
             answers.append(torch.stack(every).cpu())
             most = answers[-1].amax(1)  # NaN would be counted as an answer, of the class that comes first; a class may be -inf
             if not most.isfinite().all():
                 raise FloatingPointError(f"image {number}: logits that are not finite")
-    return Prediction(torch.stack(answers))
+    return Prediction(torch.stack(answers), answer)
 
 
 class _Unlabelled(Dataset):
@@ -133,9 +178,14 @@ class _Unlabelled(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"] | ImageSource, int]:
         item = self.images[number]
+        if isinstance(item, str | os.PathLike):
+            from atslib.data import read_image  # needs Pillow, which images that are tensors do not
+
+            return read_image(item), 0
         image = item[0] if isinstance(item, tuple | list) and item else item
         if not isinstance(image, Tensor | ImageSource | np.ndarray):
-            raise ValueError(f"image {number} is a {type(image).__name__}: expected a tensor (C, H, W), or it and a label")
+            said = f"image {number} is a {type(image).__name__}"
+            raise ValueError(f"{said}: expected a tensor (C, H, W), it and a label, or the path of a file")
         if not isinstance(image, ImageSource) and image.ndim > 3:
             raise ValueError(f"image {number} of shape {tuple(image.shape)}: expected (C, H, W), one image an item")
         return image, 0

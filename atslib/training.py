@@ -15,7 +15,8 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -212,16 +213,18 @@ def train(
         max_seconds: stop after the first step that ends later than this.
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
-            epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out.
+            epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out; of a function also
+            numbers and words that are its defaults or its closure's. Other things that it looks up a checkpoint does not know.
         loss: in place of the cross-entropy, where images have several labels or a number is to be predicted: called with the
             logits ``(B, outputs)`` in float32 and the labels ``(B, …)`` on the device, returns a number for each image
             ``(B,)``; in a test it is called once, with all images'. Labels then may be numbers or arrays of one shape: integers
-            come as int64, all others as float32. The entropy is rewarded as before. Its ``repr`` counts as a setting, too.
+            come as int64, all others as float32. The entropy is rewarded as before. It counts as a setting as
+            ``augment`` does. (Of a single output take ``logits[:, 0]``: ``(B, 1)`` less ``(B,)`` would be ``(B, B)``.)
         error: called as ``loss`` is; what is reported as the error of each image. None: whether the largest logit is another
             class's, and nothing where ``loss`` is given.
         optimiser: makes another than Adam for the model, with weight decay, say, or a learning rate for each of several groups of
             parameters. Each group's rate then is that which the optimiser begins with, times what the schedule leaves of
-            ``settings.learning_rate``. Its ``repr`` counts as a setting, too.
+            ``settings.learning_rate``. What it makes counts as a setting: its kind, and the options of its groups.
         workers: processes that read images ahead, as many again for the test set; they stay until the training ends. Random
             numbers that the set itself draws in them are seeded by batch; without workers they are not. Those that depend on the
             image alone belong into ``augment``.
@@ -282,6 +285,8 @@ def train(
     what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
     given = dict(loss=loss, error=error, optimiser=optimiser)
     what |= {name: _named(function) for name, function in given.items() if function is not None}
+    if optimiser is not None:
+        what |= dict(optimiser_settings=_settings_of(made))
     if frozen_weights := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
         what |= dict(frozen=hashlib.sha256(" ".join(frozen_weights).encode()).hexdigest()[:8])
     if isinstance(train_set, LabelledImages):
@@ -292,7 +297,7 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         # What an epoch does depends on how many will follow only where the learning rate does.
         free = () if settings.schedule == "cosine" else ("epochs",)
-        position = load_checkpoint(checkpoint, model, made, what, free, newer=("labels",))
+        position = load_checkpoint(checkpoint, model, made, what, free, newer=("labels", "optimiser_settings"))
         begun = len(position["curve"]) + (position["step"] > 0)
         if begun > settings.epochs:
             raise ValueError(f"{checkpoint} is in epoch {begun} already, settings ask for {settings.epochs} epochs")
@@ -328,6 +333,7 @@ def train(
     known = False  # that the labels are classes of the model
     attends = any("entropy" in entry for entry in curve) or sums[2] > 0  # whether the model has attention
     frozen = [module for module in model.modules() if not module.training] if model.training else []
+    _warn_of_moving_statistics(model, frozen)
 
     with _StopSignals(listen=checkpoint is not None) as signals:
         for epoch in range(len(curve) + 1, settings.epochs + 1):
@@ -460,6 +466,7 @@ def evaluate(
     device: str | torch.device | None = None,
     loss: Measure | None = None,
     error: Measure | None = None,
+    exact: bool = False,
     workers: int = 0,
     progress: bool = True,
     processes: Processes | None = None,
@@ -476,9 +483,10 @@ def evaluate(
         bfloat16: compute in it, as :func:`train` does where it trains in it.
         device: where to; the model's own if none is given. The model is not moved.
         loss, error: in place of the cross-entropy, and of being wrong, as in :func:`train`.
+        exact: ask the full model, :meth:`atslib.models.AttentionSampling.exact`, which looks everywhere: for a few images.
         workers: processes that read images ahead.
         processes: share the images where there are several, and all get the answer.
-        options: for the model's call, ``n_patches=50``, say.
+        options: for the model's call, ``n_patches=50``, say, or that of ``exact``, ``chunk=100``.
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial,
@@ -489,7 +497,7 @@ def evaluate(
 
     Raises:
         ValueError: a set without images, or a loader in place of one; labels that are no class of the model; a ``loss`` or
-            ``error`` that returns anything but a number for each image; what the model raises.
+            ``error`` that returns anything but a number for each image; ``exact`` of a model without; what the model raises.
         FloatingPointError: logits that are not finite.
     """
     group = processes or Processes(_device_of(model) if device is None else device)
@@ -497,10 +505,17 @@ def evaluate(
     _check_set(dataset, "a data set")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    check_options(model, options, "evaluate")
+    check_options(model, options, "evaluate", exact)
     loader = Loader(dataset, device, workers=workers, any_label=loss is not None)
     return _evaluate(
-        *(model, loader, batch_size, group), seed=seed, bfloat16=bfloat16, loss=loss, error=error, progress=progress, **options
+        *(model, loader, batch_size, group),
+        seed=seed,
+        bfloat16=bfloat16,
+        loss=loss,
+        error=error,
+        exact=exact,
+        progress=progress,
+        **options,
     )
 
 
@@ -514,6 +529,7 @@ def _evaluate(
     bfloat16: bool = False,
     loss: Measure | None = None,
     error: Measure | None = None,
+    exact: bool = False,
     progress: bool = True,
     **options,
 ) -> dict:
@@ -530,7 +546,7 @@ def _evaluate(
         for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
             with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 try:
-                    out = model(images, generator=draws, **options)
+                    out = model.exact(images, **options) if exact else model(images, generator=draws, **options)
                 except ValueError:
                     _refuse_pixels(images, numbers)
                     raise
@@ -591,9 +607,54 @@ def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters(), torch.empty(0)).device
 
 
-def _named(augment: Callable | None) -> str | None:
-    """What a checkpoint says of an augmentation: its ``repr``, without a function's address, which no other process shares."""
-    return None if augment is None else re.sub(r" at 0x\w+", "", repr(augment))
+def _named(function: Callable | None) -> str | None:
+    """What a checkpoint says of an augmentation or a loss.
+
+    Its ``repr``, without a function's address, which no other process shares; of a function also the numbers and words that it
+    has as defaults, or has taken from where it was made.
+    """
+    if function is None:
+        return None
+    text = re.sub(r" at 0x\w+", "", repr(function))
+    if not inspect.isfunction(function):
+        return text
+    holds = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # a name that has no value yet
+            holds[name] = cell.cell_contents
+    holds = {name: value for name, value in holds.items() if isinstance(value, str | int | float | complex | tuple | None)}
+    return text + (f" with {re.sub(r' at 0x[0-9a-f]+', '', repr(holds))}" if holds else "")
+
+
+# Of an optimiser's group: the parameters, and how the same step is computed.
+_NO_SETTINGS = ("params", "foreach", "fused", "capturable", "differentiable")
+
+
+def _settings_of(optimiser: torch.optim.Optimizer) -> str:
+    """Kind of an optimiser, and of each of its groups all but the parameters, in words."""
+    groups = []
+    for group in optimiser.param_groups:
+        kept = {key: value for key, value in group.items() if key not in _NO_SETTINGS}
+        options = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in kept.items()}
+        groups.append(", ".join(f"{key} {value}" for key, value in options.items()))
+    return f"{type(optimiser).__name__}: {'; '.join(groups)}"
+
+
+def _warn_of_moving_statistics(model: nn.Module, frozen: Collection[nn.Module]) -> None:
+    """Of batch normalisation whose weights are frozen, and which is in training mode all the same."""
+    evaluated = set(frozen)
+    moving = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module not in evaluated and module.track_running_stats
+        if module.affine and not any(parameter.requires_grad for parameter in module.parameters())
+    ]
+    if moving:
+        warnings.warn(
+            f"batch normalisation with frozen weights ({moving[0]}) in training mode: its mean and variance go on moving; to "
+            "keep them, call model.train() and then eval() of the frozen part, before training",
+            stacklevel=3,
+        )
 
 
 def _check_set(dataset: Dataset, what: str) -> None:
@@ -625,13 +686,16 @@ def _check_output(model: nn.Module, out: object) -> None:
         )
 
 
-def check_options(model: nn.Module, options: dict, function: str) -> None:
-    """Raise a TypeError for a word that neither a function nor the model's call knows."""
-    accepted = inspect.signature(model.forward).parameters
+def check_options(model: nn.Module, options: dict, function: str, exact: bool = False) -> None:
+    """Raise a TypeError for a word that neither a function nor the model's call (or that of ``exact``) knows."""
+    if exact and not hasattr(model, "exact"):
+        raise ValueError(f"exact=True for a {type(model).__name__}: it has no method exact, and draws nothing")
+    accepted = inspect.signature(model.exact if exact else model.forward).parameters
     unknown = [name for name in options if name not in accepted]
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         hint = "; it is called workers here" if unknown[0] == "num_workers" else ""
-        raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {type(model).__name__}.forward() has none{hint}")
+        called = f"{type(model).__name__}.{'exact' if exact else 'forward'}()"
+        raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {called} has none{hint}")
 
 
 def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, stacklevel: int = 3) -> None:

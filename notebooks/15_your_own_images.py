@@ -209,6 +209,9 @@ torch.manual_seed(0)
 model = build_model()
 
 # %% [markdown]
+# A feature network that was trained before may stay as it is, at first or for good: `model.features.requires_grad_(False)`, then `model.train()`, then `model.features.eval()`, in this order, before `train`, which leaves in evaluation mode
+# what is in it. Without the last, batch normalisation would go on adapting its mean and variance. To train it later, more slowly than the rest, give `train` an `optimiser` with two groups of parameters.
+#
 # The wrapper is a *prior*: what is worth a first look ([chapter 7](07_entropy_and_exploration.ipynb)). `local_contrast` says, a place that differs from its surroundings, which is true of many problems. If you know better what to look for, a
 # colour, say, write that instead; it is a function of the view ([chapter 10](10_speed_limits.ipynb) has one for red). Its power $p$ says how firmly it is held: an untrained model draws a place in proportion to
 # $(\epsilon + s)^p$, with $s$ the saliency there. Cloth has a texture, which has some contrast everywhere, and the fourth power keeps thousands of weak places from outvoting five strong ones. The price is that what this saliency misses is hardly ever
@@ -345,7 +348,7 @@ optimiser.step()
 # ## Look again
 #
 # The same image as above, after training, with the same random numbers. In the cloth drawn here the patches and the map have hardly changed: the prior had found the specks, and which of them matters
-# can hardly be seen in the view. What has been learned is in the features. (To see the map on the image itself: `plots.overlay_attention(ax, image, geometry, out.log_attention[0])`, with the geometry from `look`.)
+# can hardly be seen in the view. What has been learned is in the features. (To see the map on the image itself: `plots.overlay_attention(ax, image, geometry, out.log_attention[0])`, with the geometry from `look`; the image may be a smaller view of the whole, or an `ImagePyramid`. `model.top_left(image[None], out)` has the corners of the patches.)
 
 # %% mystnb={"image": {"alt": "Left, the test image with eight patches around the specks. Right, the attention map with bright spots at the specks and little elsewhere."}}
 after = look(model, image)
@@ -353,7 +356,7 @@ after = look(model, image)
 # %% [markdown]
 # ### Which patch decides?
 #
-# Systematic draws have equal weights, and the classifier is linear. The answer is then the mean of what it would say about each patch by itself, and each
+# Systematic draws have equal weights, and the classifier is linear. The answer is then the mean of what it would say about each patch by itself (with other estimators the mean with `model.estimator.weights(out.log_attention, out.index)`), and each
 # patch can be asked how much it speaks for one class, here the last, *torn*, against the others:
 
 # %% mystnb={"image": {"alt": "The eight patches, sorted by their score for torn cloth; that or those with the ring come first, with a higher score than the dots."}}
@@ -439,7 +442,7 @@ Markdown(
 # ## Labels that are no classes
 #
 # How many of the specks are holes? Give `train` and `evaluate` a `loss` of logits and labels, and an `error` to be reported; both return one number for each image. Labels then
-# may be numbers or arrays, and `any_label=True` keeps such in memory. (For several yes-or-no labels an image, the loss is
+# may be numbers or arrays, and `any_label=True` lets `ImageFiles` have such and `InMemory` keep them. (For several yes-or-no labels an image, the loss is
 # `F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(1)`.)
 #
 # The network trained above tells a hole from lint already. If its attention is even over the specks, the mean of its features over the patches goes in proportion to the number of
@@ -527,7 +530,7 @@ Markdown(text)
 # %% [markdown]
 # ## Keep it, and use it
 #
-# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale, fill and estimator are not among them and come from the code that builds the model: weights fit a model of another scale without complaint, and answer worse. `torch.export` takes the
+# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale, fill and estimator are not among them and come from the code that builds the model: weights fit a model of another scale without complaint, and answer worse. Those of a checkpoint that `train(checkpoint=…)` has written come back by `atslib.checkpoints.load_weights(file, model)`. `torch.export` takes the
 # attention network, the features and the classifier, each by itself; the draw between them stays in Python.
 
 # %%
@@ -546,11 +549,10 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 
 # %% [markdown]
 # A new image need not be padded, for it comes alone. Each answer is that of one draw, and another draw may say something else. Ask several times: the mean is a better answer, and the range tells how much luck there was in one. View and
-# attention are computed once an image, so that ten looks at 8 patches cost about as much as one at 80. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images.
+# attention are computed once an image, so that ten looks at 8 patches cost about as much as one at 80. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images. Where the outputs are no classes, say how they are to be read: `answer=torch.sigmoid` for several labels an image; a single output is the number itself. `answers` and `spread` then are in these terms. With `exact=True`, `predict` and `evaluate` ask the full model, which looks everywhere.
 
 # %%
-# (3, h, w) each; for many, a data set that reads them one by one
-new = [read_image(file) for file in test_files.files]
+new = test_files.files  # paths; tensors (3, h, w) and data sets will do as well
 found = predict(again, new, looks=10, progress=False)
 closer = predict(again, new, n_patches=32, progress=False)
 

@@ -27,6 +27,7 @@ from atslib.data.mnist import full_mnist
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
 from atslib.experiments import speed_limits as experiment
 from atslib.experiments.records import array_digest
+from atslib.loading import InMemory
 from atslib.networks import SaliencyPrior
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
@@ -950,3 +951,18 @@ def test_what_is_wrong_with_the_colon_set_is_named(colon, monkeypatch):
     assert "img1_epithelial.mat: a nucleus outside the image, between 3 and 17" in colon_cancer.problems(colon)[0]
     assert SETS["colon_cancer"].state(colon.parents[1]) == "complete"
     assert SETS["colon_cancer"].state(colon.parents[1], thorough=True).startswith("incomplete: ")
+
+
+def test_files_with_labels_that_are_no_classes(tmp_path):
+    for k in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{k}.png")
+    files = sorted(tmp_path.iterdir())
+    counts, several = [0.5, 2, 1], [[1, 0], [0, 0], [1, 1]]
+    assert [ImageFiles(files, counts, any_label=True)[k][1].item() for k in range(3)] == counts
+    labelled = ImageFiles(files, several, any_label=True)
+    assert labelled.labels.dtype == torch.int64 and [label.tolist() for _, label in labelled] == several
+    assert InMemory(labelled, any_label=True).labels.tolist() == several
+    with pytest.raises(ValueError, match=r"expected one label a file \(several numbers an image: any_label=True\)"):
+        ImageFiles(files, several)
+    with pytest.raises(ValueError, match="whole numbers, positions in classes; for a loss of your own, any_label=True"):
+        ImageFiles(files, counts)

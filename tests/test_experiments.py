@@ -685,3 +685,8 @@ def test_a_record_with_nothing_in_it_is_named_and_left_alone(tiny, tmp_path, dam
     path.write_text(json.dumps(json.loads(path.read_text()) | damaged))
     with pytest.warns(UserWarning, match="is no record .*; skipped"):
         assert len(load_records(tmp_path / "runs")) == 0
+
+
+def test_an_experiment_of_ones_own_is_none_of_the_papers():
+    with pytest.raises(ValueError, match="experiment 'mine': expected one of the paper's, megapixel_mnist"):
+        Run("mine").build()

@@ -1023,3 +1023,13 @@ def test_an_image_that_fits_no_network_is_named_where_attention_is_given_too(ima
     low, log_attention = model.attend(torch.rand(2 if image.ndim == 4 else 1, 1, 16, 24))
     with pytest.raises(ValueError, match=message):
         model(image, low, log_attention=log_attention)
+
+
+def test_where_the_patches_were(monkeypatch):
+    model = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 10), 50, 3)
+    image = torch.randint(0, 256, (2, 1, 300, 400), dtype=torch.uint8)
+    for low in (None, torch.rand(2, 1, 60, 80)):
+        out = model(image, low, return_patches=True)
+        assert torch.equal(extract_patches(image, model.top_left(image, out, low), 50), out.patches)
+    with pytest.raises(ValueError, match="an output without locations"):
+        model.top_left(image, model.eval().exact(image[..., :60, :60]))

@@ -11,6 +11,7 @@ from atslib.estimators import ESTIMATORS, entropy
 from atslib.models import AttentionSampling, DeepMIL
 from atslib.nested import NestedSampling
 from atslib.networks import AttentionNetwork, Classifier, MegapixelMNISTAttention, MILAttention, UnitNorm
+from atslib.patches import extract_patches
 from atslib.profiling import peak_memory
 from atslib.training import attention_loss
 
@@ -246,3 +247,16 @@ def test_settings_of_a_nested_model_by_their_own_names():
     assert model.n_patches == 3 and model(torch.rand(1, 1, 16, 24, dtype=torch.float64)).index.shape[1] == 3
     model.share_equal = False
     assert model.within.share_equal is False and not model.shares_equal_on("cpu")
+
+
+def test_where_the_patches_in_the_regions_were():
+    model, image = small_nested(), torch.rand(2, 1, 16, 24, dtype=torch.float64)
+    out = model(image, return_patches=True)
+    regions, patches = model.top_left(image, out), model.within_top_left(image, out)
+    assert torch.equal(extract_patches(image, regions, 12), out.patches)
+    seen = out.within.patches.unflatten(0, (2, 2))
+    for b, m, n in itertools.product(range(2), repeat=3):
+        row, column = (patches[b, m, n] - regions[b, m]).tolist()
+        inside = 0 <= row <= 6 and 0 <= column <= 6
+        if inside:  # a patch over the border of its region has not seen what lies beyond
+            assert torch.equal(extract_patches(image, patches[b, m, n][None, None].expand(2, 1, 2), 6)[b, 0], seen[b, m, n])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from atslib import plots
+from atslib.data import ImagePyramid
 from atslib.patches import PatchGeometry
 
 
@@ -136,3 +138,24 @@ def test_plots_need_no_ipython():
     """But for tables: a training machine has matplotlib, and no notebook."""
     code = "import sys; sys.modules['IPython'] = None; import atslib.plots"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["view", "file"])
+def test_attention_and_patches_over_a_smaller_view(ax, kind):
+    """At the same place of the picture, whatever its resolution."""
+    geometry = PatchGeometry((80, 120), (20, 30), (6, 9), 16, stride=3, padding=0, receptive_field=5)
+    log_attention = torch.full((6, 9), -3.0)
+    plots.overlay_attention(ax, torch.zeros(3, 80, 120), geometry, log_attention)
+    plots.outline_patches(ax, geometry, torch.tensor([20]))
+    smaller, factor = (torch.zeros(3, 20, 30), 4) if kind == "view" else (ImagePyramid([np.zeros((80, 120, 3), np.uint8)]), 1)
+    _, other = plt.subplots()
+    plots.overlay_attention(other, smaller, geometry, log_attention)
+    plots.outline_patches(other, geometry, torch.tensor([20]))
+    edges, scaled = (np.array(axes.images[1].get_extent()) + 0.5 for axes in (ax, other))
+    assert scaled * factor == pytest.approx(edges)
+    assert other.get_xlim() == (-0.5, 120 / factor - 0.5)
+    (one,), (same,) = ax.patches, other.patches
+    assert [(same.get_x() + 0.5) * factor, (same.get_y() + 0.5) * factor] == pytest.approx([one.get_x() + 0.5, one.get_y() + 0.5])
+    assert [same.get_width() * factor, same.get_height() * factor] == pytest.approx([16, 16])
+    with pytest.raises(ValueError, match="the aspects differ"):
+        plots.overlay_attention(other, torch.zeros(3, 20, 20), geometry, log_attention)

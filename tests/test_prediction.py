@@ -1,11 +1,15 @@
 """Answers about images without labels: one by one the same as all together, several looks, images that do not fit."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from atslib import AttentionSampling, DownsampledCNN
+from atslib.data import read_image
 from atslib.loading import seed_for
 from atslib.models import Output
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, ResNet8
@@ -162,3 +166,63 @@ def test_a_model_with_a_call_of_its_own_is_asked_as_it_is():
 def test_a_batch_in_the_place_of_an_image_is_named():
     with pytest.raises(ValueError, match=r"image 1 of shape \(1, 1, 60, 80\): expected \(C, H, W\), one image an item"):
         predict(model(), [images()[0], images()[0][None]], progress=False)
+
+
+def test_numbers_and_several_labels_are_read_as_they_are_meant():
+    numbers = Prediction(torch.tensor([[[0.0], [5.0], [10.0]]]))
+    assert numbers.answers.tolist() == [[5]] and numbers.spread.tolist() == [[5]]
+    several = Prediction(torch.tensor([[[-3.0, 2.0], [-1.0, 2.0]]]), torch.sigmoid)
+    torch.testing.assert_close(several.answers, torch.tensor([[-2.0, 2.0]]).sigmoid())
+    torch.testing.assert_close(several.spread[0, 0], torch.tensor([-3.0, -1.0]).sigmoid().std())
+    classes = Prediction(torch.tensor([[[0.0, 2.0]]]))
+    torch.testing.assert_close(classes.answers, classes.probabilities)
+    for found, said in ((numbers, "a single output"), (several, "an answer of the caller's")):
+        for what in ("probabilities", "predicted"):
+            with pytest.raises(ValueError, match=f"{what} of {said}: expected the outputs of classes"):
+                getattr(found, what)
+    assert predict(model(), images(1), answer=torch.sigmoid, progress=False).answer is torch.sigmoid
+
+
+def test_files_are_read():
+    Image = pytest.importorskip("PIL.Image")
+
+    class Named(Dataset):
+        """A set of the same files."""
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            return str(files[number])
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{k}.png") for k in range(2)]
+        for k, file in enumerate(files):
+            Image.new("RGB", (80, 60 + 8 * k), (40 * k, 90, 10)).save(file)
+        torch.manual_seed(0)
+        attention = AttentionNetwork(nn.Conv2d(3, 1, 3, padding=1))
+        features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        trained = AttentionSampling(attention, features, Classifier(8, 3), patch_size=20, n_patches=3, scale=0.25)
+        expected = predict(trained, [read_image(file) for file in files], progress=False).looks
+        assert torch.equal(predict(trained, files, progress=False).looks, expected)
+        assert torch.equal(predict(trained, Named(), progress=False).looks, expected)
+
+
+def test_the_full_model_answers_once():
+    trained, pictures = model(), images(2)
+    found = predict(trained, pictures, exact=True, chunk=50, progress=False)
+    expected = torch.cat([trained.eval().exact(image[None]).logits for image in pictures]).detach()
+    torch.testing.assert_close(found.logits, expected)
+    with pytest.raises(ValueError, match="the full model draws nothing"):
+        predict(trained, pictures, looks=2, exact=True, progress=False)
+    with pytest.raises(TypeError, match=r"no argument 'n_patches', and AttentionSampling\.exact\(\) has none"):
+        predict(trained, pictures, exact=True, n_patches=3, progress=False)
+    with pytest.raises(ValueError, match="exact=True for a DownsampledCNN: it has no method exact"):
+        predict(DownsampledCNN(nn.Flatten(), nn.Identity()), pictures, exact=True, progress=False)
+
+
+def test_what_predict_does_not_take_is_named():
+    with pytest.raises(ValueError, match=r"one image for predict: expected several, \[image\]"):
+        predict(model(), images(1)[0], progress=False)
+    with pytest.raises(ValueError, match="return_patches for predict, which keeps logits only"):
+        predict(model(), images(1), return_patches=True, progress=False)

@@ -611,3 +611,22 @@ def test_a_shape_that_looks_like_channels_first_has_to_be_said():
     assert ImagePyramid([channels_first], channels_first=True).shape == (1, 3, 50, 60)
     assert ImagePyramid([channels_first], channels_first=False).shape == (1, 60, 3, 50)
     assert ImagePyramid([channels_first.movedim(0, -1)]).shape == (1, 3, 50, 60)
+
+
+def test_tiles_that_a_file_lacks_have_the_value_that_is_named(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[32:, 32:64] = 100
+    path = tmp_path / "sparse.tif"
+    tifffile.imwrite(path, pixels, tile=(32, 32), photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for code in (324, 325):  # offsets and byte counts: all tiles but one are taken away
+            tag = file.pages[0].tags[code]
+            tag.overwrite([value if number == 4 else 0 for number, value in enumerate(tag.value)])
+    with pytest.warns(UserWarning, match=r"sparse\.tif: 5 tiles are not in the file and are read as 0; name what stands"):
+        black = ImagePyramid.open(path)
+    assert downsample(black, (2, 3))[0, 0].mul(255).round().tolist() == [[0, 0, 0], [0, 100, 0]]
+    white = ImagePyramid.open(path, missing=240)
+    for image in (white, pickle.loads(pickle.dumps(white))):
+        assert downsample(image, (2, 3))[0, 0].mul(255).round().tolist() == [[240, 240, 240], [240, 100, 240]]
+        assert extract_patches(image, torch.tensor([[[31, 31]]]), 2)[0, 0, 0].tolist() == [[240, 240], [240, 100]]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import warnings
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -11,7 +12,7 @@ import torch
 from test_training import SETTINGS, Dropping, data, model, weights, without_times
 from torch import nn
 
-from atslib.checkpoints import load_checkpoint, save_checkpoint, whole
+from atslib.checkpoints import load_checkpoint, load_weights, save_checkpoint, whole
 from atslib.loading import InMemory, Loader
 from atslib.models import Output
 from atslib.training import Settings, evaluate, train
@@ -266,3 +267,71 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
         os.utime(path, (0, 0))
     save_checkpoint(tmp_path / "c.pt", layer, torch.optim.SGD(layer.parameters()), {}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "c.pt.2.part", "d.pt.1.part"]
+
+
+def weighted(weight, kind="closure"):
+    """A loss that has its weight from where it was made, or as a default."""
+
+    def closure(logits, labels):
+        return weight * nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    def default(logits, labels, weight=weight):
+        return weight * nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    return dict(closure=closure, default=default)[kind]
+
+
+@pytest.mark.parametrize("kind", ["closure", "default"])
+def test_a_loss_with_another_number_in_it_is_refused(tmp_path, kind):
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), loss=weighted(2, kind), **options)
+    with pytest.raises(ValueError, match=r"other settings .*loss was .*2.*, is .*3"):
+        train(model(), data(), None, ONE_MORE, loss=weighted(3, kind), **options)
+    assert len(train(model(), data(), None, ONE_MORE, loss=weighted(2, kind), **options)) == 2
+
+
+@pytest.mark.parametrize("changed", [dict(lr=1e-1), dict(weight_decay=5.0)])
+def test_an_optimiser_with_other_options_is_refused(tmp_path, changed):
+    same, options = dict(lr=1e-3, weight_decay=0.01), dict(checkpoint=tmp_path / "run.pt", progress=False)
+
+    def adam(how):
+        return lambda trained: torch.optim.AdamW(trained.parameters(), **how)
+
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), optimiser=adam(same), **options)
+    with pytest.raises(ValueError, match=rf"other settings \(optimiser_settings was 'AdamW: .*{next(iter(changed))}"):
+        train(model(), data(), None, ONE_MORE, optimiser=adam(same | changed), **options)
+    state = torch.load(options["checkpoint"], weights_only=True)
+    del state["settings"]["optimiser_settings"]  # as before it was kept
+    torch.save(state, options["checkpoint"])
+    assert len(train(model(), data(), None, ONE_MORE, optimiser=adam(same), **options)) == 2
+
+
+def test_weights_of_a_checkpoint_alone(begun, tmp_path):
+    trained, other = model(seed=1), model(seed=2)
+    train(trained, InMemory(data()), None, replace(ONE_MORE, epochs=1), **begun)
+    load_weights(begun["checkpoint"], other)
+    assert torch.equal(weights(trained), weights(other))
+    (tmp_path / "none.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"none\.pt is no checkpoint"):
+        load_weights(tmp_path / "none.pt", other)
+
+
+def test_batch_normalisation_that_is_half_frozen_is_warned_of():
+    def network():
+        torch.manual_seed(0)
+        made = model()
+        made.features = nn.Sequential(nn.BatchNorm2d(1), made.features)
+        made.features.requires_grad_(False)
+        return made
+
+    moving = network()
+    with pytest.warns(UserWarning, match=r"batch normalisation with frozen weights \(features\.0\) in training mode"):
+        train(moving, data(), None, replace(ONE_MORE, epochs=1), progress=False)
+    assert moving.features[0].running_mean != 0
+    kept = network()
+    kept.train()
+    kept.features.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(kept, data(), None, replace(ONE_MORE, epochs=1), progress=False)
+    assert kept.features[0].running_mean == 0

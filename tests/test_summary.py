@@ -11,6 +11,7 @@ from scipy import stats
 from atslib.experiments.summary import (
     balanced_error,
     balanced_sign_test,
+    least_p,
     mean_and_stderr,
     method_name,
     permutation_test,
@@ -206,3 +207,21 @@ def test_trend_counts_ties_exactly():
 def test_no_table_has_no_trend(values):
     with pytest.raises(ValueError, match="two to eight columns"):
         trend_test(values)
+
+
+def test_masks_say_which_answers_are_wrong():
+    generator = np.random.default_rng(0)
+    masks, labels = generator.random((2, 30)) < 0.4, generator.integers(0, 2, 30)
+    numbers = [np.flatnonzero(mask).tolist() for mask in masks]
+    assert sign_test(*masks) == sign_test(*masks.tolist()) == sign_test(*numbers)
+    assert balanced_sign_test(*masks, labels) == balanced_sign_test(*numbers, labels)
+    assert sign_test([False] * 11, [True] * 11) == pytest.approx(2 / 2**11)
+    assert sign_test([], [3]) == 1
+    for other in (masks[1][:20], numbers[1]):
+        with pytest.raises(ValueError, match="expected the numbers of the images, or masks over the same images"):
+            sign_test(masks[0], other)
+
+
+@pytest.mark.parametrize(("n_a", "n_b", "paired"), [(3, 3, False), (2, 4, False), (4, 4, True)])
+def test_the_least_p_is_that_of_the_largest_difference(n_a, n_b, paired):
+    assert least_p(n_a, n_b, paired) == pytest.approx(permutation_test([0.0] * n_a, [1.0] * n_b, paired))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from atslib.loading import LabelledImages
+from atslib.loading import LabelledImages, as_numbers
 
 # What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
 _DAMAGED_EXIF = (KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError, struct.error)
@@ -220,7 +220,7 @@ class ImageFiles(LabelledImages):
 
     Args:
         files: one image file each.
-        labels: of the images, positions in ``classes``.
+        labels: of the images, positions in ``classes``; or with ``any_label`` numbers or arrays of one shape, ``(N, …)``.
         classes: their names; unless given, those of the subclass, and without any the labels as words.
         cache: a folder for decoded images, written on first use and mapped into memory from then on; all workers and
             later runs share it. It takes three bytes a pixel, or what ``read`` returns. None decodes every time. It does not know
@@ -228,11 +228,14 @@ class ImageFiles(LabelledImages):
         read: from a path to the image ``(C, H, W)``, uint8, or floating point as the networks shall see it; for images of more
             channels or bits, or of one size. A function with a name, not a lambda, where workers are started anew (macOS,
             Windows).
+        any_label: labels for a loss of your own (:func:`atslib.training.train`): several yes or no an image, a number. They are
+            kept as int64 if they are integers, else as float32.
 
     Subclasses may have:
         get: the command that gets the data set, for the message when a file is missing or damaged.
 
-    Items are ``(image, label)``: what ``read`` returns, else uint8 of shape ``(3, H, W)``, and an int.
+    Items are ``(image, label)``: what ``read`` returns, else uint8 of shape ``(3, H, W)``, and an int, or with ``any_label`` a
+    tensor.
 
     Raises:
         ValueError: not one label a file; labels that are no whole numbers or no positions in ``classes``.
@@ -249,20 +252,24 @@ class ImageFiles(LabelledImages):
         classes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
         read: Callable[[Path], Shaped[Tensor, "C H W"]] | None = None,
+        any_label: bool = False,
     ):
-        self.files = [Path(file) for file in files]
+        self.files, self.any_label = [Path(file) for file in files], any_label
         labels = np.asarray(labels)
-        if labels.shape != (len(self.files),):
-            raise ValueError(f"labels of shape {labels.shape} for {len(self.files)} files: expected one label a file")
-        if len(labels) and labels.dtype.kind not in "iub":
-            raise ValueError(f"labels of type {labels.dtype}: expected whole numbers, positions in classes")
-        self.labels = torch.tensor(labels, dtype=torch.int64)
-        most = int(self.labels.max()) if len(labels) else -1
+        if labels.shape[:1] != (len(self.files),) or (labels.ndim > 1 and not any_label):
+            hint = " (several numbers an image: any_label=True)" if labels.ndim > 1 else ""
+            raise ValueError(f"labels of shape {labels.shape} for {len(self.files)} files: expected one label a file{hint}")
+        if len(labels) and labels.dtype.kind not in ("iubf" if any_label else "iub"):
+            hint = "; for a loss of your own, any_label=True" if labels.dtype.kind == "f" else ""
+            expected = "numbers" if any_label else "whole numbers, positions in classes"
+            raise ValueError(f"labels of type {labels.dtype}: expected {expected}{hint}")
+        self.labels = as_numbers(torch.as_tensor(labels)) if any_label else torch.tensor(labels, dtype=torch.int64)
+        most = int(self.labels.max()) if len(labels) and not any_label else -1
         if classes is not None:
             self.classes = tuple(classes)
         elif not hasattr(self, "classes"):
             self.classes = tuple(str(label) for label in range(most + 1))
-        if len(labels) and not 0 <= self.labels.min() <= most < len(self.classes):
+        if len(labels) and not any_label and not 0 <= self.labels.min() <= most < len(self.classes):
             raise ValueError(
                 f"labels from {int(self.labels.min())} to {most} for {len(self.classes)} classes: expected positions in classes"
             )
@@ -310,8 +317,8 @@ class ImageFiles(LabelledImages):
         return cls(*zip(*files, strict=True), classes=names, cache=cache, read=read)
 
     def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"], int]:
-        path = self.files[number]
-        return (self._read(path) if self.cache is None else self._cached(path)), int(self.labels[number])
+        path, label = self.files[number], self.labels[number]
+        return (self._read(path) if self.cache is None else self._cached(path)), label if self.any_label else int(label)
 
     def digest(self) -> str:
         """A short digest of the image files' bytes, for records of runs."""

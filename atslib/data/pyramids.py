@@ -90,6 +90,7 @@ class ImagePyramid(ImageSource):
         self._view: Tensor | None = None  # the last one, (C, h, w)
         self._path: Path | None = None
         self._most: int | None = None  # levels of the file to take
+        self._missing: float | None = None  # value of its missing tiles
         self._finalizer: weakref.finalize | None = None
         self._process: int | None = os.getpid()
         self._shapes = [self._shape(level) for level in levels]
@@ -118,7 +119,14 @@ class ImagePyramid(ImageSource):
             raise ValueError(f"pixels of type {kind}, white={white}: expected {expected}")
 
     @classmethod
-    def open(cls, path: str | os.PathLike, *, levels: int | None = None, white: float | None = None) -> ImagePyramid:
+    def open(
+        cls,
+        path: str | os.PathLike,
+        *,
+        levels: int | None = None,
+        white: float | None = None,
+        missing: float | None = None,
+    ) -> ImagePyramid:
         """An image file: TIFF, best tiled, with its levels if it has some; a zarr array or OME-Zarr image; any whole slide that
         OpenSlide knows (MRXS, DICOM, …).
 
@@ -131,6 +139,9 @@ class ImagePyramid(ImageSource):
             levels: how many of the file's levels to use, from the finest; all unless given. With 1, views are made from all
                 pixels.
             white: as above.
+            missing: the value, in the file's own range, of tiles that a TIFF leaves out, often what was not scanned: 255 where
+                the ground is white. Unless given it is the file's own word for that, or 0, and there is a warning; a prior
+                that looks for what is dark would look there.
 
         Raises:
             DataError: a file that is missing, damaged, or of a kind that nothing installed reads; colours that are no RGB.
@@ -140,13 +151,19 @@ class ImagePyramid(ImageSource):
         if levels is not None and not (isinstance(levels, Integral) and levels >= 1):
             raise ValueError(f"levels={levels}: expected a whole number, at least 1, the finest")
         path = Path(path).expanduser()
-        opened = _open(path)
+        opened = _open(path, missing)
+        if opened.absent and missing is None:
+            warnings.warn(
+                f"{path}: {opened.absent} tiles are not in the file and are read as {opened.fill:g}; name what stands for them, "
+                "missing=255 for white",
+                stacklevel=2,
+            )
         try:
             pyramid = cls(opened.levels[:levels], channels_first=opened.channels_first, white=white)
         except ValueError:
             opened.close()
             raise
-        pyramid._path, pyramid._most = path.absolute(), levels
+        pyramid._path, pyramid._most, pyramid._missing = path.absolute(), levels, missing
         pyramid._finalizer = weakref.finalize(pyramid, _close_in, os.getpid(), opened.close)
         return pyramid
 
@@ -154,7 +171,7 @@ class ImagePyramid(ImageSource):
     def levels(self) -> tuple:
         """The arrays of the resolutions, the finest first."""
         if self._path is not None and self._process != os.getpid():  # two processes would share one position in the file
-            opened = _open(self._path)
+            opened = _open(self._path, self._missing)
             self._levels, self._process = tuple(opened.levels[: self._most]), os.getpid()
             self._finalizer = weakref.finalize(self, _close_in, os.getpid(), opened.close)
         return self._levels
@@ -228,7 +245,7 @@ class ImagePyramid(ImageSource):
         if self._path is None:
             levels = tuple(map(_Mapped.of, self._levels))
             return _restored, (type(self), self.__dict__ | dict(_process=None, _levels=levels))
-        return _reopened, (type(self), self._path, self._most, self.white, self._view)
+        return _reopened, (type(self), self._path, self._most, self.white, self._missing, self._view)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{height} × {width}" for _, height, width in self._shapes)
@@ -292,8 +309,12 @@ def _close_in(process: int, close: Callable[[], object]) -> None:
         close()
 
 
-def _reopened(kind: type, path: Path, levels: int | None, white: float | None, view: Tensor | None) -> ImagePyramid:
-    pyramid = kind.open(path, levels=levels, white=white)
+def _reopened(
+    kind: type, path: Path, levels: int | None, white: float | None, missing: float | None, view: Tensor | None
+) -> ImagePyramid:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when it was opened first
+        pyramid = kind.open(path, levels=levels, white=white, missing=missing)
     pyramid._view = view
     return pyramid
 
@@ -328,14 +349,16 @@ class _Mapped:
 
 @dataclass
 class _Opened:
-    """The levels of an image file, whether their channels come first, and how it is closed."""
+    """The levels of an image file, whether their channels come first, how it is closed, and what stands for tiles it lacks."""
 
     levels: list
     channels_first: bool
     close: Callable[[], object]
+    absent: int = 0
+    fill: float = 0
 
 
-def _open(path: Path) -> _Opened:
+def _open(path: Path, missing: float | None = None) -> _Opened:
     if path.is_dir():
         return _zarr_levels(path)
     try:
@@ -344,7 +367,7 @@ def _open(path: Path) -> _Opened:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; expected an image file") from error
     try:
-        return _tiff_levels(path) if start in _TIFF else _slide_levels(path)
+        return _tiff_levels(path, missing) if start in _TIFF else _slide_levels(path)
     except (DataError, ImportError):
         raise
     except Exception as error:  # each package has its own
@@ -354,7 +377,7 @@ def _open(path: Path) -> _Opened:
         ) from error
 
 
-def _tiff_levels(path: Path) -> _Opened:
+def _tiff_levels(path: Path, missing: float | None) -> _Opened:
     tifffile, zarr = _package("tifffile"), _package("zarr")
     file = tifffile.TiffFile(path)
     try:
@@ -367,12 +390,13 @@ def _tiff_levels(path: Path) -> _Opened:
         rgb_of = ("YCBCR",) if "JPEG" in page.compression.name else ()  # JPEG's own colours, which come decoded
         if page.photometric.name not in ("MINISBLACK", "RGB", *rgb_of):
             raise DataError(f"{path}: colours of the kind {page.photometric.name}: convert the file to RGB or grey")
-        arrays = [zarr.open(image.aszarr(level=level), mode="r") for level in range(len(image.levels))]
+        arrays = [zarr.open(image.aszarr(level=level, fillvalue=missing), mode="r") for level in range(len(image.levels))]
         planes = [_Plane(array, level.axes) for array, level in zip(arrays, image.levels, strict=True)]
     except Exception:
         file.close()
         raise
-    return _Opened(planes, planes[0].channels_first, file.close)
+    absent = sum(count == 0 for count in page.databytecounts)
+    return _Opened(planes, planes[0].channels_first, file.close, absent, float(page.nodata if missing is None else missing))
 
 
 def _zarr_levels(path: Path) -> _Opened:

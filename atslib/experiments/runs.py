@@ -87,6 +87,16 @@ class Run:
 
     @property
     def module(self) -> ModuleType:
+        """That of the experiment.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        if self.experiment not in EXPERIMENTS:
+            raise ValueError(
+                f"experiment {self.experiment!r}: expected one of the paper's, {', '.join(EXPERIMENTS)}; for others there are "
+                "atslib.training.train and evaluate"
+            )
         return EXPERIMENTS[self.experiment]
 
     @cached_property

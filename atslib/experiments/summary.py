@@ -137,15 +137,30 @@ def sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int]) -> float:
     Of the images that only one of them gets wrong, each is as likely to be the one's as the other's: a fair coin.
 
     Args:
-        wrong_a, wrong_b: numbers of the images answered wrongly, ``final["wrong"]`` of a record.
+        wrong_a, wrong_b: numbers of the images answered wrongly, ``final["wrong"]`` of a record; or, of each image, whether it
+            was, ``found["predicted"] != found["labels"]`` of :func:`atslib.training.evaluate`.
 
-    >>> sign_test([1, 2, 3], [3])
-    0.5
+    Raises:
+        ValueError: the one and the other, or of different numbers of images.
+
+    >>> sign_test([1, 2, 3], [3]), sign_test([False, True, True, True], [False, False, False, True])
+    (0.5, 0.5)
     """
-    only_a, only_b = len(set(wrong_a) - set(wrong_b)), len(set(wrong_b) - set(wrong_a))
+    wrong_a, wrong_b = _wrong_numbers(wrong_a, wrong_b)
+    only_a, only_b = len(wrong_a - wrong_b), len(wrong_b - wrong_a)
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
     return min(1.0, 2 * tail)
+
+
+def _wrong_numbers(*wrong: Sequence[int] | Sequence[bool]) -> list[set[int]]:
+    """The numbers of the images answered wrongly, also where a mask over all images says which."""
+    arrays = [np.asarray(some) for some in wrong]
+    masks = {array.shape for array in arrays if array.dtype == bool}
+    if masks and (len(masks) > 1 or any(array.dtype != bool and array.size for array in arrays)):
+        said = " and ".join(f"{array.dtype} {array.shape}" for array in arrays)
+        raise ValueError(f"wrong answers as {said}: expected the numbers of the images, or masks over the same images")
+    return [set((np.flatnonzero(array) if array.dtype == bool else array).tolist()) for array in arrays]
 
 
 def balanced_sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int], labels: Sequence[int]) -> float:
@@ -156,7 +171,7 @@ def balanced_sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int], labels: S
     combinations over the classes are enumerated.
 
     Args:
-        wrong_a, wrong_b: numbers of the images answered wrongly.
+        wrong_a, wrong_b: as of :func:`sign_test`.
         labels: of all test images.
 
     Raises:
@@ -165,7 +180,7 @@ def balanced_sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int], labels: S
     >>> balanced_sign_test([0, 1, 2, 3], [], [0, 0, 0, 0, 1, 1, 1, 1]) == sign_test([0, 1, 2, 3], [])
     True
     """
-    labels, a, b = np.asarray(labels), set(wrong_a), set(wrong_b)
+    labels, (a, b) = np.asarray(labels), _wrong_numbers(wrong_a, wrong_b)
     if max(a | b, default=0) >= len(labels):
         raise ValueError(f"image {max(a | b)} answered wrongly, but there are {len(labels)} labels: expected all test images'")
     differences, chances = np.zeros(1), np.ones(1)  # of all combinations so far
