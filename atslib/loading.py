@@ -145,8 +145,22 @@ class _Part(LabelledImages):
         return self.whole[self.numbers[number]]
 
     def digest(self) -> str:
-        """That of the set, and one of the numbers; for records of runs."""
-        return f"{self.whole.digest()}-part{hashlib.sha256(str(self.numbers).encode()).hexdigest()[:8]}"
+        """That of the set, and one of the numbers; for records of runs. Raises an AttributeError if the set has none."""
+        return digest_of(self)
+
+
+def digest_of(dataset: Dataset) -> str:
+    """A short digest of a set's content, also of some images of it.
+
+    Raises:
+        AttributeError: the set has no method ``digest``.
+    """
+    if (inner := part_of(dataset)) is None:
+        if not hasattr(dataset, "digest"):
+            raise AttributeError(f"{type(dataset).__name__} has no digest, which those made of files have")
+        return dataset.digest()
+    numbers = str([int(number) for number in inner[1]])
+    return f"{digest_of(inner[0])}-part{hashlib.sha256(numbers.encode()).hexdigest()[:8]}"
 
 
 def known_labels(dataset: Dataset) -> Tensor | None:

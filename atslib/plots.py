@@ -190,7 +190,13 @@ def show_patches(
     title: str | None = None,
     cell: float = 1.35,
 ):
-    """Patches side by side, in order; returns the figure."""
+    """Patches side by side, in order; returns the figure.
+
+    Raises:
+        ValueError: no patches; captions that are not one a patch.
+    """
+    if not len(patches) or (captions and len(captions) != len(patches)):
+        raise ValueError(f"{len(patches)} patches and {len(captions or ())} captions: expected some, and one a patch or none")
     rows = -(-len(patches) // columns)
     captions = captions or [None] * len(patches)
     figure, axes = plt.subplots(rows, columns, figsize=(cell * columns, (cell + (0.25 if captions[0] else 0)) * rows))

@@ -132,12 +132,14 @@ class DrawForAll(TorchFunctionMode):
         self.generator, self.rows, self.count = generator, list(rows), count
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if kwargs.get("generator") is not self.generator:
             return function(*args, **kwargs)
         if function in _FILL and args[0].ndim and (each := self._rows_each(len(args[0]))):
             whole = args[0].new_empty(self.count * each, *args[0].shape[1:])
             return args[0].copy_(self._share(function(whole, *args[1:], **kwargs), each))
+        if not args and "size" in kwargs:
+            args = (kwargs.pop("size"),)
         size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
         if function not in _DRAW or not size or not (each := self._rows_each(size[0])):
             raise ValueError(

@@ -70,7 +70,7 @@ def fingerprint(name: str, profile: str) -> str:
     """A digest of all that a notebook's outputs depend on."""
     digest = hashlib.sha256(f"{profile}\n{platform.python_version()}\n".encode())
     shared = [ROOT / "constraints.txt"]
-    for folder in (ROOT / "atslib", ROOT / "results"):
+    for folder in (ROOT / "atslib", ROOT / "results", ROOT / "benchmarks"):
         shared += (path for path in folder.rglob("*") if path.is_file() and not _passing(path))
     for path in [NOTEBOOKS / f"{name}.py", *sorted(shared)]:
         digest.update(f"{path.relative_to(ROOT)}\n".encode())

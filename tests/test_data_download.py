@@ -37,6 +37,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.cut, self.asked, self.ranges, self.tag = {}, {}, [], True, '"v1"'
+        self.modified = ""
         self.url = f"http://127.0.0.1:{self.server_address[1]}/"
 
 
@@ -50,7 +51,8 @@ class Handler(BaseHTTPRequestHandler):
         if path not in server.files:
             return self.send_error(404)
         content, start = server.files[path], 0
-        if span and server.ranges and self.headers.get("If-Range", server.tag) == server.tag:
+        known = server.modified or server.tag
+        if span and server.ranges and self.headers.get("If-Range", known) == known:
             start = int(re.fullmatch(r"bytes=(\d+)-", span)[1])
             if start >= len(content):
                 self.send_response(416)
@@ -61,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", server.tag)
+        if server.modified:
+            self.send_header("Last-Modified", server.modified)
         self.end_headers()
         stops = server.cut.get(path)
         self.wfile.write(body[: stops.pop(0)] if stops else body)
@@ -461,3 +465,37 @@ def test_what_was_there_outlives_a_set_that_cannot_take_its_place(tmp_path, monk
     with pytest.raises(KeyError), downloading.beside(target):
         raise KeyError
     assert (target / "a").read_text() == "before"
+
+
+@pytest.mark.parametrize("md5", [MD5, None])
+def test_two_programs_that_want_one_file(server, tmp_path, md5):
+    """The second waits for the first, and finds the file there."""
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(fetch(server, tmp_path / "file.bin", md5=md5))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "file.bin"] * 4 and found[0].read_bytes() == CONTENT
+    assert len(server.asked) == 1 and files_in(tmp_path) == ["file.bin"]
+
+
+def test_a_folder_that_another_program_is_making(tmp_path):
+    with beside(tmp_path / "new" / "set") as part:
+        (part / "a").write_text("whole")
+        with pytest.raises(DataError, match="another program is making it, which holds"), beside(tmp_path / "new" / "set"):
+            pass
+        assert (part / "a").exists()
+    assert files_in(tmp_path) == [os.path.join("new", "set", "a")]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_weak_tag_does_not_stand_for_the_bytes(server, tmp_path, changed):
+    server.tag, server.modified = 'W/"v1"', "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.cut["file.bin"] = [300_000] * 3
+    with pytest.raises(DataError):
+        fetch(server, tmp_path / "file.bin", md5=None, attempts=1)
+    if changed:
+        server.files["file.bin"], server.modified = CONTENT[::-1], "Thu, 22 Oct 2015 07:28:00 GMT"
+    server.cut.clear()
+    assert fetch(server, tmp_path / "file.bin", md5=None).read_bytes() == server.files["file.bin"]

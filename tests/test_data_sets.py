@@ -966,3 +966,34 @@ def test_files_with_labels_that_are_no_classes(tmp_path):
         ImageFiles(files, several)
     with pytest.raises(ValueError, match="whole numbers, positions in classes; for a loss of your own, any_label=True"):
         ImageFiles(files, counts)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "P"])
+def test_a_tiff_that_lies_on_its_side(mode, orientation, tmp_path):
+    """Uncompressed in one strip, some kinds are mapped into memory by Pillow, with their sides mixed up."""
+    file = tmp_path / "scan.tif"
+    left = Image.new("L", (6, 4), 0)
+    left.paste(255, (0, 0, 3, 4))
+    left.convert(mode).save(file, tiffinfo={274: orientation})
+    turn = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}[orientation]
+    expected = np.asarray(left.transpose(turn) if turn is not None else left)
+    pixels = read_image(file)
+    assert (pixels[0] > 127).tolist() == (expected > 127).tolist()
+    assert image_size(file) == tuple(pixels.shape[1:])
+
+
+def test_cached_images_hold_no_file_open(tmp_path):
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("no /proc to count open files in")
+    for k in range(20):
+        Image.new("RGB", (8, 6), (k, 0, 0)).save(tmp_path / f"{'long' * 30}{k}.png")
+    files = ImageFiles(sorted(tmp_path.glob("*.png")), [0] * 20, cache=tmp_path / "cache")
+    assert all(len(path.name) < 150 for _ in [files[0]] for path in (tmp_path / "cache").iterdir())
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [files[k][0] for k in range(20)] + [files[k][0] for k in range(20)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    for once, again, file in zip(kept[:20], kept[20:], files.files, strict=True):
+        assert torch.equal(once, again) and torch.equal(once, read_image(file))
+    kept[0].zero_()  # its own copy
+    assert torch.equal(files[0][0], kept[20])

@@ -687,6 +687,14 @@ def test_a_record_with_nothing_in_it_is_named_and_left_alone(tiny, tmp_path, dam
         assert len(load_records(tmp_path / "runs")) == 0
 
 
+def test_settings_with_brackets_in_brackets():
+    from atslib.experiments.runs import combinations
+
+    assert combinations(["x=((1,2),(3,4)),[5,6],7"]) == [(("x", "((1,2),(3,4))"),), (("x", "[5,6]"),), (("x", "7"),)]
+    with pytest.raises(ValueError, match="setting '__class__': expected one of"):
+        _ = Run("megapixel_mnist", changes=(("__class__", "1"),)).sizes
+
+
 def test_an_experiment_of_ones_own_is_none_of_the_papers():
     with pytest.raises(ValueError, match="experiment 'mine': expected one of the paper's, megapixel_mnist"):
         Run("mine").build()

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from atslib.data import DataError, ImageFiles, LabelledImages, Padded, largest_size
+from atslib.data import DataError, GeneratedHistology, ImageFiles, LabelledImages, Padded, largest_size
+from atslib.experiments.parts import described
 
 
 class Some(LabelledImages):
@@ -80,6 +81,11 @@ def test_a_digest_that_says_size_and_fill(tmp_path):
     parts = [files.part(numbers).digest() for numbers in ([0], [0, 0])]
     assert len({*parts, files.digest()}) == 3 and files.part([0]).digest() == parts[0]
     assert Padded(files.part([0]), 4).digest() not in digests
+    assert Padded(Subset(files, [0]), 4).digest() == Padded(files.part([0]), 4).digest()
+    drawn = Padded(GeneratedHistology("test", 2, size=128), 130)
+    with pytest.raises(AttributeError, match="GeneratedHistology has no digest"):
+        drawn.digest()
+    assert len(described("drawn", drawn, drawn).describe()["digest"]) == 16  # of some images
 
 
 @pytest.mark.parametrize(

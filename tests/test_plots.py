@@ -159,3 +159,9 @@ def test_attention_and_patches_over_a_smaller_view(ax, kind):
     assert [same.get_width() * factor, same.get_height() * factor] == pytest.approx([16, 16])
     with pytest.raises(ValueError, match="the aspects differ"):
         plots.overlay_attention(other, torch.zeros(3, 20, 20), geometry, log_attention)
+
+
+@pytest.mark.parametrize(("count", "captions"), [(0, None), (4, ["a", "b"])])
+def test_patches_and_captions_that_do_not_fit(count, captions):
+    with pytest.raises(ValueError, match=f"{count} patches and {len(captions or ())} captions"):
+        plots.show_patches(torch.zeros(count, 1, 2, 2), captions)

@@ -630,3 +630,21 @@ def test_tiles_that_a_file_lacks_have_the_value_that_is_named(tmp_path):
     for image in (white, pickle.loads(pickle.dumps(white))):
         assert downsample(image, (2, 3))[0, 0].mul(255).round().tolist() == [[240, 240, 240], [240, 100, 240]]
         assert extract_patches(image, torch.tensor([[[31, 31]]]), 2)[0, 0, 0].tolist() == [[240, 240], [240, 100]]
+
+
+def test_values_that_do_not_fill_their_type_want_a_white(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    path = tmp_path / "four.tif"
+    tifffile.imwrite(path, np.full((16, 16), 15, np.uint8), bitspersample=4)
+    with pytest.raises(ValueError, match="values of 4 bits: expected white=15"):
+        ImagePyramid.open(path)
+    assert (downsample(ImagePyramid.open(path, white=15), 2) == 1).all()
+
+
+def test_an_orientation_that_is_not_applied_is_said(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "side.tif"
+    tifffile.imwrite(path, np.zeros((8, 10), np.uint8), extratags=[(274, "H", 1, 6, True)])
+    with pytest.warns(UserWarning, match="the file's orientation is not applied"):
+        assert ImagePyramid.open(path).shape == (1, 1, 8, 10)

@@ -112,15 +112,18 @@ def test_digits_in_patches_that_are_no_squares(patch):
     assert torch.equal(shows_a_digit(geometry, torch.tensor([[90, 70]])).flatten(), expected) and expected.any()
 
 
-def test_measurements_of_another_machine_or_other_weights_are_not_kept(tmp_path):
+def test_measurements_of_another_machine_or_other_weights_are_neither_mixed_nor_overwritten(tmp_path):
     path, here = tmp_path / "run.json", dict(device="cpu", name="this one")
     rows = [dict(size=10, n=3)]
     assert _kept(path, here, "abc") == []
-    for written, kept in (
-        (dict(hardware=here, weights="abc"), rows),
-        (dict(hardware=here), rows),  # from before the weights were written down
-        (dict(hardware=here, weights="xyz"), []),
-        (dict(hardware=dict(here, name="another"), weights="abc"), []),
-    ):
+    for written in (dict(hardware=here, weights="abc"), dict(hardware=here)):  # from before the weights were written down
         path.write_text(json.dumps(written | dict(sizes=rows)))
-        assert _kept(path, here, "abc") == kept
+        assert _kept(path, here, "abc") == rows
+    for written, message in (
+        (dict(hardware=here, weights="xyz", sizes=rows), "measured with other weights: move it away, or name another folder"),
+        (dict(hardware=dict(here, name="another"), weights="abc", sizes=rows), "measured with .*another.*, this is .*this one"),
+        (dict(), "is no record of sizes"),
+    ):
+        path.write_text(json.dumps(written))
+        with pytest.raises(ValueError, match=message):
+            _kept(path, here, "abc")

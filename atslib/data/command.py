@@ -51,7 +51,7 @@ def run(
         args.mirrors = [url if url.endswith("/") else url + "/" for url in args.mirrors or mirrors]
     try:
         target = source.path(args.data)
-        if source.state(args.data) == "complete":
+        if source.state(args.data, thorough=True) == "complete":
             print(f"{target}: already there and complete")
             return 0
         downloads = data_root(args.data) / "downloads" / source.folder.split("/")[0]

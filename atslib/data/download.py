@@ -17,7 +17,9 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from atslib.data.files import DataError, needed
@@ -39,7 +41,8 @@ def download(
     """Fetch a file from the first mirror that gives it whole.
 
     What has arrived stays in ``path`` + ``.part`` when a connection is cut or the program is stopped, and the next try goes on
-    there. A file that is already at ``path`` with the right digest is left as it is.
+    there. A file that is already at ``path`` with the right digest is left as it is. A second program that wants the same file
+    waits for the first.
 
     Args:
         urls: mirrors, in order.
@@ -56,6 +59,37 @@ def download(
     pooch.get_logger().setLevel(logging.WARNING)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        return _fetched(pooch, urls, path, md5, check, attempts, pause, progress)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Keep other programs from making the same file or folder meanwhile; waits for them unless ``timeout`` says how long."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=timeout)
+    try:
+        with lock:
+            try:
+                yield
+            finally:
+                # Who waits for a lock that is taken away finds a file that is whole. (On Windows an open file stays.)
+                if os.name == "posix":
+                    Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout:
+        raise DataError(f"{path}: another program is making it, which holds {lock.lock_file}") from None
+
+
+def _fetched(
+    pooch: ModuleType,
+    urls: Sequence[str],
+    path: Path,
+    md5: str | None,
+    check: Callable[[Path], None] | None,
+    attempts: int,
+    pause: float,
+    progress: bool,
+) -> Path:
+    """:func:`download`, when nobody else is at it."""
     reasons = []
     if check is not None and path.exists() and _complaint(check, path):
         path.unlink()
@@ -137,8 +171,10 @@ class _Resume:
             total = have + int(length) if length else None
             if total is not None and (free := shutil.disk_usage(self.part.parent).free) < total - have:
                 raise OSError(errno.ENOSPC, f"{_mega(total - have)} to come, {_mega(free)} free")
-            tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            self.origin.write_text(json.dumps({"url": url, "tag": tag if not (tag or "").startswith("W/") else None}))
+            tag = response.headers.get("ETag") or ""
+            if not tag or tag.startswith("W/"):  # a weak one does not tell versions apart byte by byte
+                tag = response.headers.get("Last-Modified")
+            self.origin.write_text(json.dumps({"url": url, "tag": tag}))
             with (
                 self.part.open("ab" if have else "wb") as file,
                 tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=self.part.stem, disable=not self.progress) as bar,
@@ -240,6 +276,9 @@ def _safe_name(info: zipfile.ZipInfo, archive: Path) -> PurePosixPath:
 def beside(target: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill that takes the place of ``target`` when the block ends well, and is gone when it does not.
 
+    Raises:
+        DataError: another program is at the same target; the disk is full.
+
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "set"
     >>> with beside(target) as part:
@@ -251,6 +290,21 @@ def beside(target: str | os.PathLike) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.part")
     old = target.with_name(f".{target.name}.old")
     made = [parent for parent in target.parents if not parent.exists()]  # the innermost first
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _disk_error(part, error) from error
+    try:
+        with _locked(target, timeout=0):
+            yield from _beside(target, part, old)
+    finally:
+        with contextlib.suppress(OSError):  # a parent that holds something stays
+            for parent in made:
+                parent.rmdir()
+
+
+def _beside(target: Path, part: Path, old: Path) -> Iterator[Path]:
+    """:func:`beside`, when nobody else is at it."""
 
     def put_back() -> None:  # what was there before, if nothing has taken its place
         if old.exists() and not target.exists():
@@ -275,9 +329,6 @@ def beside(target: str | os.PathLike) -> Iterator[Path]:
         put_back()
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-        with contextlib.suppress(OSError):  # a parent that holds something stays
-            for parent in made:
-                parent.rmdir()
 
 
 def _disk_error(path: Path, error: OSError) -> DataError:

@@ -20,6 +20,7 @@ from torch import Tensor
 from atslib.loading import LabelledImages, as_numbers
 
 # What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
+_ON_THE_SIDE = (5, 6, 7, 8)  # the orientations of EXIF whose rows are columns
 _DAMAGED_EXIF = (KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError, struct.error)
 _lifting = threading.Lock()
 if hasattr(os, "register_at_fork"):  # no worker is to begin while the limit is lifted, or with a lock that nobody opens
@@ -152,11 +153,13 @@ def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, in
     """Height and width of what :func:`read_image` reads, from the file's header; raises what it does."""
     turned = False
     with _opened(path, get) as (picture, _):
+        width, height = picture.size
         with suppress(*_DAMAGED_EXIF):
-            # Pillow finds it in either; of a TIFF it has turned the size already.
-            says = picture.format != "TIFF" and {"exif", "xmp", "XML:com.adobe.xmp"} & set(picture.info)
-            turned = bool(says) and picture.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations on the side
-        return (picture.width, picture.height) if turned else (picture.height, picture.width)
+            if (tags := getattr(picture, "tag_v2", None)) is not None:  # a TIFF; some Pillows have turned its size already
+                width, height, turned = tags[256], tags[257], tags.get(274) in _ON_THE_SIDE
+            elif {"exif", "xmp", "XML:com.adobe.xmp"} & set(picture.info):  # Pillow finds it in either
+                turned = picture.getexif().get(0x0112) in _ON_THE_SIDE
+        return (width, height) if turned else (height, width)
 
 
 @contextmanager
@@ -166,10 +169,12 @@ def _opened(path: str | os.PathLike, get: str | None) -> Iterator[tuple]:
     expected = f"delete the file and {again}" if get else "expected an image file of a kind that Pillow reads"
     Image = needed("PIL.Image")
     try:
-        with _of_any_size() as limit:
-            picture = Image.open(path)
-        with picture:
-            yield picture, limit is not None and picture.width * picture.height > limit
+        # As an open file: given a name, Pillow maps some TIFFs into memory, and mixes up the sides of those that lie on one.
+        with Path(path).open("rb") as file:
+            with _of_any_size() as limit:
+                picture = Image.open(file)
+            with picture:
+                yield picture, limit is not None and picture.width * picture.height > limit
     except FileNotFoundError as error:
         raise DataError(f"{path}: not there; {again if get else 'expected an image file'}") from error
     except Image.DecompressionBombError as error:
@@ -330,9 +335,9 @@ class ImageFiles(LabelledImages):
     def _cached(self, path: Path) -> Shaped[Tensor, "C H W"]:
         found = path.stat() if path.exists() else None
         key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
-        place = self.cache / f"{path.stem}-{key}.npy"
+        place = self.cache / f"{path.stem[:100]}-{key}.npy"  # a name has at most 255 bytes
         if not place.exists():
-            image = self._read(path).numpy()
+            image = np.ascontiguousarray(self._read(path).numpy())
             self.cache.mkdir(parents=True, exist_ok=True)
             part = place.with_name(f"{place.name}.{os.getpid()}.part")  # workers may write the same image at once
             try:
@@ -341,4 +346,20 @@ class ImageFiles(LabelledImages):
                 part.replace(place)
             finally:
                 part.unlink(missing_ok=True)
-        return torch.from_numpy(np.load(place, mmap_mode="c"))  # read where it is touched; changes stay with this process
+        return _mapped(place)
+
+
+def _mapped(path: Path) -> Tensor:
+    """An array in a file, read where it is touched; changes stay with this process.
+
+    NumPy's own map would hold the file open for as long as the array lives, and a system lets a process have some hundred.
+    """
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(file)
+        start = file.tell()
+    if by_columns:  # of an older version of this library
+        return torch.from_numpy(np.load(path))
+    content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)[start:]
+    return content.view(torch.from_numpy(np.empty(0, dtype)).dtype).view(shape)

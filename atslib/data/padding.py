@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from atslib.data.files import ImageFiles, image_size
-from atslib.loading import LabelledImages, known_classes, known_labels, part_of
+from atslib.loading import LabelledImages, digest_of, known_classes, known_labels, part_of
 from atslib.patches import check_fill, pair
 
 
@@ -69,8 +69,12 @@ class Padded(LabelledImages):
         return padded, label
 
     def digest(self) -> str:
-        """That of the set, with size and fill; for records of runs."""
-        return f"{self.dataset.digest()}-padded{self.size[0]}x{self.size[1]}-{self.fill}"
+        """That of the set, with size and fill; for records of runs.
+
+        Raises:
+            AttributeError: the set has none.
+        """
+        return f"{digest_of(self.dataset)}-padded{self.size[0]}x{self.size[1]}-{self.fill}"
 
 
 def largest_size(*datasets: LabelledImages | Subset) -> tuple[int, int]:

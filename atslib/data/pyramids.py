@@ -158,6 +158,11 @@ class ImagePyramid(ImageSource):
                 "missing=255 for white",
                 stacklevel=2,
             )
+        if opened.turned:
+            warnings.warn(f"{path}: the file's orientation is not applied; rows and columns are as they are stored", stacklevel=2)
+        if opened.bits and white is None:
+            opened.close()
+            raise ValueError(f"{path}: values of {opened.bits} bits: expected white={2**opened.bits - 1}, what networks see as 1")
         try:
             pyramid = cls(opened.levels[:levels], channels_first=opened.channels_first, white=white)
         except ValueError:
@@ -356,6 +361,8 @@ class _Opened:
     close: Callable[[], object]
     absent: int = 0
     fill: float = 0
+    bits: int | None = None  # of a value, where they do not fill its type
+    turned: bool = False  # whether the file says that its rows are to be read otherwise
 
 
 def _open(path: Path, missing: float | None = None) -> _Opened:
@@ -396,7 +403,10 @@ def _tiff_levels(path: Path, missing: float | None) -> _Opened:
         file.close()
         raise
     absent = sum(count == 0 for count in page.databytecounts)
-    return _Opened(planes, planes[0].channels_first, file.close, absent, float(page.nodata if missing is None else missing))
+    bits = page.bitspersample if page.bitspersample not in (1, 8 * page.dtype.itemsize) else None
+    turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
+    fill = float(page.nodata if missing is None else missing)
+    return _Opened(planes, planes[0].channels_first, file.close, absent, fill, bits, turned)
 
 
 def _zarr_levels(path: Path) -> _Opened:

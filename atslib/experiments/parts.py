@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from atslib import models, networks
 from atslib.estimators import Estimator
 from atslib.experiments.records import array_digest
+from atslib.loading import digest_of
 from atslib.nested import NestedSampling
 
 # What --method calls them, and whether they draw patches (and so have N and an estimator).
@@ -149,9 +150,9 @@ def described(name: str, train: Dataset, test: Dataset, **options) -> Data:
     """
 
     def describe() -> dict:
-        if hasattr(train, "digest"):
-            digest = f"{train.digest()}+{test.digest()}"
-        else:
+        try:
+            digest = f"{digest_of(train)}+{digest_of(test)}"
+        except AttributeError:
             some = [part[number] for part in (train, test) for number in range(min(4, len(part)))]
             digest = array_digest(*(image.numpy() for image, _ in some), np.array([label for _, label in some]))
         return dict(name=name, digest=digest, n_train=len(train), n_test=len(test), image_size=list(train[0][0].shape[1:]))

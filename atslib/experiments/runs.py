@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -476,8 +475,8 @@ def changed(sizes, changes: Sequence[tuple[str, object]]):
             raise ValueError("setting 'seed': the seed is an argument of its own, --seed")
         if field == "epochs" and hasattr(sizes, "updates"):
             raise ValueError("setting 'epochs': this experiment counts updates and works the epochs out; set updates")
-        own = field != "training" and hasattr(sizes, field)
-        if not own and (field == "training" or not hasattr(sizes.training, field)):
+        own = field != "training" and field in sizes.__dataclass_fields__
+        if not own and (field == "training" or field not in sizes.training.__dataclass_fields__):
             fields = [name for part in (sizes, sizes.training) for name in part.__dataclass_fields__ if name != "training"]
             raise ValueError(f"setting {field!r}: expected one of {', '.join(fields)}")
         part, new = (sizes, of_sizes) if own else (sizes.training, of_training)
@@ -570,13 +569,25 @@ def combinations(settings: Sequence[str]) -> list[tuple[tuple[str, str], ...]]:
     values = {}
     for setting in settings:
         name, _, several = setting.partition("=")
-        separate = re.split(r",(?![^([]*[)\]])", several)  # at commas outside of brackets
+        separate = _at_commas(several)
         if not name or not all(separate):
             raise ValueError(f"setting {setting!r}: expected NAME=VALUE, or several values with commas")
         if name in values:
             raise ValueError(f"setting {name!r} stands there twice; for several values write them with commas")
         values[name] = separate
     return list(itertools.product(*([(name, value) for value in several] for name, several in values.items())))
+
+
+def _at_commas(text: str) -> list[str]:
+    """The parts between commas that are in no brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def sweep(

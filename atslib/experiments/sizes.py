@@ -109,11 +109,21 @@ def trained(run: Run) -> AttentionSampling:
 
 
 def _kept(path: Path, here: dict, weights: str) -> list[dict]:
-    """What was measured before with these weights, on this machine: times of several machines do not belong in one table."""
+    """What was measured before with these weights, on this machine.
+
+    Raises:
+        ValueError: what is there was measured with others, or on another machine, or with another number of threads: times of
+            several do not belong in one table, and hours of measuring are not to be overwritten.
+    """
     if not path.exists():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
-    return found["sizes"] if found["hardware"] == here and found.get("weights", weights) == weights else []
+    if not isinstance(found, dict) or "sizes" not in found:
+        raise ValueError(f"{path} is no record of sizes: move it away")
+    if (there := found.get("hardware")) != here or found.get("weights", weights) != weights:
+        other = "other weights" if there == here else f"{there}, this is {here}"
+        raise ValueError(f"{path} was measured with {other}: move it away, or name another folder with --out")
+    return found["sizes"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -269,13 +269,26 @@ def results_table(
 
 def _check_alike(group: pandas.DataFrame, key: dict) -> None:
     """Raise a ValueError unless the runs of a row differ in nothing but their seed."""
-    changes = [field for field in group if field.startswith("settings.changes.")]
-    for field in ("experiment", "profile", "estimator", "settings.order", *changes):
-        if field in group and (values := group[field].unique()).size > 1:
-            found = " and ".join(map(repr, values))
+    # Precision and class weights follow from machine and data; older records lack newer settings.
+    free = {"settings.training.seed", "settings.training.bfloat16", "settings.training.class_weights"}
+    settings = [field for field in group if field.startswith("settings.") and field not in free]
+    for field in ("experiment", "profile", "estimator", *_DATA, *settings):
+        values = group[field] if field in group else ()
+        said = {repr(None if _is_missing(value) else value) for value in values}
+        if not field.startswith("settings.changes."):  # of which none is a setting, too: unchanged
+            said.discard("None")
+        if len(said) > 1:
+            found = " and ".join(sorted(said))
             raise ValueError(f"{_row_name(key)}: runs with {field} {found} in one row; choose among them, or name it in `by`")
     if "seed" in group and (twice := group["seed"][group["seed"].duplicated()]).size:
         raise ValueError(f"{_row_name(key)}: several runs with seed {twice.iloc[0]} in one row; choose among them")
+
+
+_DATA = ("dataset.n_train", "dataset.n_test", "dataset.image_size")  # the name may say which fold it is
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 _NAMED = ("method", "n_patches", "settings.cnn_scale")
