@@ -262,7 +262,7 @@ for name in ("with_replacement", "des_raj", "systematic"):
 times = [round(n_live * e) for e in (result["error"], errors[counts.index(10)]["error"], again["error"])]
 Markdown(
     f"{n_live} images are few: with ten systematic draws the same network looked at the same images three times on this page, and erred on {times[0]}, {times[1]} and {times[2]} of them. "
-    "The network was also *trained* with systematic draws, which may favour them. [Chapter 5](05_lower_variance.ipynb) compares draws exactly, and [chapter 8](08_megapixel_mnist.ipynb#cell-mnist-draws) tests networks with draws that they were not trained with."
+    "The network was also *trained* with systematic draws, which may favour them. [Chapter 5](05_lower_variance.ipynb) compares draws exactly, and [chapter 8](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test) tests networks with draws that they were not trained with."
 )
 
 # %% [markdown]

@@ -1117,7 +1117,7 @@ display(
                 f"{times_as_long('des_raj', 'with_replacement'):.1f} times the time to draw and weigh, and `stderr` |",
                 "| objects on a map, features that go with them | systematic, Hilbert order "
                 f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times less error than Des Raj "
-                f"at N = 10, and a lower test error of [trained networks](08_megapixel_mnist.ipynb#cell-mnist-draws), whatever they were trained with; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
+                f"at N = 10, and a lower test error of [trained networks](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test), whatever they were trained with; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
                 f"({on_map['unrelated', 'systematic, Hilbert'][:, ten].mean():.2f} against {on_map['unrelated', 'Des Raj'][:, ten].mean():.2f}) |",
                 "| peaked attention, few locations matter | π-ps, or Murthy "
                 f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations) |",

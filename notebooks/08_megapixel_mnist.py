@@ -1495,7 +1495,6 @@ display(
 # %% [markdown]
 # Des Raj's estimator is the right yardstick for the two published gradients, because it draws in the same way and has the same value: only the gradient differs. Systematic draws along the Hilbert curve also see other patches.
 #
-# (cell-mnist-draws)=
 # ### Do draws matter in training, or in the test?
 #
 # So far each network was trained *and* tested with the draws of its own estimator. A network does not know how its patches were drawn, so the two can be told apart: below, every network of the table above is tested with the draws of four estimators, five
