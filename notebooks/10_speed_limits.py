@@ -934,6 +934,7 @@ if said:
 # On photographs ATS starts from a prior for red, uniform sampling does not. *Red-5* stands between them: five patches drawn from the prior alone. Its attention is never trained; features and classifier are, as those of ATS-5, from the same initial weights.
 
 # %% tags=["hide-input"]
+red_told = []
 red_runs = {title: some for title, runs in SETS.items() if (some := runs_of(RED, runs))}
 if red_runs:
     display(pairs_table(("ATS-5", RED), (RED, "U-5"), absent_too=False))
@@ -943,11 +944,10 @@ if red_runs:
             if some := runs_of(name, SETS[title]):
                 rows.append([title, name, len(some), *(shown([r["curve"][key][-1] for r in some]) for key in ("train_error", "train_loss")), shown([error_of(r) for r in some])])
     display(plots.table(["", "", "runs", "training error", "training loss", "test error (balanced)"], rows))
-    told = []
     for title in red_runs:
         trained_, red_uniform = compare("ATS-5", RED, SETS[title]), compare(RED, "U-5", SETS[title])
         if trained_ and red_uniform:
-            told.append(
+            red_told.append(
                 f"*{title}*, {count(trained_['b'])} of {RED}: the prior alone has an error of {trained_['means'][1]:.2f} where attention that is trained has {trained_['means'][0]:.2f} ({trained_['verdict']}, {p_text(trained_['p'])} over {trained_['over']}), "
                 f"and uniform draws {red_uniform['means'][1]:.2f} ({red_uniform['verdict']}, {p_text(red_uniform['p'])}). "
                 + (
@@ -960,7 +960,7 @@ if red_runs:
                     else "The prior alone does better than attention that is trained."
                 )
             )
-    display(Markdown(f"**Outcome.** {' '.join(told)}"))
+    display(Markdown(f"**Outcome.** {' '.join(red_told)}"))
 else:
     display(Markdown(f"Not run yet: `python -m atslib.experiments speed_limits --profile find --method ats --n-patches 5 --set fixed_attention=True --set updates={LONG['ATS-5']} --data DIR`."))
 
@@ -1870,6 +1870,8 @@ for title, runs in list(SETS.items())[:2]:
             + ("" if any(plain(r) < constant for r in runs) else " The plain error of every run is above that of always answering *none*.")
             + f" Reading signs that somebody else has found ends at {reading['paper' if title.endswith('which limit') else 'any', '1.0']['test'][:, -1].mean():.2f}."
         )
+if red_told:
+    points.append(f"**What the prior for red does by itself.** {' '.join(red_told)}")
 preferences, gained = [], []
 for what in on_photographs:
     rows = {row[2]: row for row in measured_on[what] if row[0] == "ATS-5" and row[1] == 0}
