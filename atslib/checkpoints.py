@@ -106,6 +106,8 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        if not isinstance(weights, dict):
+            raise TypeError("a checkpoint holds dicts")
     except _DAMAGE as error:
         raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__})") from error
     model.load_state_dict(weights)

@@ -463,7 +463,7 @@ class PPS(_AlongCurve):
         flat = log_attention.detach().flatten(1).double()
         flat = flat - flat.logsumexp(1, keepdim=True)  # to float64: the inclusions are to sum to n
         # Masked by the least number of a type, not by -inf: beside 1e38 how many others there are would be lost to rounding.
-        flat = flat.clamp(min=-2000.0).masked_fill(flat == -math.inf, -math.inf)
+        flat = flat.clamp(min=-1e6).masked_fill(flat == -math.inf, -math.inf)
         largest = flat.topk(n, dim=1).indices
         log_a, log_left = _log_masses(flat, largest)  # (B, n): of the (k + 1)-th largest, and without the k largest
         certain = torch.arange(n, dtype=flat.dtype, device=flat.device)

@@ -287,7 +287,7 @@ class Loader:
             persistent_workers=workers > 0,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_leave_interrupts_to_the_trainer,
             generator=torch.Generator(),  # of its own: the global one is left alone
         )
 
@@ -336,13 +336,17 @@ def part_of(dataset: Dataset) -> tuple[Dataset, Sequence[int]] | None:
     return (dataset.dataset, dataset.indices) if type(dataset) is Subset else None
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """In a worker: Ctrl-C and a scheduler's SIGTERM reach all processes of a group, and whoever trains has yet to save.
+def _leave_interrupts_to_the_trainer(worker: int) -> None:
+    """In a worker: Ctrl-C reaches all processes of a terminal, and whoever trains has yet to save.
 
-    Workers end with it all the same: it tells them, or they notice that it is gone.
+    Workers end with it all the same: it tells them, or they notice that it is gone. (SIGTERM is how PyTorch ends one that is
+    stuck.)
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _heedless)  # a function: what a data set starts would inherit SIG_IGN
+
+
+def _heedless(number: int, frame: object) -> None:
+    pass
 
 
 class _Batches(Dataset):

@@ -168,7 +168,10 @@ def overlay_attention(
 def outline_patches(
     ax: Axes, geometry: PatchGeometry, index: Int[Tensor, " N"], *, color: str = ORANGE, linewidth: float = 1.5
 ) -> None:
-    """The outlines of the patches at these locations, over the image that has been drawn, at full resolution or smaller."""
+    """The outlines of the patches at these locations, over the image that has been drawn, at full resolution or smaller.
+
+    A picture that was drawn with an ``extent`` of its own is taken to have the image's own coordinates.
+    """
     height, width = pair(geometry.patch_size)
     across, down = _to_drawn(ax, geometry)
     for top, left in geometry.top_left(index[None])[0].tolist():
@@ -179,7 +182,11 @@ def outline_patches(
 def _to_drawn(ax: Axes, geometry: PatchGeometry) -> tuple[Callable[[float], float], Callable[[float], float]]:
     """From columns and from rows of the image, in pixel edges, to the axes, where the first picture drawn shows all of it."""
     height, width = geometry.image_size
-    left, right, bottom, top = ax.images[0].get_extent() if ax.images else (-0.5, width - 0.5, height - 0.5, -0.5)
+    own = left, right, bottom, top = -0.5, width - 0.5, height - 0.5, -0.5
+    if ax.images:
+        left, right, bottom, top = ax.images[0].get_extent()
+        if (left, top) != (-0.5, -0.5):  # of a part of the image, say, where it belongs
+            left, right, bottom, top = own
     return lambda x: left + x * (right - left) / width, lambda y: top + y * (bottom - top) / height
 
 

@@ -6,6 +6,7 @@ by a signal, a time limit or a power cut, and goes on from its checkpoint to the
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
 import math
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -283,8 +285,10 @@ def train(
             said = f"shape {tuple(classes.shape)} and type {classes.dtype}"
             raise ValueError(f"balanced=True and labels of {said}: expected the class of each image, (N,)")
     what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
-    given = dict(loss=loss, error=error, optimiser=optimiser)
+    given = dict(loss=loss, error=error)
     what |= {name: _named(function) for name, function in given.items() if function is not None}
+    held = {f"{name}_holds": _holds(function) for name, function in (given | dict(augment=augment)).items()}
+    what |= {name: some for name, some in held.items() if some}
     if optimiser is not None:
         what |= dict(optimiser_settings=_settings_of(made))
     if frozen_weights := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
@@ -296,8 +300,8 @@ def train(
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
         # What an epoch does depends on how many will follow only where the learning rate does.
-        free = () if settings.schedule == "cosine" else ("epochs",)
-        position = load_checkpoint(checkpoint, model, made, what, free, newer=("labels", "optimiser_settings"))
+        free = ["optimiser", *([] if settings.schedule == "cosine" else ["epochs"])]  # the first of older checkpoints
+        position = load_checkpoint(checkpoint, model, made, what, free, newer=("labels", "optimiser_settings", *held))
         begun = len(position["curve"]) + (position["step"] > 0)
         if begun > settings.epochs:
             raise ValueError(f"{checkpoint} is in epoch {begun} already, settings ask for {settings.epochs} epochs")
@@ -608,22 +612,23 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _named(function: Callable | None) -> str | None:
-    """What a checkpoint says of an augmentation or a loss.
+    """What a checkpoint says of an augmentation or a loss: its ``repr``, without addresses, which no other process shares."""
+    return None if function is None else re.sub(r" at 0x\w+", "", repr(function))
 
-    Its ``repr``, without a function's address, which no other process shares; of a function also the numbers and words that it
-    has as defaults, or has taken from where it was made.
-    """
-    if function is None:
-        return None
-    text = re.sub(r" at 0x\w+", "", repr(function))
+
+def _holds(function: Callable | None) -> str:
+    """The numbers and words that a function has as defaults, or has taken from where it was made and does not change."""
+    if isinstance(function, partial):
+        return _holds(function.func)
     if not inspect.isfunction(function):
-        return text
+        return ""
     holds = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    counters = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # a name that has no value yet
-            holds[name] = cell.cell_contents
-    holds = {name: value for name, value in holds.items() if isinstance(value, str | int | float | complex | tuple | None)}
-    return text + (f" with {re.sub(r' at 0x[0-9a-f]+', '', repr(holds))}" if holds else "")
+            holds |= {} if name in counters else {name: cell.cell_contents}
+    plain = {name: value for name, value in holds.items() if isinstance(value, str | int | float | complex)}
+    return repr(plain) if plain else ""
 
 
 # Of an optimiser's group: the parameters, and how the same step is computed.
@@ -636,7 +641,7 @@ def _settings_of(optimiser: torch.optim.Optimizer) -> str:
     for group in optimiser.param_groups:
         kept = {key: value for key, value in group.items() if key not in _NO_SETTINGS}
         options = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in kept.items()}
-        groups.append(", ".join(f"{key} {value}" for key, value in options.items()))
+        groups.append(", ".join(f"{key} {re.sub(r' at 0x[0-9A-Fa-f]+', '', str(value))}" for key, value in options.items()))
     return f"{type(optimiser).__name__}: {'; '.join(groups)}"
 
 

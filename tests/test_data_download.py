@@ -499,3 +499,9 @@ def test_a_weak_tag_does_not_stand_for_the_bytes(server, tmp_path, changed):
         server.files["file.bin"], server.modified = CONTENT[::-1], "Thu, 22 Oct 2015 07:28:00 GMT"
     server.cut.clear()
     assert fetch(server, tmp_path / "file.bin", md5=None).read_bytes() == server.files["file.bin"]
+
+
+def test_a_whole_file_where_nothing_can_be_written(server, tmp_path, monkeypatch):
+    path = fetch(server, tmp_path / "file.bin")
+    monkeypatch.setattr(downloading, "FileLock", None)  # no lock is asked for
+    assert fetch(server, path) == fetch(server, path, md5=None) == path

@@ -282,6 +282,12 @@ def test_locations_masked_by_a_very_small_number_take_no_part(name, mask):
         assert abs(estimates.mean() - truth) < 5 * estimates.std() / 2000**0.5
 
 
+def test_inclusion_probabilities_of_very_small_attention_keep_their_order():
+    log_attention = torch.tensor([[[0.0, -2500.0, -5000.0, -7500.0]]], dtype=torch.float64)
+    index = PPS("raster").sample(log_attention.expand(100, -1, -1), 2, generator=torch.Generator().manual_seed(0))
+    assert index.sort(1).values.unique(dim=0).tolist() == [[0, 1]]
+
+
 @pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
 def test_stderr_is_an_unbiased_error_bar(name):
     """Its square, averaged over every draw, is the variance over every draw."""

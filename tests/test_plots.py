@@ -157,6 +157,10 @@ def test_attention_and_patches_over_a_smaller_view(ax, kind):
     (one,), (same,) = ax.patches, other.patches
     assert [(same.get_x() + 0.5) * factor, (same.get_y() + 0.5) * factor] == pytest.approx([one.get_x() + 0.5, one.get_y() + 0.5])
     assert [same.get_width() * factor, same.get_height() * factor] == pytest.approx([16, 16])
+    _, part = plt.subplots()
+    part.imshow(np.zeros((10, 10)), extent=(19.5, 29.5, 49.5, 39.5))  # of the image, where it belongs
+    plots.outline_patches(part, geometry, torch.tensor([20]))
+    assert part.patches[0].get_xy() == one.get_xy() and part.patches[0].get_width() == 16
     with pytest.raises(ValueError, match="the aspects differ"):
         plots.overlay_attention(other, torch.zeros(3, 20, 20), geometry, log_attention)
 

@@ -270,9 +270,12 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
 
 
 def weighted(weight, kind="closure"):
-    """A loss that has its weight from where it was made, or as a default."""
+    """A loss that has its weight from where it was made, or as a default; and counts its calls."""
+    calls = 0
 
     def closure(logits, labels):
+        nonlocal calls
+        calls += 1
         return weight * nn.functional.cross_entropy(logits, labels, reduction="none")
 
     def default(logits, labels, weight=weight):
@@ -285,9 +288,18 @@ def weighted(weight, kind="closure"):
 def test_a_loss_with_another_number_in_it_is_refused(tmp_path, kind):
     options = dict(checkpoint=tmp_path / "run.pt", progress=False)
     train(model(), data(), None, replace(ONE_MORE, epochs=1), loss=weighted(2, kind), **options)
-    with pytest.raises(ValueError, match=r"other settings .*loss was .*2.*, is .*3"):
+    with pytest.raises(ValueError, match=r"other settings \(loss_holds was .*2.*, is .*3"):
         train(model(), data(), None, ONE_MORE, loss=weighted(3, kind), **options)
+    state = torch.load(options["checkpoint"], weights_only=True)
+    del state["settings"]["loss_holds"]  # as before it was kept
+    torch.save(state, options["checkpoint"])
     assert len(train(model(), data(), None, ONE_MORE, loss=weighted(2, kind), **options)) == 2
+
+
+def test_the_same_loss_goes_on_though_it_has_counted(tmp_path):
+    options = dict(checkpoint=tmp_path / "run.pt", loss=weighted(2), progress=False)
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), **options)
+    assert len(train(model(), data(), None, ONE_MORE, **options)) == 2
 
 
 @pytest.mark.parametrize("changed", [dict(lr=1e-1), dict(weight_decay=5.0)])

@@ -116,7 +116,6 @@ def test_results_table():
         ("settings.changes.epochs", [None, "5"]),
         ("settings.training.epochs", [250, 300]),
         ("settings.size", [600, 1500]),
-        ("dataset.n_test", [500, 1000]),
         ("dataset.image_size", [[600, 600], [1500, 1500]]),
     ],
 )
@@ -131,6 +130,15 @@ def test_results_table_does_not_average_what_differs(field, values):
     records = records.assign(seed=3).drop(columns=field)
     with pytest.raises(ValueError, match="ATS-10: several runs with seed 3 in one row"):
         results_table(records, {"x": "x"})
+
+
+def test_results_table_of_folds():
+    import pandas
+
+    folds = pandas.DataFrame({"method": "ats", "n_patches": 10, "seed": [0, 1], "dataset.n_train": [79, 81], "x": [0.1, 0.3]})
+    assert list(results_table(folds.assign(**{"dataset.n_test": [21, 19]}), {"x": "x"})["x"]) == ["0.200 ± 0.100"]
+    with pytest.raises(ValueError, match="runs with number of images 100 and 102 in one row"):
+        results_table(folds.assign(**{"dataset.n_test": [21, 21]}), {"x": "x"})
 
 
 def test_results_table_by_another_field():

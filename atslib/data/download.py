@@ -59,6 +59,9 @@ def download(
     pooch.get_logger().setLevel(logging.WARNING)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.exists() and (md5 is None or file_md5(path) == md5)
+    if whole and not (check is not None and _complaint(check, path)):
+        return path  # also where nothing can be written
     with _locked(path):
         return _fetched(pooch, urls, path, md5, check, attempts, pause, progress)
 

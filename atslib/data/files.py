@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from atslib.loading import LabelledImages, as_numbers
 
@@ -156,8 +157,8 @@ def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, in
         width, height = picture.size
         with suppress(*_DAMAGED_EXIF):
             if (tags := getattr(picture, "tag_v2", None)) is not None:  # a TIFF; some Pillows have turned its size already
-                width, height, turned = tags[256], tags[257], tags.get(274) in _ON_THE_SIDE
-            elif {"exif", "xmp", "XML:com.adobe.xmp"} & set(picture.info):  # Pillow finds it in either
+                width, height = tags[256], tags[257]
+            if tags is not None or {"exif", "xmp", "XML:com.adobe.xmp"} & set(picture.info):  # Pillow finds it in any
                 turned = picture.getexif().get(0x0112) in _ON_THE_SIDE
         return (width, height) if turned else (height, width)
 
@@ -335,7 +336,7 @@ class ImageFiles(LabelledImages):
     def _cached(self, path: Path) -> Shaped[Tensor, "C H W"]:
         found = path.stat() if path.exists() else None
         key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
-        place = self.cache / f"{path.stem[:100]}-{key}.npy"  # a name has at most 255 bytes
+        place = self.cache / f"{path.stem.encode()[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
         if not place.exists():
             image = np.ascontiguousarray(self._read(path).numpy())
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -362,4 +363,5 @@ def _mapped(path: Path) -> Tensor:
     if by_columns:  # of an older version of this library
         return torch.from_numpy(np.load(path))
     content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)[start:]
-    return content.view(torch.from_numpy(np.empty(0, dtype)).dtype).view(shape)
+    image = content.view(torch.from_numpy(np.empty(0, dtype)).dtype).view(shape)
+    return image if get_worker_info() is None else image.clone()  # a map cannot be sent to another process

@@ -402,7 +402,7 @@ def _tiff_levels(path: Path, missing: float | None) -> _Opened:
     except Exception:
         file.close()
         raise
-    absent = sum(count == 0 for count in page.databytecounts)
+    absent = sum(count == 0 for level in image.levels for count in level.keyframe.databytecounts)
     bits = page.bitspersample if page.bitspersample not in (1, 8 * page.dtype.itemsize) else None
     turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
     fill = float(page.nodata if missing is None else missing)

@@ -272,7 +272,9 @@ def _check_alike(group: pandas.DataFrame, key: dict) -> None:
     # Precision and class weights follow from machine and data; older records lack newer settings.
     free = {"settings.training.seed", "settings.training.bfloat16", "settings.training.class_weights"}
     settings = [field for field in group if field.startswith("settings.") and field not in free]
-    for field in ("experiment", "profile", "estimator", *_DATA, *settings):
+    if {"dataset.n_train", "dataset.n_test"} <= set(group):  # folds deal out the same images in several ways
+        group = group.assign(**{"number of images": group["dataset.n_train"] + group["dataset.n_test"]})
+    for field in ("experiment", "profile", "estimator", "number of images", "dataset.image_size", *settings):
         values = group[field] if field in group else ()
         said = {repr(None if _is_missing(value) else value) for value in values}
         if not field.startswith("settings.changes."):  # of which none is a setting, too: unchanged
@@ -282,9 +284,6 @@ def _check_alike(group: pandas.DataFrame, key: dict) -> None:
             raise ValueError(f"{_row_name(key)}: runs with {field} {found} in one row; choose among them, or name it in `by`")
     if "seed" in group and (twice := group["seed"][group["seed"].duplicated()]).size:
         raise ValueError(f"{_row_name(key)}: several runs with seed {twice.iloc[0]} in one row; choose among them")
-
-
-_DATA = ("dataset.n_train", "dataset.n_test", "dataset.image_size")  # the name may say which fold it is
 
 
 def _is_missing(value: object) -> bool:
