@@ -925,7 +925,7 @@ def uniform_outcome(title, runs):
 
 said = [text for title, runs in SETS.items() if (text := uniform_outcome(title, runs))]
 if said:
-    display(Markdown(f"**Outcome.** {' '.join(said)} Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red."))
+    display(Markdown(f"**Outcome.** {' '.join(said)} Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red, [which may be all that helps](#how-much-of-it-is-the-prior)."))
 
 # %% [markdown]
 # (cell-red)=
@@ -947,17 +947,21 @@ if red_runs:
     for title in red_runs:
         trained_, red_uniform = compare("ATS-5", RED, SETS[title]), compare(RED, "U-5", SETS[title])
         if trained_ and red_uniform:
+            ends, alone = ([error_of(r) for r in runs_of(name, SETS[title])] for name in ("ATS-5", RED))
+            within = min(ends) <= np.mean(alone) <= max(ends)
             red_told.append(
-                f"*{title}*, {count(trained_['b'])} of {RED}: the prior alone has an error of {trained_['means'][1]:.2f} where attention that is trained has {trained_['means'][0]:.2f} ({trained_['verdict']}, {p_text(trained_['p'])} over {trained_['over']}), "
-                f"and uniform draws {red_uniform['means'][1]:.2f} ({red_uniform['verdict']}, {p_text(red_uniform['p'])}). "
+                f"*{title}*, {count(alone)} of {RED}, balanced error {shown(alone)}. "
                 + (
-                    "So the prior does part of it, and training the attention the rest."
-                    if trained_["known"] and red_uniform["known"] and trained_["means"][0] < trained_["means"][1] < red_uniform["means"][1]
-                    else "So what is shown is what trained attention adds to the prior."
-                    if trained_["known"] and trained_["means"][0] < trained_["means"][1]
-                    else "That training the attention adds to the prior is not shown."
-                    if trained_["means"][0] < trained_["means"][1] or not trained_["known"]
-                    else "The prior alone does better than attention that is trained."
+                    f"That is below U-5's {red_uniform['means'][1]:.2f} ({red_uniform['verdict']}, {p_text(red_uniform['p'])} over {red_uniform['over']}). "
+                    if red_uniform["known"] and red_uniform["means"][0] < red_uniform["means"][1]
+                    else f"That it is below U-5's {red_uniform['means'][1]:.2f} is not shown. "
+                )
+                + f"{count(ends).capitalize()} of ATS-5 end{'s' * (len(ends) == 1)} {f'between {min(ends):.2f} and {max(ends):.2f}' if len(ends) > 1 else f'at {ends[0]:.2f}'}; "
+                + f"with the same seed the two differ {trained_['verdict']} ({p_text(trained_['p'])} over {trained_['over']}). "
+                + (
+                    "**The prior alone lies among them: what ATS-5 has over uniform draws here may be the prior's doing, and that training the attention adds to it is not shown.**"
+                    if within
+                    else f"**The prior alone is {'worse than any of them: training the attention adds to it, in these runs.' if np.mean(alone) > max(ends) else 'better than any of them.'}**"
                 )
             )
     display(Markdown(f"**Outcome.** {' '.join(red_told)}"))
