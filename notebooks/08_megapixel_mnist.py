@@ -942,7 +942,7 @@ def crossing(epochs, values):
     return epochs[k - 1] + (0.5 - way[k - 1]) / (way[k] - way[k - 1]) * step, step
 
 
-rows, gaps, told, fair = [], [], [], []
+rows, gaps, told, fair, fair_order = [], [], [], [], []
 for name in [
     n
     for n in panels
@@ -958,6 +958,7 @@ for name in [
     gaps.append(noise - ground)
     told.append(abs(noise - ground) > step_between)
     if learned_without_prior(name):
+        fair_order += [noise < ground] if told[-1] else []
         fair.append(
             f"{short(name)}: the ground is half left in epoch {ground:.1f}, noise is half told from digits in epoch {noise:.1f}"
             + ("" if told[-1] else ", too close for its snapshots")
@@ -1009,6 +1010,7 @@ display(
         )
         + (
             f"**Without the prior**, as in the paper, these left chance: {'; '.join(fair)}. "
+            + (f"So in {sum(fair_order)} of the {len(fair_order)} of these in which the order can be told, noise is told from digits *before* the ground is left. " if fair_order else "")
             if fair
             else "Without the prior no run has left chance. "
         )
@@ -1363,6 +1365,16 @@ if len(lone):
     text += (
         f" Within 15 epochs, then, {'none' if not lone.left.notna().any() else lone.left.notna().sum()} of the {len(lone)} runs that lacked the prior or the length got off the plateau, with either gradient. "
         "Where both are there, how far a run gets depends on the estimator (next section)."
+    )
+more_patches = records[
+    (records.profile == "small") & (records.method == "ats") & (records.estimator == "systematic") & ~records.prior & (records.scale == 16) & (records.n_patches > 5)
+]
+for n, group in more_patches.groupby("n_patches"):
+    left_ = group.left.dropna()
+    text += (
+        f" **Without the prior, but with {n:.0f} patches in place of five** (length 16, 15 epochs) {len(left_)} of {len(group)} left chance"
+        + (f", in epoch {', '.join(f'{epoch:.0f}' for epoch in sorted(left_))}" if len(left_) else "")
+        + f"; their test error is {with_error(group['final.test_error'])}: draws that see more can do what the prior does, at their price."
     )
 if away:
     text += (
@@ -1833,6 +1845,11 @@ wanted = [
          plain[(plain.prior == prior) & (plain.scale == scale) & (plain.estimator == "systematic")],
          f"{COMMAND} --profile small --n-patches 5 --set saliency_prior={prior} --set feature_scale={scale:g}")
         for prior, scale in ((True, 16), (True, 1), (False, 16), (False, 1))
+    ),
+    *(
+        (f"small, no prior, length 16, trained with N = {n}", more_patches[more_patches.n_patches == n],
+         f"{COMMAND} --profile small --n-patches {n} --set saliency_prior=False --snapshots-per-epoch 4")
+        for n in (25, 50)
     ),
     *(
         (f"small, {'with' if prior else 'no'} prior, length {scale:g}, 30 epochs",
