@@ -40,7 +40,7 @@ from IPython.display import Image as Picture
 from IPython.display import Markdown, display
 from PIL import Image
 from safetensors.torch import load_file
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import fisher_exact
 from scipy.stats import t as student
 
 from atslib import ESTIMATORS, PatchGeometry, downsample, entropy, plots, widgets
@@ -1536,8 +1536,9 @@ plots.table(
 def fewer(better, than):
     """In how many networks the error is lower with the one kind of draws than with the other, as words."""
     less = exchanged[than] - exchanged[better]
-    untied = less[less != 0]
-    return f"in {(less > 0).sum()} of {len(less)} networks, by {less.mean():.3f} on average (sign test p {'below 0.001' if (p := binomtest(int((untied > 0).sum()), len(untied)).pvalue) < 0.001 else f'= {p:.2g}'})"
+    by_seed = less.groupby("seed").mean()
+    p = permutation_test(by_seed.tolist(), [0.0] * len(by_seed), paired=True)
+    return f"in {(less > 0).sum()} of {len(less)} networks, by {less.mean():.3f} on average (means over the trainings of a seed: in {(by_seed > 0).sum()} of {len(by_seed)} seeds, exact test p = {p:.2g})"
 
 
 both = exchanged.loc["systematic"].index.intersection(exchanged.loc["des_raj"].index)
@@ -1547,6 +1548,7 @@ strangers = exchanged.drop("systematic")
 in_training = {draw: permutation_test(less.tolist(), [0.0] * len(less), paired=True) for draw, less in by_test.items()}
 display(
     Markdown(
+        "Networks of one seed begin with the same weights, and all are tested on the same images, so the test is over means by seed. "
         f"**In the test they do.** Systematic draws have a lower error than Des Raj's {fewer('systematic', 'des_raj')}, and than draws with replacement {fewer('systematic', 'with_replacement')}. "
         f"This is no favour to networks that were trained with them: of the {len(strangers)} that were not, {(strangers['systematic'] < strangers['des_raj']).sum()} do better with systematic draws than with Des Raj's. "
         f"Draws with replacement do worse than Des Raj's {fewer('des_raj', 'with_replacement')}. Murthy's draws are Des Raj's with other weights; they differ little: lower {fewer('murthy', 'des_raj')}."
@@ -1557,8 +1559,8 @@ display(
         f"**In training {'they do, too' if max(in_training.values()) < 0.05 else f'{len(both)} seeds do not show it'}.** Networks trained and tested with systematic draws have an error that is lower by {-own.mean():.3f} than that of networks trained and tested with Des Raj's ({len(both)} seeds). "
         f"If both are tested with systematic draws, {-by_test['systematic'].mean():.3f} of it is left, lower in {(by_test['systematic'] < 0).sum()} of {len(both)} seeds (exact paired test p = {in_training['systematic']:.2g}); "
         f"with Des Raj's, {-by_test['des_raj'].mean():.3f} ({(by_test['des_raj'] < 0).sum()} of {len(both)}, p = {in_training['des_raj']:.2g}). "
-        + f"So the comparison of the section before mixes two things, and {1 - by_test['systematic'].mean() / own.mean():.0%} to {1 - by_test['des_raj'].mean() / own.mean():.0%} of the difference is the test. "
-        + "A column of the table compares trainings alone. Whatever a network was trained with, test it with systematic draws."
+        + f"So the comparison of the section before mixes two things; on average {1 - by_test['systematic'].mean() / own.mean():.0%} to {1 - by_test['des_raj'].mean() / own.mean():.0%} of its difference comes from the test. "
+        + "A column of the table compares trainings alone. On these images, whatever a network was trained with, test it with systematic draws."
     )
 )
 

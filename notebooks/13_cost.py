@@ -1128,7 +1128,7 @@ Markdown(
     + (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {least_p(len(errors), len(errors), paired=True):.2g}, so that this is for these networks)" if clear else "No step of N lowers the error beyond chance")
     + (f"; {' and '.join(unclear)} no fall is shown" if unclear and clear else "")
     + (f"; it rises {' and '.join(worse)}" if worse else "")
-    + f". Of all networks that have left chance, in every setting, it falls {falls_shown()}. The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. ± after a mean covers test images and networks. "
+    + f". Of all networks that have left chance, in every setting, it falls {falls_shown()}; this test takes networks of one seed, and different settings, for independent. The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. ± after a mean covers test images and networks. "
     "Whether it is better to *train* with the N of the budget, [chapter 8](08_megapixel_mnist.ipynb) compares."
 )
 

@@ -235,6 +235,12 @@ def test_masks_say_which_answers_are_wrong():
             sign_test(masks[0], other)
 
 
+@pytest.mark.parametrize(("n_a", "n_b", "paired"), [(0, 3, False), (3, 0, False), (3, 4, True), (0, 0, True)])
+def test_no_least_p_without_runs(n_a, n_b, paired):
+    with pytest.raises(ValueError, match=f"{n_a} and {n_b} runs: expected at least one each"):
+        least_p(n_a, n_b, paired)
+
+
 @pytest.mark.parametrize(("n_a", "n_b", "paired"), [(3, 3, False), (2, 4, False), (4, 4, True)])
 def test_the_least_p_is_that_of_the_largest_difference(n_a, n_b, paired):
     assert least_p(n_a, n_b, paired) == pytest.approx(permutation_test([0.0] * n_a, [1.0] * n_b, paired))

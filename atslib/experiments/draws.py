@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from atslib.data.files import files_digest
 from atslib.estimators import get_estimator
-from atslib.experiments.records import hardware, read_record, software, write_record
-from atslib.experiments.runs import run_of
+from atslib.experiments.records import hardware, software, write_record
+from atslib.experiments.runs import recorded
 from atslib.experiments.sizes import trained
 from atslib.memory import keep_freed_memory
 from atslib.models import AttentionSampling, evaluating
@@ -87,9 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"--looks {args.looks}: expected at least 1")
         keep_freed_memory()
         for name in args.names:
-            run = run_of(read_record(args.out / "runs" / f"{name}.json"), args.out, args.data)
-            if run.name != name:
-                raise ValueError(f"{name}: the record is of {run.name}; for digits of the whole of MNIST name --data")
+            run = recorded(name, args.out, args.data)
             if run.method != "ats":
                 raise ValueError(f"{name}: expected a run with method ats")
             model, tests = trained(run), run.loaded.test

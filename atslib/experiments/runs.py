@@ -460,6 +460,18 @@ def run_of(record: dict, out: Path, data: str | None) -> Run:
     )
 
 
+def recorded(name: str, out: Path, data: str | None) -> Run:
+    """The run whose record is ``OUT/runs/NAME.json``.
+
+    Raises:
+        ValueError: no such record, or one of other data than ``data`` gives.
+    """
+    run = run_of(read_record(out / "runs" / f"{name}.json"), out, data)
+    if run.name != name:
+        raise ValueError(f"{name}: the record is of {run.name}; for digits of the whole of MNIST name --data")
+    return run
+
+
 def changed(sizes, changes: Sequence[tuple[str, object]]):
     """A profile with other values in some fields, its own or those of its training settings.
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from atslib.data.files import files_digest
 from atslib.data.megapixel_mnist import GLYPH, MegapixelMNIST
-from atslib.experiments.records import hardware, read_record, software, write_record
-from atslib.experiments.runs import Run, run_of
+from atslib.experiments.records import hardware, software, write_record
+from atslib.experiments.runs import Run, recorded
 from atslib.memory import keep_freed_memory
 from atslib.models import AttentionSampling
 from atslib.patches import PatchGeometry
@@ -140,9 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"--images {args.images} --sizes {args.sizes}: expected whole numbers of at least 1")
         keep_freed_memory()
         for name in args.names:
-            run = run_of(read_record(args.out / "runs" / f"{name}.json"), args.out, args.data)
-            if run.name != name:
-                raise ValueError(f"{name}: the record is of {run.name}; for digits of the whole of MNIST name --data")
+            run = recorded(name, args.out, args.data)
             model, like = trained(run), run.loaded.test
             path = args.out / "sizes" / f"{name}.json"
             here, weights = hardware(torch.device("cpu")), files_digest([run.weights])

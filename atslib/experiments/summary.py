@@ -76,7 +76,12 @@ def least_p(n_a: int, n_b: int, paired: bool = False) -> float:
 
     >>> least_p(3, 3), least_p(5, 5, paired=True)
     (0.1, 0.0625)
+
+    Raises:
+        ValueError: no runs, or pairs of different numbers.
     """
+    if min(n_a, n_b) < 1 or (paired and n_a != n_b):
+        raise ValueError(f"{n_a} and {n_b} runs: expected at least one each, and as many of both in pairs")
     if paired:
         return 2 / 2**n_a
     return (2 if n_a == n_b else 1) / math.comb(n_a + n_b, n_a)
