@@ -1496,7 +1496,7 @@ printed = (
 display(Markdown(printed))
 display(Markdown("**Does the published mistake matter, hurt or help?** " + answer))
 display(plots.table(["difference of test errors", "by seed", "mean", "95 % interval", "exact paired test, p", "the difference is"], lines))
-most = max((len(differences(a, b)) for a, b in pairs), default=0)
+most = max(1, *(len(differences(a, b)) for a, b in pairs))
 display(
     Markdown(
         f"These are {len(lines)} comparisons, and p is not corrected for their number: {most} pairs give no less than {least_p(most, most, paired=True):.2g}, so that corrected none could be beyond chance. "
