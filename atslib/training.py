@@ -459,7 +459,6 @@ def train(
     return curve
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     dataset: Dataset,
@@ -523,6 +522,7 @@ def evaluate(
     )
 
 
+@torch.no_grad()
 def _evaluate(
     model: nn.Module,
     loader: Loader,

@@ -1224,3 +1224,11 @@ def test_attention_of_nan_in_a_compiled_model_is_named_as_in_any_other(monkeypat
     broken.attention.layers[0].weight.register_hook(lambda gradient: gradient * 1e38)
     with pytest.raises(FloatingPointError, match="not finite"):
         train(broken, data(), None, replace(SETTINGS, learning_rate=1e30, clip_norm=None), compile=True, progress=False)
+
+
+def test_tests_in_a_training_keep_no_graph():
+    """What a test would need for a backward pass is gigabytes on whole images, and lives until the next test."""
+    trained, graphs = model(), []
+    trained.register_forward_hook(lambda module, inputs, out: graphs.append((module.training, out.logits.requires_grad)))
+    train(trained, data(n=8), data("test", 8), replace(SETTINGS, epochs=1), progress=False)
+    assert graphs == [(True, True), (False, False)]
