@@ -100,12 +100,15 @@ def read_position(path: str | os.PathLike) -> dict:
 def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
     """Put the weights of a checkpoint into the model, and nothing else: to use what has been trained so far.
 
+    A file that holds a ``state_dict`` alone, from ``torch.save(model.state_dict(), path)``, will do as well.
+
     Raises:
         ValueError: no checkpoint of ours.
         RuntimeError: one of another model.
     """
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        weights = state if all(isinstance(value, Tensor) for value in state.values()) else state["model"]
         if not isinstance(weights, dict):
             raise TypeError("a checkpoint holds dicts")
     except _DAMAGE as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate, get_worker_info
 from tqdm.auto import tqdm
@@ -83,8 +83,8 @@ class LabelledImages(Dataset):
         return len(self.labels)
 
     def class_counts(self) -> Int[Tensor, " classes"]:
-        """How many images each class has."""
-        return torch.bincount(known_labels(self), minlength=len(self.classes))
+        """How many images each class has. Raises a ValueError for labels that are not one class an image."""
+        return torch.bincount(_of_classes(self), minlength=len(self.classes))
 
     def class_weights(self) -> Float[Tensor, " classes"]:
         """Weights for the cross-entropy, the inverse of each class's share (§4.4), with mean 1 over the images.
@@ -98,8 +98,11 @@ class LabelledImages(Dataset):
     def part(self, numbers: Sequence[int]) -> LabelledImages:
         """The images of these numbers, in their order: a ``Subset`` that knows labels and classes.
 
+        Args:
+            numbers: whole numbers, or yes or no for each image of the set, ``labels == 1``, say.
+
         Raises:
-            ValueError: a number that no image has.
+            ValueError: a number that no image has, or that is not whole; another count of yes and no than of images.
         """
         return _Part(self, numbers)
 
@@ -115,10 +118,7 @@ class LabelledImages(Dataset):
         Raises:
             ValueError: another share, or one that leaves a part without images; labels that are not one class an image.
         """
-        labels = known_labels(self).cpu()
-        if labels.ndim != 1 or labels.is_floating_point():
-            said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
-            raise ValueError(f"labels of {said}: expected the class of each image, (N,)")
+        labels = _of_classes(self).cpu()
         if not 0 < share < 1:
             raise ValueError(f"share={share}: expected a number in (0, 1)")
         shuffle = torch.Generator().manual_seed(seed_for("split", seed))
@@ -134,8 +134,15 @@ class LabelledImages(Dataset):
 class _Part(LabelledImages):
     """Some images of a set with labels."""
 
-    def __init__(self, whole: LabelledImages, numbers: Sequence[int]):
-        numbers = [int(number) for number in numbers]
+    def __init__(self, whole: LabelledImages, numbers: Sequence[int] | Bool[Tensor, " N"]):
+        chosen = torch.as_tensor(numbers if isinstance(numbers, Tensor | np.ndarray) else list(numbers))
+        if chosen.dtype == torch.bool:
+            if chosen.shape != (len(whole),):
+                raise ValueError(f"yes or no of shape {tuple(chosen.shape)}: expected one for each of {len(whole)} images")
+            chosen = chosen.nonzero()[:, 0]
+        if (chosen != chosen.long()).any():
+            raise ValueError(f"image {chosen[chosen != chosen.long()][0]:g}: expected whole numbers")
+        numbers = chosen.long().tolist()
         if wrong := [number for number in numbers if not 0 <= number < len(whole)]:
             raise ValueError(f"image {wrong[0]}: expected 0 to {len(whole) - 1}")
         self.whole, self.numbers = whole, numbers
@@ -147,6 +154,17 @@ class _Part(LabelledImages):
     def digest(self) -> str:
         """That of the set, and one of the numbers; for records of runs. Raises an AttributeError if the set has none."""
         return digest_of(self)
+
+
+def _of_classes(dataset: Dataset) -> Int[Tensor, " N"]:
+    """The labels of a set in which each is a class."""
+    labels = known_labels(dataset)
+    if labels.ndim != 1 or labels.is_floating_point():
+        said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
+        raise ValueError(
+            f"labels of {said}: expected the class of each image, (N,); of others choose the images yourself, with part(numbers)"
+        )
+    return labels
 
 
 def digest_of(dataset: Dataset) -> str:
@@ -270,7 +288,8 @@ class Loader:
         ValueError: a set in memory whose labels are no classes, without ``any_label``.
     """
 
-    def __init__(self, dataset: Dataset, device: torch.device, *, workers: int = 0, any_label: bool = False):
+    def __init__(self, dataset: Dataset, device: str | torch.device, *, workers: int = 0, any_label: bool = False):
+        device = torch.device(device)
         self.dataset, self.device = dataset, device
         self._in_memory, self._numbers = _in_memory(dataset)
         if self._in_memory is not None:

@@ -16,6 +16,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +134,12 @@ class AttentionSampling(nn.Module):
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = estimator
+        if (apart := attention.stride / scale) > min(pair(patch_size)):
+            warnings.warn(
+                f"locations {apart:.4g} pixels apart (stride {attention.stride} of the attention network at scale {scale:.4g}) "
+                f"for patches of {patch_size}: parts of the image lie between them, and no patch can show those",
+                stacklevel=2,
+            )
 
     @property
     def estimator(self) -> Estimator:
@@ -191,8 +198,10 @@ class AttentionSampling(nn.Module):
         avoids: K is 32,400 in the paper's first experiment.
 
         Raises:
-            ValueError: as :meth:`forward`; batch normalisation in training mode, if there are several chunks.
+            ValueError: as :meth:`forward`; a chunk that is no number of patches; batch normalisation in training mode, if there
+                are several chunks.
         """
+        _check_chunk(chunk)
         low, log_attention = self.attend(image, low)
         pooled = 0
         for attention, seen in self._everywhere(image, low, log_attention, chunk):
@@ -241,9 +250,30 @@ class AttentionSampling(nn.Module):
             )
         return low, _log_softmax(logits)
 
-    def geometry(self, image: Tensor, low: Tensor, log_attention: Tensor) -> PatchGeometry:
-        """Where in the image each location of the attention map lies."""
-        return self._geometry_of(tuple(image.shape[2:]), tuple(low.shape[2:]), tuple(log_attention.shape[1:]))
+    def geometry(
+        self,
+        image: Shaped[Tensor, "B C H W"],
+        low: Float[Tensor, "B C h w"] | Output,
+        log_attention: Float[Tensor, "B h2 w2"] | None = None,
+    ) -> PatchGeometry:
+        """Where in the image each location of the attention map lies.
+
+        Args:
+            image: that was looked at; only its size is.
+            low, log_attention: view and log-attention as :meth:`attend` returned them; or, in place of both, what the model said
+                about the image, if the view was its own.
+
+        Raises:
+            ValueError: a view without log-attention, or an output with none.
+        """
+        size = tuple(image.shape[2:])
+        if isinstance(low, Output):
+            view_size, log_attention = low_size(size, self.scale), low.log_attention
+        else:
+            view_size = tuple(low.shape[2:])
+        if log_attention is None:
+            raise ValueError("no log-attention: expected it beside the view, or an output that has it")
+        return self._geometry_of(size, view_size, tuple(log_attention.shape[1:]))
 
     def _geometry_of(self, image_size: tuple[int, int], view_size: tuple[int, int], map_size: tuple[int, int]) -> PatchGeometry:
         return PatchGeometry(
@@ -421,8 +451,8 @@ class DeepMIL(nn.Module):
         pair(patch_size)  # or a ValueError
         if not isinstance(grid, Sequence) or len(grid) != 2 or not all(isinstance(n, Integral) and n >= 1 for n in grid):
             raise ValueError(f"grid={grid}: expected two whole numbers, at least one row and one column of patches")
-        if chunk is not None and not (isinstance(chunk, Integral) and chunk >= 1):
-            raise ValueError(f"chunk={chunk!r}: expected a whole number of patches, at least 1, or None for all at once")
+        if chunk is not None:
+            _check_chunk(chunk, ", or None for all at once")
         _check_is_number(fill)
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.grid, self.chunk, self.fill = patch_size, tuple(grid), chunk, fill
@@ -608,6 +638,11 @@ def _check_is_number(fill: object) -> None:
         raise ValueError(f"fill={fill!r}: expected one number, in the image's own range")
 
 
+def _check_chunk(chunk: object, otherwise: str = "") -> None:
+    if not (isinstance(chunk, Integral) and chunk >= 1):
+        raise ValueError(f"chunk={chunk!r}: expected a whole number of patches, at least 1{otherwise}")
+
+
 def _check_image(image: Tensor | ImageSource) -> None:
     if not isinstance(image, Tensor | ImageSource):
         raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one of an array")
@@ -622,6 +657,6 @@ def _check_image(image: Tensor | ImageSource) -> None:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected at least one image")
     if not (image.is_floating_point() or image.dtype == torch.uint8):
         raise ValueError(
-            f"image of type {image.dtype}: expected uint8 or floating point; divide others by their white, image.float() / 65535 "
-            "say, or read files of them with ImagePyramid.open(file, white=65535)"
+            f"image of type {image.dtype}: expected uint8 or floating point; divide others by the white of their device, "
+            "image.float() / 4095 for 12 bits, say, or read files of them with ImagePyramid.open(file, white=4095)"
         )

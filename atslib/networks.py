@@ -136,11 +136,11 @@ class MegapixelMNISTAttention(AttentionNetwork):
     """Attention for Megapixel MNIST: three 3×3 convolutions, 8–8–1 channels, padded to keep the size (§4.2, §H.1).
 
     Args:
-        variant: ``"paper"`` has ReLU between them, ``"released"`` tanh, as the released code does.
         channels: of the view, 1 for grey.
+        variant: ``"paper"`` has ReLU between them, ``"released"`` tanh, as the released code does.
     """
 
-    def __init__(self, variant: str = "paper", channels: int = 1):
+    def __init__(self, channels: int = 1, *, variant: str = "paper"):
         _check_variant(variant)
         activation = partial(nn.ReLU, inplace=True) if variant == "paper" else nn.Tanh
         super().__init__(
@@ -163,7 +163,7 @@ class ColonCancerAttention(MegapixelMNISTAttention):
     """
 
     def __init__(self, channels: int = 3):
-        super().__init__("paper", channels)
+        super().__init__(channels)
 
 
 class SpeedLimitsAttention(AttentionNetwork):
@@ -175,15 +175,15 @@ class SpeedLimitsAttention(AttentionNetwork):
     of the convolutions, which the maximum widens to 16; here it is worked out from the layers.
 
     Args:
+        channels: of the view, 3 for colour.
         variant: ``"paper"`` pads the convolutions to keep the size, as for the other experiments (the paper does not say):
             a view of 288 × 384 has 36 × 48 locations; ``"released"`` leaves them unpadded: 35 × 47.
-        channels: of the view, 3 for colour.
 
     The released code also penalises the squared weights of the first three (1e-5) and mixes the softmax with 1e-4 of the
     uniform distribution; neither is part of the network here.
     """
 
-    def __init__(self, variant: str = "paper", channels: int = 3):
+    def __init__(self, channels: int = 3, *, variant: str = "paper"):
         _check_variant(variant)
         padding = 1 if variant == "paper" else 0
         super().__init__(
@@ -567,11 +567,16 @@ class ResidualBlock(nn.Module):
         stride: of the first convolution and of the way around.
         variant: ``"paper"`` or ``"released"``, as above.
         norm: ``"group"`` or ``"batch"``, see :class:`ResNet`.
+
+    Attributes:
+        stride, padding, receptive_field: of the two convolutions one after the other, so that it may be a layer of an
+            :class:`AttentionNetwork`. (Group normalisation then sees the whole view, as it does anywhere in such a network.)
     """
 
     def __init__(self, inputs: int, width: int, stride: int = 1, variant: str = "paper", norm: str = "group"):
         super().__init__()
         _check_variant(variant)
+        self.stride, self.padding, self.receptive_field = stride, 1 + stride, 3 + 2 * stride
         self.released = variant == "released"
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)

@@ -270,7 +270,7 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
     batch, channels, height, width = image.shape
     dtype = image.dtype if image.is_floating_point() else torch.float32
     working = torch.promote_types(dtype, torch.float32)  # half precision would round the weights
-    if image.is_cuda and torch.get_float32_matmul_precision() != "highest":  # so would TensorFloat-32
+    if image.is_cuda and _tensor_float_32():  # so would that
         working = torch.float64
     # Expanded, or channels last: image by image, or all of it would be copied.
     together = batch == 1 or channels == 1 or image.stride(0) == channels * image.stride(1)
@@ -283,7 +283,15 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
                 columns = _column_means(rows, size[1])
                 parts.append((columns / 255 if image.dtype == torch.uint8 else columns).to(dtype))
             views.append(torch.cat(parts, dim=1))
-    return torch.cat(views).reshape(batch, channels, *size)
+        return torch.cat(views).reshape(batch, channels, *size)
+
+
+def _tensor_float_32() -> bool:
+    """Whether matrix products on a GPU may round their factors to 10 bits; True where PyTorch does not tell."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # the caller has used the newer setting, torch.backends.cuda.matmul.fp32_precision
+        return torch.backends.cuda.matmul.fp32_precision != "ieee"
 
 
 def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) -> Iterator[Float[Tensor, "C q W"]]:

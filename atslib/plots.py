@@ -171,7 +171,16 @@ def outline_patches(
     """The outlines of the patches at these locations, over the image that has been drawn, at full resolution or smaller.
 
     A picture that was drawn with an ``extent`` of its own is taken to have the image's own coordinates.
+
+    Args:
+        geometry: of the image, ``model.geometry(image, out)``.
+        index: locations in it, ``out.index[0]``.
+
+    Raises:
+        ValueError: locations of several images, or corners.
     """
+    if index.ndim != 1:
+        raise ValueError(f"index of shape {tuple(index.shape)}: expected (N,), the locations in one image, out.index[0]")
     height, width = pair(geometry.patch_size)
     across, down = _to_drawn(ax, geometry)
     for top, left in geometry.top_left(index[None])[0].tolist():

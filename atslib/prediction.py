@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from atslib.loading import Loader, seed_for
 from atslib.models import AttentionSampling, evaluating
 from atslib.patches import ImageSource
-from atslib.training import _check_set, _device_of, _warn_of_range, check_options
+from atslib.training import _check_set, _device_of, _warn_of_range, check_options, no_answer
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ def predict(
         raise ValueError("return_patches for predict, which keeps logits only: call the model, model(image, return_patches=True)")
     if "generator" in options:
         raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
+    if given := options.keys() & {"low", "log_attention"}:
+        raise ValueError(f"{min(given)} for predict, which is one image's: call the model, image by image")
     device = _device_of(model) if device is None else torch.device(device)
     answers = []
     # A model of one's own may have attention, and a call that does not take it.
@@ -149,8 +151,8 @@ def predict(
     loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
-            if not number:
-                _warn_of_range(image, model)
+            if device.type == "cpu" or not number:
+                _warn_of_range(image, model, first=not number)
             draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -158,11 +160,11 @@ def predict(
                     attended = dict(zip(("low", "log_attention"), model.attend(image), strict=True)) if attends_once else {}
                     call = model.exact if exact else partial(model, generator=draws, **attended)
                     every = [call(image, **options).logits[0].float() for _ in range(int(looks))]
-            except ValueError as error:
-                raise ValueError(f"image {number}: {error}") from error
+            except (ValueError, RuntimeError) as error:
+                shape = f" of shape {tuple(image.shape[1:])}" if isinstance(error, RuntimeError) else ""  # PyTorch's words
+                raise type(error)(f"image {number}{shape}: {error}") from error
             answers.append(torch.stack(every).cpu())
-            most = answers[-1].amax(1)  # NaN would be counted as an answer, of the class that comes first; a class may be -inf
-            if not most.isfinite().all():
+            if no_answer(answers[-1]).any():
                 raise FloatingPointError(f"image {number}: logits that are not finite")
     return Prediction(torch.stack(answers), answer)
 

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -21,10 +22,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import CodeType
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
@@ -195,7 +197,8 @@ def train(
     the epoch), ``train_error``, ``entropy`` (mean, nats; not of methods without attention), and, in epochs with a test,
     ``test_loss`` and ``test_error``. With another ``loss`` it stands in place of the cross-entropy, and errors are there where
     ``error`` says what they are. Of training, class weights and the images that a balanced epoch repeats count; the test has
-    each image once, unweighted, so that with these the two losses do not compare.
+    each image once, unweighted, so that with these the two losses do not compare, and the least test loss may be that of a model
+    which answers the largest class: there is ``test_balanced_error`` then, to choose an epoch by.
 
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. It is put into
@@ -209,31 +212,38 @@ def train(
             ``max_seconds``, SIGTERM or Ctrl-C (one that comes in the last test does what it usually does, after it). Where it
             exists, training goes on from it, in mid-epoch if need be, and, on the CPU with the same number of threads, gives
             bit for bit the numbers of a run that was never interrupted. It goes on in the precision in which it was begun. It
-            is also written before each test, so that what a test raises costs no epoch. A run that is done goes on where the
-            settings now ask for more epochs, to the numbers of a run that was to have so many from the beginning; with the
-            schedule ``"cosine"``, where these are other epochs, that is refused.
+            is also written before each test, so that what a test raises costs no epoch. A run that is done trains no more; it
+            goes on where the settings now ask for more epochs, to the numbers of a run that was to have so many from the
+            beginning (its last epoch has had a test then, whatever ``test_every`` says); with the schedule ``"cosine"``, where
+            these are other epochs, that is refused. Of the data it knows the number of images and the labels that the set has as
+            an attribute, not the pixels: after a change of what is read, begin anew.
         max_seconds: stop after the first step that ends later than this.
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out; of a function also
-            numbers and words that are its defaults or its closure's. Other things that it looks up a checkpoint does not know.
+            its code, and numbers and words that are its defaults or its closure's. Other things that it looks up, functions that
+            it calls, say, a checkpoint does not know.
         loss: in place of the cross-entropy, where images have several labels or a number is to be predicted: called with the
             logits ``(B, outputs)`` in float32 and the labels ``(B, …)`` on the device, returns a number for each image
             ``(B,)``; in a test it is called once, with all images'. Labels then may be numbers or arrays of one shape: integers
             come as int64, all others as float32. The entropy is rewarded as before. It counts as a setting as
             ``augment`` does. (Of a single output take ``logits[:, 0]``: ``(B, 1)`` less ``(B,)`` would be ``(B, B)``.)
+            :func:`atslib.prediction.predict` does not know it: tell it what the outputs mean with ``answer``, or it takes several
+            for the classes of a softmax.
         error: called as ``loss`` is; what is reported as the error of each image. None: whether the largest logit is another
             class's, and nothing where ``loss`` is given.
         optimiser: makes another than Adam for the model, with weight decay, say, or a learning rate for each of several groups of
             parameters. Each group's rate then is that which the optimiser begins with, times what the schedule leaves of
-            ``settings.learning_rate``. What it makes counts as a setting: its kind, and the options of its groups.
+            ``settings.learning_rate``. What it makes counts as a setting: its kind, and the options of its groups. Parameters
+            that it leaves out stay as they are; ``clip_norm`` is the length of the gradient of those that it has.
         workers: processes that read images ahead, as many again for the test set; they stay until the training ends. Random
             numbers that the set itself draws in them are seeded by batch; without workers they are not. Those that depend on the
             image alone belong into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
         progress: show a bar for each epoch.
         on_epoch: called with each new dict, in the first process, before the checkpoint is written: where a run is stopped in it,
-            it is called once more with the same epoch. A place to keep the weights of the best epoch.
+            it is called once more with the same epoch. A place to keep a copy of the weights of the best epoch, and to raise
+            :class:`StopTraining` when enough is enough.
         on_step: called after each step with the epoch, the step in it (both from 1) and the steps of an epoch, in the first
             process; the model then has its new weights.
         processes: where there are several; ``device`` then is theirs.
@@ -245,7 +255,9 @@ def train(
             are no class of the model (on a GPU only those of the first batch, if the set is no
             :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
             ``error`` that returns anything but a number for each image. Several processes and a model with batch normalisation.
-        FloatingPointError: the loss or the gradient became NaN or infinite. The last good checkpoint is kept.
+            An optimiser in place of a function that makes one, or one that holds parameters which are not the model's.
+        FloatingPointError: the loss or the gradient became NaN or infinite; an image or a label that is the reason is named. The
+            last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
     group = processes or Processes(_device_of(model) if device is None else device)
@@ -272,10 +284,9 @@ def train(
         raise ValueError(f"{type(model).__name__} has no parameter with requires_grad: there is nothing to train")
     if optimiser is not None and not settings.learning_rate:
         raise ValueError("learning_rate=0 with an optimiser: its rates are scaled by what the schedule leaves of this one")
-    made = torch.optim.Adam(model.parameters(), lr=settings.learning_rate) if optimiser is None else optimiser(model)
-    if isinstance(made, torch.optim.LBFGS):
-        raise ValueError("optimiser LBFGS: expected one that makes a step from one gradient, such as torch.optim.AdamW")
+    made = torch.optim.Adam(model.parameters(), lr=settings.learning_rate) if optimiser is None else _made(optimiser, model)
     rates = [group["lr"] for group in made.param_groups]  # at the start
+    trained = [parameter for group in made.param_groups for parameter in group["params"]]
     classes = None  # of the images, where it matters for the order in which they are shown
     if settings.balanced:
         classes = known_labels(train_set)
@@ -287,26 +298,30 @@ def train(
     what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
     given = dict(loss=loss, error=error)
     what |= {name: _named(function) for name, function in given.items() if function is not None}
-    held = {f"{name}_holds": _holds(function) for name, function in (given | dict(augment=augment)).items()}
+    functions = given | dict(augment=augment)
+    held = {f"{name}_holds": _holds(function) for name, function in functions.items()}
+    held |= {f"{name}_code": _code(function) for name, function in functions.items()}
     what |= {name: some for name, some in held.items() if some}
-    if optimiser is not None:
-        what |= dict(optimiser_settings=_settings_of(made))
+    what |= dict(optimiser_settings="" if optimiser is None else _settings_of(made))
     if frozen_weights := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
         what |= dict(frozen=hashlib.sha256(" ".join(frozen_weights).encode()).hexdigest()[:8])
-    if isinstance(train_set, LabelledImages):
-        labels = known_labels(train_set).cpu().contiguous().numpy()
-        what |= dict(labels=hashlib.sha256(labels.tobytes()).hexdigest()[:8])
+    with suppress(TypeError, ValueError, RuntimeError):  # sets of other people's may call anything their labels
+        if (labels := known_labels(train_set)) is not None:
+            what |= dict(labels=hashlib.sha256(labels.cpu().contiguous().numpy().tobytes()).hexdigest()[:8])
     curve: list[dict] = []
     step, sums, seconds = 0, [0.0] * 5, 0.0  # of the epoch under way
     if checkpoint is not None and Path(checkpoint).exists():
         # What an epoch does depends on how many will follow only where the learning rate does.
         free = ["optimiser", *([] if settings.schedule == "cosine" else ["epochs"])]  # the first of older checkpoints
-        position = load_checkpoint(checkpoint, model, made, what, free, newer=("labels", "optimiser_settings", *held))
+        newer = ["labels", *held, *(["optimiser_settings"] if optimiser is None else [])]  # an older one says nothing of Adam
+        position = load_checkpoint(checkpoint, model, made, what, free, newer)
         begun = len(position["curve"]) + (position["step"] > 0)
         if begun > settings.epochs:
             raise ValueError(f"{checkpoint} is in epoch {begun} already, settings ask for {settings.epochs} epochs")
         curve, step, sums, seconds = (position[key] for key in ("curve", "step", "sums", "seconds"))
         bfloat16 = position["bfloat16"]  # in one precision to the end, whatever this machine would choose
+        if progress and len(curve) == settings.epochs:
+            tqdm.write(f"{checkpoint}: all {settings.epochs} epochs are done, nothing is trained", file=sys.stderr)
 
     def save() -> None:
         nonlocal last_saved
@@ -318,9 +333,11 @@ def train(
 
     def not_finite(epoch: int, step: int) -> FloatingPointError:
         where = f"epoch {epoch}, step {step}" + ("" if device.type == "cpu" else " or shortly before")
+        advice = f"try a lower learning rate than {settings.learning_rate} or a tighter clip_norm than {settings.clip_norm}"
+        if (epoch, step) == (1, 1):  # no step has been made yet that could have been too large
+            advice = "look at the images, the labels and the loss"
         return FloatingPointError(
-            f"loss or gradient is not finite in {where}: try a lower learning rate than "
-            f"{settings.learning_rate} or a tighter clip_norm than {settings.clip_norm}"
+            f"loss or gradient is not finite in {where}: {advice}"
             + (f"; {checkpoint} is of a good step before it" if checkpoint and Path(checkpoint).exists() else "")
         )
 
@@ -386,8 +403,8 @@ def train(
                         raise
                 _check_output(model, out)
                 attends |= out.log_attention is not None
-                if not (curve or step):
-                    _warn_of_range(images, model)
+                if device.type == "cpu" or not (curve or step):
+                    _warn_of_range(images, model, first=not (curve or step))
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
                 if loss is None and (not known or device.type == "cpu"):
                     for told in (labels,) if known else (_labels_of(train_set, labels), _labels_of(test_set, labels)):
@@ -397,13 +414,15 @@ def train(
                     missed = _cross_entropy(out, labels, class_weights)  # (b,)
                 else:
                     missed = _measured(loss, "loss", out.logits, labels)
+                    if not (curve or step):
+                        _warn_of_mixed_images(loss, out.logits, labels, missed)
                 spread = _spread(out, missed)
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
                 objective = (missed - settings.entropy_weight * spread).sum() * counted * group.world / len(batch)
-                made.zero_grad(set_to_none=True)
+                model.zero_grad(set_to_none=True)  # of parameters, too, that the optimiser leaves out
                 group.backward(objective)
-                norm = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
+                norm = nn.utils.clip_grad_norm_(trained, settings.clip_norm or math.inf)
                 wrong = _errors(error, loss, out.logits.detach(), labels)
                 count, bad = torch.tensor(len(rows)), ~(objective.detach().isfinite() & norm.isfinite())
                 batch_tally = [missed.detach().sum(), wrong.sum(), spread.detach().sum(), count, bad]
@@ -417,6 +436,8 @@ def train(
                     *sums, stop, due = group.sum(torch.cat([tally, tally.new_tensor(wishes)])).tolist()
                     stopping, saving = bool(stop), bool(due)
                     if sums[4]:
+                        _refuse_labels(labels, numbers)
+                        _refuse_pixels(images, numbers, FloatingPointError)
                         raise not_finite(epoch, step)
                 made.step()
                 if on_step is not None and first_process:
@@ -450,13 +471,28 @@ def train(
                     error=error,
                     progress=progress,
                 )
-                entry.update({f"test_{key}": measured[key] for key in ("loss", "error") if key in measured})
+                uneven = settings.balanced or settings.class_weights is not None
+                reported = ("loss", "error", *(["balanced_error"] if uneven else []))
+                entry.update({f"test_{key}": measured[key] for key in reported if key in measured})
             curve.append(entry)
+            enough = torch.zeros((), device=device)
             if on_epoch is not None and first_process:
-                on_epoch(entry)
+                try:
+                    on_epoch(entry)
+                except StopTraining:
+                    enough += 1
             step, sums, seconds = 0, [0.0] * 5, 0.0
             save()
+            if on_epoch is not None and group.sum(enough):
+                break
     return curve
+
+
+class StopTraining(Exception):
+    """Raised in ``on_epoch``: :func:`train` writes its checkpoint and returns the curve so far.
+
+    Where it is called again with this checkpoint, it goes on with the next epoch.
+    """
 
 
 def evaluate(
@@ -493,15 +529,16 @@ def evaluate(
 
     Returns:
         ``error`` (share of images answered wrongly), ``loss`` (cross-entropy), ``stderr`` (of the error, binomial,
-        :math:`\\sqrt{e (1 - e) / n}`: 0 where all or none are wrong, which is not to say that the error is known), ``n``
-        (images), ``confusion`` (images by true and by answered class), ``predicted``, ``labels`` and ``logits`` (tensors, in
-        the set's order). With a ``loss``: its mean, ``n``, ``labels`` and ``logits``. With an ``error``: its mean, and as
-        ``stderr`` that of the mean, :math:`s / \\sqrt n`.
+        :math:`\\sqrt{e (1 - e) / n}`: 0 where all or none are wrong, which is not to say that the error is known),
+        ``balanced_error`` (the mean over the classes that occur of the share of theirs that is answered wrongly: 1 − 1 / classes
+        for whoever answers always the same), ``n`` (images), ``confusion`` (images by true and by answered class),
+        ``predicted``, ``labels`` and ``logits`` (tensors, in the set's order). With a ``loss``: its mean, ``n``, ``labels``
+        and ``logits``. With an ``error``: its mean, and as ``stderr`` that of the mean, :math:`s / \\sqrt n`.
 
     Raises:
         ValueError: a set without images, or a loader in place of one; labels that are no class of the model; a ``loss`` or
             ``error`` that returns anything but a number for each image; ``exact`` of a model without; what the model raises.
-        FloatingPointError: logits that are not finite.
+        FloatingPointError: logits with NaN or +inf, or all -inf; a ``loss`` that is not finite where a label is not.
     """
     group = processes or Processes(_device_of(model) if device is None else device)
     device = group.device
@@ -555,8 +592,9 @@ def _evaluate(
                     _refuse_pixels(images, numbers)
                     raise
             _check_output(model, out)
+            if device.type == "cpu" or logits is None:
+                _warn_of_range(images, model, first=logits is None, stacklevel=4)
             if logits is None:
-                _warn_of_range(images, model, stacklevel=4)
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
                 whole = torch.ones((), device=device)
@@ -569,8 +607,7 @@ def _evaluate(
     labels = labels.long() if whole else labels.float()
     on_device = logits, labels  # where a loss of the caller's may have tensors of its own
     logits, labels = logits.cpu(), labels.cpu()
-    if not logits.isfinite().all():  # NaN would be counted as an answer, of the class that comes first
-        bad = (~logits.isfinite()).any(1).nonzero()[:, 0].tolist()
+    if bad := no_answer(logits).nonzero()[:, 0].tolist():
         some = ", ".join(map(str, bad[:5])) + ", …" * (len(bad) > 5)
         raise FloatingPointError(f"logits that are not finite for {len(bad)} of {len(logits)} images: number {some} of the set")
     found = dict(n=len(labels), labels=labels, logits=logits)
@@ -578,9 +615,14 @@ def _evaluate(
         _check_labels(labels, logits.shape[1])
         predicted, classes = logits.argmax(1), logits.shape[1]
         confusion = torch.bincount(classes * labels + predicted, minlength=classes**2).view(classes, classes)
+        there = confusion.sum(1) > 0
+        right = confusion.diagonal()[there] / confusion.sum(1)[there]
         found |= dict(loss=F.cross_entropy(logits, labels).item(), confusion=confusion, predicted=predicted)
+        found |= dict(balanced_error=1 - right.double().mean().item())
     else:
         found |= dict(loss=_measured(loss, "loss", *on_device).double().mean().item())
+        if not math.isfinite(found["loss"]):
+            _refuse_labels(labels, range(len(labels)))
     if error is not None:
         errors = _measured(error, "error", *on_device).cpu().double()
         found |= dict(error=errors.mean().item(), stderr=_stderr(errors))
@@ -588,6 +630,32 @@ def _evaluate(
         share = (predicted != labels).double().mean().item()
         found |= dict(error=share, stderr=math.sqrt(share * (1 - share) / len(labels)))
     return found
+
+
+def no_answer(logits: Float[Tensor, "B outputs"]) -> Bool[Tensor, " B"]:
+    """Logits that say nothing: NaN would be counted as an answer, of the class that comes first. A class may be -inf."""
+    return ~logits.amax(1).isfinite()
+
+
+def _made(optimiser: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:
+    """What the caller's function makes for the model."""
+    kind = optimiser if isinstance(optimiser, type) else type(optimiser)
+    if issubclass(kind, torch.optim.Optimizer):
+        call = f"{kind.__name__}(model.parameters())"
+        raise ValueError(f"optimiser {kind.__name__}: expected a function of the model that makes one, lambda model: {call}")
+    made = optimiser(model)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ValueError(f"optimiser made a {type(made).__name__}: expected a torch.optim.Optimizer")
+    if isinstance(made, torch.optim.LBFGS):
+        raise ValueError("optimiser LBFGS: expected one that makes a step from one gradient, such as torch.optim.AdamW")
+    own = set(model.parameters())
+    foreign = sum(parameter not in own for group in made.param_groups for parameter in group["params"])
+    if foreign:
+        raise ValueError(
+            f"optimiser with {foreign} parameters that are not the model's: a checkpoint would not hold them; make it for the "
+            "model that the function is given, of which they may be a part"
+        )
+    return made
 
 
 def _stderr(values: Float[Tensor, " n"]) -> float:
@@ -614,6 +682,21 @@ def _device_of(model: nn.Module) -> torch.device:
 def _named(function: Callable | None) -> str | None:
     """What a checkpoint says of an augmentation or a loss: its ``repr``, without addresses, which no other process shares."""
     return None if function is None else re.sub(r" at 0x\w+", "", repr(function))
+
+
+def _code(function: Callable | None) -> str:
+    """A digest of what a function does, as this version of Python puts it; empty where it is no function of Python's."""
+    if isinstance(function, partial):
+        return _code(function.func)
+    if not inspect.isfunction(function):
+        return ""
+
+    def said(code: CodeType) -> str:
+        constants = [said(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+        return repr((code.co_code, code.co_names, code.co_varnames, constants))
+
+    digest = hashlib.sha256(said(function.__code__).encode()).hexdigest()[:8]
+    return f"{digest} (Python {sys.version_info.major}.{sys.version_info.minor})"
 
 
 def _holds(function: Callable | None) -> str:
@@ -671,13 +754,23 @@ def _check_set(dataset: Dataset, what: str) -> None:
         raise ValueError(f"{what} of 0 images: expected at least 1")
 
 
-def _refuse_pixels(images: Tensor | ImageSource, numbers: Sequence[int]) -> None:
-    """Raise a ValueError that names the image of the set whose pixels are not finite, if there is one."""
+def _refuse_labels(labels: Shaped[Tensor, "B *target"], numbers: Sequence[int]) -> None:
+    """Raise a FloatingPointError that names the image of the set whose label is not finite, if there is one."""
+    if labels.is_floating_point() and (bad := (~labels.isfinite()).flatten(1 if labels.ndim > 1 else 0)).any():
+        first = int((bad.any(1) if labels.ndim > 1 else bad).nonzero()[0, 0])
+        raise FloatingPointError(
+            f"image {numbers[first]} of the set has the label {labels[first].tolist()}, and the loss is not finite: leave out "
+            "what has none, or write a loss that passes it over (torch.where, before it is computed with)"
+        )
+
+
+def _refuse_pixels(images: Tensor | ImageSource, numbers: Sequence[int], error: type[Exception] = ValueError) -> None:
+    """Raise an error that names the image of the set whose pixels are not finite, if there is one."""
     if isinstance(images, Tensor):
         for number, image in zip(numbers, images, strict=True):
             if not (finite := image.isfinite()).all():
                 share = 1 - finite.double().mean().item()
-                raise ValueError(
+                raise error(
                     f"image {number} of the set: {share:.2g} of its pixels are NaN or infinite; give what is not known a number, "
                     "the model's fill, say"
                 )
@@ -703,7 +796,7 @@ def check_options(model: nn.Module, options: dict, function: str, exact: bool = 
         raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {called} has none{hint}")
 
 
-def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, stacklevel: int = 3) -> None:
+def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool = True, stacklevel: int = 3) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         return
     most, fill = images.max().item(), getattr(model, "fill", 0)
@@ -711,6 +804,12 @@ def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, stacklevel: i
         warnings.warn(
             f"floating-point images up to {most:g}, which the networks see as they are: uint8 is seen as [0, 1], others are to "
             "be divided by their white",
+            stacklevel=stacklevel,
+        )
+    elif first and 0 < most < 1 / 8 and images.min() >= 0:
+        warnings.warn(
+            f"floating-point images from 0 up to {most:.2g} in the first batch, nearly black to networks and to a saliency "
+            "prior: divide them by the white of their device (4095 for 12 bits), not by the largest number of the file's type",
             stacklevel=stacklevel,
         )
     elif fill > 4 * max(most, 1):
@@ -768,14 +867,38 @@ def _measured(
     measure: Measure, name: str, logits: Float[Tensor, "B outputs"], labels: Shaped[Tensor, "B *target"]
 ) -> Shaped[Tensor, " B"]:
     """What a loss or an error of the caller's says of each image."""
-    values = measure(logits.float(), labels)
+    try:
+        values = measure(logits.float(), labels)
+    except RuntimeError as failure:
+        if labels.is_floating_point():
+            raise
+        said = f"{name} of labels of type {labels.dtype}: {failure}"
+        raise ValueError(f"{said} (labels.float() makes numbers of them)") from failure
     if isinstance(values, Tensor) and values.shape == logits.shape[:1]:
         return values
+    single = logits.shape[1:] == (1,) and labels.ndim == 1  # less labels (B,), outputs (B, 1) are (B, B)
+    hint = "of outputs (B, 1) take logits[:, 0]" if single else "reduction='none', then the mean over the rest"
     said = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"type {type(values).__name__}"
     raise ValueError(
         f"{name} returned {said} for logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: expected "
-        f"a tensor of shape {tuple(logits.shape[:1])}, one number for each image (reduction='none', then the mean over the rest)"
+        f"a tensor of shape {tuple(logits.shape[:1])}, one number for each image ({hint})"
     )
+
+
+def _warn_of_mixed_images(
+    loss: Measure, logits: Float[Tensor, "B outputs"], labels: Shaped[Tensor, "B *target"], losses: Float[Tensor, " B"]
+) -> None:
+    """Of a loss of outputs (B, 1) and labels (B,) in which broadcasting sets every output against every label."""
+    if logits.shape[1:] != (1,) or labels.ndim != 1 or len(labels) < 2:
+        return
+    with torch.no_grad():
+        alone = _measured(loss, "loss", logits[:1], labels[:1]).float()
+    if not torch.allclose(alone, losses[:1].detach().float(), rtol=1e-3, atol=1e-6, equal_nan=True):
+        warnings.warn(
+            f"the loss of an image depends on the others of its batch: of outputs {tuple(logits.shape)} and labels "
+            f"{tuple(labels.shape)} take logits[:, 0], or each output is set against every label",
+            stacklevel=3,
+        )
 
 
 def _errors(
@@ -849,8 +972,8 @@ class _Speed:
 class _StopSignals:
     """Notes SIGTERM and Ctrl-C while it is open; a second Ctrl-C interrupts as usual.
 
-    One that nobody has ``heeded``, as when it comes in the last test, is delivered again at the end: whatever would come next,
-    as the next run of a sweep, shall not begin.
+    One that nobody has ``heeded``, as when it comes in the last test, is delivered again at the end, also if the training ends
+    with an error: whatever would come next, as the next run of a sweep, shall not begin.
 
     Only the main thread can listen, and only a run with a checkpoint has something to gain from it.
     """
@@ -870,7 +993,7 @@ class _StopSignals:
     def __exit__(self, error, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.received is not None and not self.heeded and error is None:
+        if self.received is not None and not self.heeded:
             signal.raise_signal(self.received)
 
     def _note(self, number, frame) -> None:

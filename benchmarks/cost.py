@@ -71,10 +71,10 @@ def speed_limits(variant: str) -> tuple[tuple[int, int], dict[str, nn.Module]]:
         return ResNet8Features(variant=variant)
 
     def ats(n):
-        return AttentionSampling(SpeedLimitsAttention(variant), features(), Classifier(32, 4), n_patches=n, **sizes)
+        return AttentionSampling(SpeedLimitsAttention(variant=variant), features(), Classifier(32, 4), n_patches=n, **sizes)
 
     def uniform(n):
-        like = SpeedLimitsAttention(variant)
+        like = SpeedLimitsAttention(variant=variant)
         return UniformSampling(features(), Classifier(32, 4), n_patches=n, like=like, **sizes)
 
     return (960, 1280), {

@@ -105,7 +105,7 @@ if not own:
 # and one had no test image, the labels of the others would shift. Where there is one folder only, `everything.split(0.2)` takes a fifth of each class for tests; if several images show one patient, slide or place, choose the numbers
 # yourself and use `everything.part(numbers)`.
 #
-# Files of 16 bits or of more than three bands are refused rather than cut down. `ImageFiles(…, read=your_function)` reads them: it gets a path and returns the image, `uint8`, or floating point with white at 1. A view may have other channels than the image: give it to the model as `low`.
+# Files of 16 bits or of more than three bands are refused rather than cut down. `ImageFiles(…, read=your_function)` reads them: it gets a path and returns the image, `uint8`, or floating point with white at 1: the white of the device, so that 12 bits are divided by 4095, though the file has room for 65535. The attention network may look at some of the channels only, or at a mixture: begin it with a layer that picks them, a module with the attributes `stride`, `padding` and `receptive_field`, 1, 0 and 1 (it looks at each pixel alone). In a loop of your own, a view made elsewhere is given to the model as `low`.
 #
 # Images in one batch must have one size. Here `Padded` continues each by its own mirror image up to the size of the largest. A border of one
 # colour (`fill=`) would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
@@ -236,7 +236,7 @@ def look(model, image, seed=0):
     plots.show_image(left, image, f"{out.index.shape[1]} patches")
     plots.outline_patches(
         left,
-        model.geometry(image[None], model.view(image[None]), out.log_attention),
+        model.geometry(image[None], out),
         out.index[0],
     )
     plots.show_attention(right, out.log_attention[0], "attention (square root)")
@@ -328,6 +328,27 @@ result = evaluate(model, test_images, progress=False)
 Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {result['n']} images; guessing has {guessing['error']:.2f}.")
 
 # %% [markdown]
+# :::{dropdown} The best epoch, and no more epochs than it takes
+# The last epoch need not be the best. Which one is best is for other images to say than those of the test, or the test's error is too low: `split` sets some of the training images aside. What `on_epoch` is told after
+# each epoch says when to keep a copy of the weights, and when to stop. With few images of a class, choose by `test_balanced_error`, which is there with `balanced` or `class_weights`: the loss may be least for a model
+# that always answers the larger class. (Not run here. A learning rate that falls over the epochs asked for, as with `schedule="cosine"`, does not go with an end that comes sooner.)
+#
+# ```python
+# fit, choose = train_set.split(0.2)
+# best = dict(loss=math.inf)
+#
+# def keep_best(entry):
+#     if entry["test_loss"] < best["loss"]:
+#         weights = copy.deepcopy(model.state_dict())
+#         best.update(loss=entry["test_loss"], epoch=entry["epoch"], weights=weights)
+#     elif entry["epoch"] >= best["epoch"] + 5:
+#         raise StopTraining  # of atslib.training
+#
+# train(model, fit, choose, Settings(epochs=100), on_epoch=keep_best)
+# model.load_state_dict(best["weights"])
+# ```
+# :::
+#
 # ### A loop of your own
 #
 # Nothing of this needs `train` ([other losses](#labels-that-are-no-classes) do not, either). A model is called with images and returns its logits and its attention; `attention_loss` is the paper's loss (paper 21). One step, on a copy:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from atslib.networks import (
     SpeedLimitsAttention,
     UnitNorm,
 )
-from atslib.patches import PatchGeometry, extract_patches
+from atslib.patches import PatchGeometry, downsample, extract_patches
 
 
 def small_features(width=5):
@@ -411,7 +412,7 @@ def test_exact_in_chunks_refuses_batch_statistics():
 
 
 def test_a_view_too_small_for_the_attention_network_is_refused():
-    model = AttentionSampling(SpeedLimitsAttention(), ResNet8Features(), Classifier(32, 4), 20, 2, 0.05)
+    model = AttentionSampling(SpeedLimitsAttention(), ResNet8Features(), Classifier(32, 4), 160, 2, 0.05)
     with pytest.raises(ValueError, match=r"view of 5 × 5 pixels: smaller than the receptive field.*use a larger scale"):
         model(torch.rand(1, 3, 100, 100))
 
@@ -1033,3 +1034,35 @@ def test_where_the_patches_were(monkeypatch):
         assert torch.equal(extract_patches(image, model.top_left(image, out, low), 50), out.patches)
     with pytest.raises(ValueError, match="an output without locations"):
         model.top_left(image, model.eval().exact(image[..., :60, :60]))
+
+
+def test_locations_too_far_apart_for_the_patches_are_warned_of():
+    parts = SpeedLimitsAttention(), ResNet8Features(), Classifier(32, 4)
+    with pytest.warns(UserWarning, match=r"locations 26\.67 pixels apart \(stride 8 .* scale 0\.3\) for patches of 26"):
+        AttentionSampling(*parts, patch_size=26, scale=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AttentionSampling(*parts, patch_size=27, scale=0.3)
+
+
+def test_geometry_from_what_the_model_said():
+    model = small_model()
+    image = torch.rand(1, 1, 60, 80)
+    out = model(image)
+    assert model.geometry(image, out) == model.geometry(image, model.view(image), out.log_attention)
+    with pytest.raises(ValueError, match="no log-attention"):
+        model.geometry(image, model.view(image))
+
+
+@pytest.mark.parametrize("chunk", [0, -5, 1.5, None])
+def test_exact_refuses_chunks_that_are_none(chunk):
+    with pytest.raises(ValueError, match=f"chunk={chunk}: expected a whole number"):
+        small_model().exact(torch.rand(1, 1, 60, 80), chunk=chunk)
+
+
+def test_half_precision_images_under_autocast():
+    """The views' parts have another type than the autocast's, which would refuse to put them together."""
+    image = torch.rand(2, 1, 60, 80)
+    view = downsample(image.half(), (6, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(downsample(image.half(), (6, 8)), view)

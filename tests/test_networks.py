@@ -1,5 +1,7 @@
 """Shapes and parameters against hand counts, and the geometry an attention network claims against its gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -46,7 +48,7 @@ def test_parameter_counts():
     # 3→8, 8→16, 16→32, 32→1
     for variant in ("paper", "released"):
         assert (
-            count(SpeedLimitsAttention(variant))
+            count(SpeedLimitsAttention(variant=variant))
             == 224 + 1168 + 4640 + 289
             == ((9 * 3 * 8 + 8) + (9 * 8 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 + 1))
         )
@@ -87,7 +89,7 @@ def test_shapes_of_the_papers_inputs():
         assert ColonCancerAttention()(torch.rand(1, 3, 100, 100)).shape == (1, 100, 100)
         view = torch.rand(1, 3, 288, 384)
         assert SpeedLimitsAttention()(view).shape == (1, 36, 48)
-        assert SpeedLimitsAttention("released")(view).shape == (1, 35, 47)
+        assert SpeedLimitsAttention(variant="released")(view).shape == (1, 35, 47)
         assert IlseFeatures()(torch.rand(2, 3, 27, 27)).shape == (2, 512)
         assert ResNet8Features()(torch.rand(2, 3, 100, 100)).shape == (2, 32)
         assert ResNet8()(torch.rand(1, 3, 250, 250)).shape == (1, 32)
@@ -105,12 +107,12 @@ def test_resolution_is_halved_where_the_docstring_says():
 
 @pytest.mark.parametrize("variant, padding", [("paper", 4), ("released", 0)])
 def test_speed_limits_attention_knows_its_window(variant, padding):
-    network = SpeedLimitsAttention(variant)
+    network = SpeedLimitsAttention(variant=variant)
     # four 3×3 convolutions see 9 pixels, eight of these windows side by side 16
     assert (network.stride, network.padding, network.receptive_field) == (8, padding, 16)
 
 
-@pytest.mark.parametrize("network", [MegapixelMNISTAttention(), SpeedLimitsAttention(), SpeedLimitsAttention("released")])
+@pytest.mark.parametrize("network", [MegapixelMNISTAttention(), SpeedLimitsAttention(), SpeedLimitsAttention(variant="released")])
 def test_uniform_attention_has_the_locations_of_another(network):
     channels = network.layers[0].in_channels
     uniform = UniformAttention.like(network)
@@ -160,7 +162,7 @@ def test_mil_attention_is_equation_8_or_9(gated):
 
 CHAINS = {
     "megapixel mnist": MegapixelMNISTAttention(),
-    "with prior": SaliencyPrior(MegapixelMNISTAttention("released")),
+    "with prior": SaliencyPrior(MegapixelMNISTAttention(variant="released")),
     "unpadded and pooled": AttentionNetwork(
         nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 1, 3), nn.AvgPool2d(8)
     ),  # AvgPool, whose gradient reaches its whole window
@@ -265,10 +267,10 @@ def test_classifier_scales_its_input():
 
 def test_refusals():
     with pytest.raises(ValueError, match="variant='keras': expected 'paper' or 'released'"):
-        MegapixelMNISTAttention("keras")
-    for build in (SpeedLimitsAttention, lambda v: ResNet8(variant=v), lambda v: ResidualBlock(4, 4, variant=v)):
+        MegapixelMNISTAttention(variant="keras")
+    for build in (SpeedLimitsAttention, ResNet8, partial(ResidualBlock, 4, 4)):
         with pytest.raises(ValueError, match="variant='keras': expected 'paper' or 'released'"):
-            build("keras")
+            build(variant="keras")
     with pytest.raises(ValueError, match="norm='layer': expected 'group' or 'batch'"):
         ResNet8(norm="layer")
     with pytest.raises(ValueError, match="6 channels cannot be normalised in groups of four"):
@@ -289,7 +291,7 @@ def test_refusals():
         window_geometry([nn.Conv2d(1, 1, (3, 5))])
     with pytest.raises(ValueError, match="even window padded to 'same'"):
         window_geometry([nn.Conv2d(1, 1, 4, padding="same")])
-    for layer in (nn.Upsample(scale_factor=0.5), nn.PixelUnshuffle(2), nn.AdaptiveAvgPool2d(4), ResidualBlock(8, 8, 2)):
+    for layer in (nn.Upsample(scale_factor=0.5), nn.PixelUnshuffle(2), nn.AdaptiveAvgPool2d(4), nn.Bilinear(8, 8, 8)):
         with pytest.raises(ValueError, match=rf"{type(layer).__name__} in an attention network: where it looks is not known"):
             AttentionNetwork(nn.Conv2d(1, 8, 3), layer, nn.Conv2d(8, 1, 1))
     with pytest.raises(ValueError, match="returned 2 channels: expected 1"):
@@ -357,6 +359,19 @@ def test_geometry_of_blocks_is_that_of_their_layers():
     assert len(seen) > 30  # most of the 49; ReLU may close some ways
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_geometry_of_residual_blocks(stride):
+    network = AttentionNetwork(ResidualBlock(1, 4, stride, norm="batch"), nn.Conv2d(4, 1, 1)).eval().double()
+    for weight in network.parameters():
+        nn.init.constant_(weight, 0.1)  # no ReLU closes
+    view = torch.rand(1, 1, 40, 40, dtype=torch.float64, requires_grad=True)
+    row, column = 7, 6
+    network(view)[0, row, column].backward()
+    for axis, cell in enumerate((row, column)):
+        first = cell * network.stride - network.padding
+        assert view.grad[0, 0].nonzero()[:, axis].unique().tolist() == list(range(first, first + network.receptive_field))
+
+
 def test_a_layer_may_say_itself_where_it_looks():
     class Halve(nn.Module):
         stride, padding, receptive_field = 2, 0, 2
@@ -385,7 +400,7 @@ def test_what_networks_normalise_over():
 
 @pytest.mark.parametrize("variant, kind", [("paper", nn.ReLU), ("released", nn.Tanh)])
 def test_megapixel_mnist_attention_has_the_activation_of_its_variant(variant, kind):
-    assert [type(layer) for layer in MegapixelMNISTAttention(variant).layers[1::2]] == [kind, kind]
+    assert [type(layer) for layer in MegapixelMNISTAttention(variant=variant).layers[1::2]] == [kind, kind]
 
 
 def test_redness_of_what_is_nearly_black_is_dimmed():

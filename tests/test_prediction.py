@@ -226,3 +226,13 @@ def test_what_predict_does_not_take_is_named():
         predict(model(), images(1)[0], progress=False)
     with pytest.raises(ValueError, match="return_patches for predict, which keeps logits only"):
         predict(model(), images(1), return_patches=True, progress=False)
+
+
+def test_what_is_one_images_is_refused():
+    with pytest.raises(ValueError, match="low for predict, which is one image's"):
+        predict(model(), [torch.rand(1, 40, 40)] * 2, low=torch.rand(1, 1, 10, 10), progress=False)
+
+
+def test_the_image_of_other_channels_is_named():
+    with pytest.raises(RuntimeError, match=r"image 1 of shape \(3, 60, 60\): .*channels"):
+        predict(model(), [torch.rand(1, 60, 60), torch.rand(3, 60, 60)], progress=False)

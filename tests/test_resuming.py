@@ -312,10 +312,83 @@ def test_an_optimiser_with_other_options_is_refused(tmp_path, changed):
     train(model(), data(), None, replace(ONE_MORE, epochs=1), optimiser=adam(same), **options)
     with pytest.raises(ValueError, match=rf"other settings \(optimiser_settings was 'AdamW: .*{next(iter(changed))}"):
         train(model(), data(), None, ONE_MORE, optimiser=adam(same | changed), **options)
+    with pytest.raises(ValueError, match=r"optimiser_settings was 'AdamW: .* is ''"):
+        train(model(), data(), None, ONE_MORE, **options)
+    assert len(train(model(), data(), None, ONE_MORE, optimiser=adam(same), **options)) == 2
+
+
+@pytest.mark.parametrize("other", [torch.optim.AdamW, torch.optim.SGD])
+def test_after_the_default_another_optimiser_is_refused(tmp_path, other):
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), **options)
+    with pytest.raises(ValueError, match=f"optimiser_settings was '', is '{other.__name__}"):
+        train(model(), data(), None, ONE_MORE, optimiser=lambda trained: other(trained.parameters(), lr=0.1), **options)
     state = torch.load(options["checkpoint"], weights_only=True)
     del state["settings"]["optimiser_settings"]  # as before it was kept
     torch.save(state, options["checkpoint"])
-    assert len(train(model(), data(), None, ONE_MORE, optimiser=adam(same), **options)) == 2
+    assert len(train(model(), data(), None, ONE_MORE, **options)) == 2
+
+
+def test_changed_code_of_a_loss_is_refused(tmp_path):
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    losses = [lambda logits, y: (logits[:, 0] - y) ** 2, lambda logits, y: 100 * (logits[:, 0] - y).abs()]
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), loss=losses[0], **options)
+    with pytest.raises(ValueError, match="loss_code was "):
+        train(model(), data(), None, ONE_MORE, loss=losses[1], **options)
+    assert len(train(model(), data(), None, ONE_MORE, loss=losses[0], **options)) == 2
+
+
+def test_changed_labels_of_any_set_that_tells_them_are_refused(tmp_path):
+    class Told(torch.utils.data.Dataset):
+        def __init__(self, shift):
+            self.inner, self.labels = data(), [(int(label) + shift) % 10 for label in data().labels]
+
+        def __len__(self):
+            return len(self.inner)
+
+        def __getitem__(self, number):
+            return self.inner[number][0], self.labels[number]
+
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(model(), Told(0), None, replace(ONE_MORE, epochs=1), **options)
+    with pytest.raises(ValueError, match="labels was "):
+        train(model(), Told(1), None, ONE_MORE, **options)
+
+
+def test_a_set_may_call_anything_its_labels(tmp_path):
+    class Named(torch.utils.data.Dataset):
+        labels = ("cat", "dog")
+
+        def __len__(self):
+            return 24
+
+        def __getitem__(self, number):
+            return data()[number]
+
+    assert len(train(model(), Named(), None, replace(ONE_MORE, epochs=1), checkpoint=tmp_path / "run.pt", progress=False)) == 1
+
+
+def test_a_run_that_is_done_says_so(tmp_path, capsys):
+    options = dict(checkpoint=tmp_path / "run.pt")
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), **options, progress=False)
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), **options)
+    assert "run.pt: all 1 epochs are done, nothing is trained" in capsys.readouterr().err
+
+
+def test_parameters_that_the_optimiser_leaves_out_collect_no_gradient(tmp_path):
+    def rates(trained):
+        return torch.optim.SGD(trained.classifier.parameters(), lr=0.1)
+
+    left_out, frozen = model(), model()
+    frozen.features.requires_grad_(False)
+    frozen.attention.requires_grad_(False)
+    for trained in (left_out, frozen):
+        train(trained, data(), None, ONE_MORE, optimiser=rates, progress=False)
+    torch.testing.assert_close(weights(left_out), weights(frozen))  # the clip is of what is trained, too
+    parts, options = model(), dict(optimiser=rates, checkpoint=tmp_path / "run.pt", progress=False)
+    while len(train(parts, data(), None, ONE_MORE, max_seconds=0, **options)) < 2:
+        pass
+    assert torch.equal(weights(parts), weights(left_out))
 
 
 def test_weights_of_a_checkpoint_alone(begun, tmp_path):
@@ -323,6 +396,9 @@ def test_weights_of_a_checkpoint_alone(begun, tmp_path):
     train(trained, InMemory(data()), None, replace(ONE_MORE, epochs=1), **begun)
     load_weights(begun["checkpoint"], other)
     assert torch.equal(weights(trained), weights(other))
+    torch.save(trained.state_dict(), tmp_path / "plain.pt")
+    load_weights(tmp_path / "plain.pt", plain := model(seed=3))
+    assert torch.equal(weights(trained), weights(plain))
     (tmp_path / "none.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"none\.pt is no checkpoint"):
         load_weights(tmp_path / "none.pt", other)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.prediction import predict
 from atslib.processes import Processes
-from atslib.training import Settings, _how, _StopSignals, attention_loss, evaluate, train
+from atslib.training import Settings, StopTraining, _how, _StopSignals, attention_loss, evaluate, train
 
 
 def model(seed=0):
@@ -1232,3 +1233,156 @@ def test_tests_in_a_training_keep_no_graph():
     trained.register_forward_hook(lambda module, inputs, out: graphs.append((module.training, out.logits.requires_grad)))
     train(trained, data(n=8), data("test", 8), replace(SETTINGS, epochs=1), progress=False)
     assert graphs == [(True, True), (False, False)]
+
+
+def test_an_optimiser_must_be_a_function_of_the_model():
+    options = dict(progress=False)
+    of_another = torch.optim.AdamW(model(seed=5).parameters())
+    for wrong, said in (
+        (torch.optim.AdamW, r"optimiser AdamW: expected a function of the model that makes one, lambda model: AdamW\(model"),
+        (of_another, "optimiser AdamW: expected a function of the model that makes one"),
+        (lambda trained: None, "optimiser made a NoneType"),
+        (lambda trained: of_another, "parameters that are not the model's"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            train(model(), data(), None, SETTINGS, optimiser=wrong, **options)
+
+
+def test_enough_is_enough(tmp_path):
+    """A callback ends the training after an epoch; with more to come it goes on from there."""
+    seen, options = [], dict(checkpoint=tmp_path / "run.pt", progress=False)
+
+    def two_epochs(entry):
+        seen.append(entry["epoch"])
+        if entry["epoch"] == 2:
+            raise StopTraining
+
+    stopped = model()
+    assert len(train(stopped, data(), None, SETTINGS, on_epoch=two_epochs, **options)) == 2 and seen == [1, 2]
+    whole = model()
+    curve = train(whole, data(), None, SETTINGS, progress=False)
+    assert without_times(train(stopped, data(), None, SETTINGS, **options)) == without_times(curve)
+    assert torch.equal(weights(stopped), weights(whole))
+
+
+def test_balanced_error_counts_classes_not_images():
+    class Constant(nn.Module):
+        def forward(self, image, *, generator=None):
+            logits = F.one_hot(torch.zeros(len(image), dtype=torch.long), 3).float()
+            return Output(logits=logits, log_attention=None, index=None, pooled=logits)
+
+    pairs = [(torch.zeros(1, 60, 60, dtype=torch.uint8), label) for label in (0,) * 8 + (1,) * 2]  # none of class 2
+    found = evaluate(Constant(), pairs, progress=False)
+    assert found["error"] == pytest.approx(0.2) and found["balanced_error"] == 0.5
+    curve = train(model(), data(), data("test", 8), replace(SETTINGS, epochs=1, class_weights=(1.0,) * 10), progress=False)
+    plain = train(model(), data(), data("test", 8), replace(SETTINGS, epochs=1), progress=False)
+    assert "test_balanced_error" in curve[0] and "test_balanced_error" not in plain[0]
+
+
+def test_a_class_that_is_ruled_out_may_have_minus_infinity():
+    class Ruled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+        def forward(self, image, *, generator=None):
+            logits = torch.cat([self.weight.expand(len(image), 2), image.new_full((len(image), 1), -math.inf).float()], 1)
+            return Output(logits=logits, log_attention=None, index=None, pooled=logits)
+
+    pairs = [(torch.rand(1, 60, 60), label) for label in (0, 1)]
+    assert evaluate(Ruled(), pairs, progress=False)["loss"] == pytest.approx(math.log(2))
+    assert len(train(Ruled(), pairs, pairs, replace(SETTINGS, epochs=1), progress=False)) == 1
+
+
+def squared(logits, labels):
+    return (logits[:, 0] - labels) ** 2
+
+
+def test_what_is_missing_is_named():
+    """A label or pixel that is not a number, not the learning rate, is what is wrong."""
+    image, missing = torch.rand(1, 60, 60), float("nan")
+    labelled = [(image, 1.0), (image, missing)]
+    for action in (
+        lambda: train(one_output(), labelled, None, SETTINGS, loss=squared, progress=False),
+        lambda: evaluate(one_output(), labelled, loss=squared, progress=False),
+    ):
+        with pytest.raises(FloatingPointError, match="image 1 of the set has the label nan"):
+            action()
+    holes = image.clone()
+    holes[0, :2] = missing
+    uniform = UniformSampling(LeNetFeatures(width=4), Classifier(4, 10), patch_size=28, n_patches=40)
+    with pytest.raises(FloatingPointError, match=r"image 1 of the set: 0\.033 of its pixels are NaN"):
+        train(uniform, [(image, 0), (holes, 1)], None, SETTINGS, progress=False)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 1: look at the images, the labels and the loss"):
+        train(one_output(), [(image, 1.0)], None, SETTINGS, loss=lambda logits, y: logits[:, 0] / 0, progress=False)
+
+
+def one_output():
+    torch.manual_seed(0)
+    return UniformSampling(LeNetFeatures(width=4), Classifier(4, 1), patch_size=28, n_patches=3)
+
+
+def test_outputs_set_against_every_label_are_noticed():
+    pairs = [(torch.rand(1, 60, 60), float(label)) for label in range(4)]
+    with pytest.raises(ValueError, match=r"of outputs \(B, 1\) take logits\[:, 0\]"):
+        train(one_output(), pairs, None, SETTINGS, loss=lambda logits, y: (logits - y) ** 2, progress=False)
+    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+        train(one_output(), pairs, None, SETTINGS, loss=lambda logits, y: ((logits - y) ** 2).mean(1), progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(one_output(), pairs, None, SETTINGS, loss=squared, progress=False)
+
+
+def test_a_loss_of_numbers_wants_numbers():
+    pairs = [(torch.rand(1, 60, 60), label) for label in (0, 1)]
+
+    def crossed(logits, y):
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y, reduction="none")
+
+    with pytest.raises(ValueError, match=r"loss of labels of type torch.int64: .*labels\.float\(\)"):
+        train(one_output(), pairs, None, SETTINGS, loss=crossed, progress=False)
+
+
+def test_every_image_is_looked_at_for_its_range():
+    rows = [(torch.rand(1, 60, 60), 0), (torch.rand(1, 60, 60) * 255, 0)]
+    uniform = UniformSampling(LeNetFeatures(width=4), Classifier(4, 10), patch_size=28, n_patches=2)
+    for action in (
+        lambda: evaluate(uniform, rows, batch_size=1, progress=False),
+        lambda: predict(uniform, [image for image, _ in rows], progress=False),
+    ):
+        with pytest.warns(UserWarning, match="images up to 25"):
+            action()
+    with pytest.warns(UserWarning, match="white of their device"):
+        predict(uniform, [rows[0][0] / 16], progress=False)
+
+
+def test_sigterm_reaches_the_program_though_the_training_fails(tmp_path):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("here"))
+    try:
+
+        def fails(logits, y):
+            signal.raise_signal(signal.SIGTERM)
+            return logits[:, 0] * math.nan
+
+        with pytest.raises(FloatingPointError):
+            train(one_output(), [(torch.rand(1, 60, 60), 1.0)], None, SETTINGS, loss=fails, checkpoint=tmp_path / "run.pt")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == ["here"]
+
+
+def test_parts_by_yes_and_no():
+    whole = InMemory(data())
+    part = whole.part(whole.labels == whole.labels[0])
+    assert part.numbers == (whole.labels == whole.labels[0]).nonzero()[:, 0].tolist()
+    for wrong, said in (
+        ([1.5], "image 1.5: expected whole numbers"),
+        ([True, False], r"yes or no of shape \(2,\): expected one for each of 24 images"),
+        ([24], "image 24: expected 0 to 23"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            whole.part(wrong)
+    several = InMemory([(torch.zeros(1, 60, 60, dtype=torch.uint8), torch.ones(2))], any_label=True)
+    with pytest.raises(ValueError, match="expected the class of each image"):
+        several.class_weights()
