@@ -239,7 +239,8 @@ def train(
         workers: processes that read images ahead, as many again for the test set; they stay until the training ends. Random
             numbers that the set itself draws in them are seeded by batch; without workers they are not. Those that depend on the
             image alone belong into ``augment``.
-        compile: run the model through ``torch.compile``; pays off on a GPU and in long runs.
+        compile: run the model through ``torch.compile``; pays off on a GPU and in long runs of images of one size: each other
+            size is compiled anew.
         progress: show a bar for each epoch.
         on_epoch: called with each new dict, in the first process, before the checkpoint is written: where a run is stopped in it,
             it is called once more with the same epoch. A place to keep a copy of the weights of the best epoch, and to raise
