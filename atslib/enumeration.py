@@ -14,6 +14,7 @@ range where the draw changes.
 
 from __future__ import annotations
 
+import math
 from itertools import permutations, product
 
 import torch
@@ -44,7 +45,8 @@ def every_draw(
         n: locations per draw.
 
     Raises:
-        ValueError: attention that is not normalised, n out of range, or more than a million draws.
+        ValueError: attention that is not normalised, n out of range, or more than a million draws: K^n with repetition,
+            K! / (K - n)! of distinct locations, the product of the locations in each stratum.
         TypeError: an estimator whose way of drawing is not known here.
     """
     log_attention = log_attention.detach().double()
@@ -59,14 +61,14 @@ def every_draw(
         return _one_uniform_per_stratum(estimator, log_attention, n)
     if not isinstance(estimator, (WithReplacement, _Successive)):
         raise TypeError(f"do not know how {estimator!r} draws: cannot enumerate it")
-    if len(possible) ** n > _MOST_DRAWS:
-        raise ValueError(f"{len(possible)} locations, n = {n}: over {_MOST_DRAWS:,} draws; enumerate a smaller case")
+    _check_number(math.perm(len(possible), n) if estimator.distinct else len(possible) ** n, len(possible), n)
     draws = permutations(possible, n) if estimator.distinct else product(possible, repeat=n)
     index = torch.tensor(list(draws)).reshape(-1, n)
     drawn = attention[index]
     if estimator.distinct:
         # eq. 13: each step draws from what is left. Summed from what is left, so that a peaked attention stays exact.
-        left = torch.stack([attention.index_fill(0, row, 0).sum() for row in index]) if len(index) else attention.sum()
+        some = max(1, 10_000_000 // len(attention))  # draws at a time: they take K numbers each
+        left = torch.cat([attention.expand(len(rows), -1).scatter(1, rows, 0).sum(1) for rows in index.split(some)])
         left = left[:, None] + drawn.flip(1).cumsum(1).flip(1)
         drawn = drawn / left
     return index, drawn.prod(1)
@@ -117,5 +119,12 @@ def _one_uniform_per_stratum(estimator: Stratified, log_attention: Tensor, n: in
     stratum = middle.floor().long()
     location = placed.gather(1, stratum[:, None])[:, 0]
     pieces = [(stratum == m).nonzero()[:, 0].tolist() for m in range(n)]
+    _check_number(math.prod(map(len, pieces)), log_attention.numel(), n)
     chosen = torch.tensor(list(product(*pieces)))  # (M, n)
     return location[chosen], length[chosen].prod(1)
+
+
+def _check_number(draws: int, locations: int, n: int) -> None:
+    """Before the list is made: it would fill the memory."""
+    if draws > _MOST_DRAWS:
+        raise ValueError(f"{locations} locations, n = {n}: over {_MOST_DRAWS:,} draws; enumerate a smaller case")

@@ -7,7 +7,8 @@ An attention model pools :math:`K` features :math:`f_i` with weights :math:`a_i`
 and attention sampling estimates :math:`\\mu` from ``n`` of them. Every unbiased estimator here is two things: how the
 indices :math:`i_1 … i_n` are drawn, and weights :math:`W_1 … W_n` such that
 
-.. math::  \\mathbb{E}\\Big[\\sum_m \\tfrac{W_m}{a_{i_m}}\\, h(i_m)\\Big] = \\sum_i h(i) \\quad\\text{for every } h. \\qquad (*)
+.. math::  \\mathbb{E}\\Big[\\sum_m \\tfrac{W_m}{a_{i_m}}\\, h(i_m)\\Big] = \\sum_i h(i)
+           \\quad\\text{for every } h \\text{ that is zero where } a_i \\text{ is}. \\qquad (*)
 
 The value and the gradient then follow from one line, with sg the stop-gradient:
 
@@ -15,7 +16,8 @@ The value and the gradient then follow from one line, with sg the stop-gradient:
 
 Its value is :math:`\\sum_m W_m f_{i_m}`, which is :math:`\\mu` on average by (*) with :math:`h = a f`. Its derivative is
 :math:`\\sum_m W_m\\,(\\partial f_{i_m} + f_{i_m}\\,\\partial \\log a_{i_m})`, which is :math:`\\partial\\mu` on average by
-(*) with :math:`h = \\partial(a f)`. So the draw itself needs no gradient and no estimator needs a custom backward.
+(*) with :math:`h = \\partial(a f)`, if :math:`\\partial a_i = 0` where :math:`a_i = 0`: no draw finds such a location. Behind a
+softmax or a mask that holds. So the draw itself needs no gradient and no estimator needs a custom backward.
 
 Attention enters as ``log_attention``, the output of a ``log_softmax``, either flat ``(B, K)`` or as the map
 ``(B, h, w)`` whose locations are numbered row by row. Everything is computed in log space and in float32 at least.
@@ -164,7 +166,12 @@ class Estimator:
     def stderr(
         self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"], features: Float[Tensor, "B n D"]
     ) -> Float[Tensor, "B D"] | None:
-        """Standard error of the estimate, in its precision, from the draw itself; None where one draw does not tell it."""
+        """Standard error of the estimate, in its precision, from the draw itself: its *square* is right on average.
+
+        None where one draw does not tell it: of fewer than two locations; systematic and π-ps, where with one uniform number some
+        pairs of locations are never drawn together; stratified, where one draw of a stratum tells nothing of the variance inside
+        it. Also for eq. 14 and for estimators of one's own, for which nothing is implemented.
+        """
         return None
 
     def __repr__(self) -> str:
@@ -253,8 +260,8 @@ class DesRaj(_Successive):
                W_m = \\frac{w_m + (n - m)\\, a_{i_m}}{n}
 
     with :math:`w_m` the mass left before draw m. Each :math:`t_m` has mean :math:`\\mu` whatever was drawn before, so
-    they are uncorrelated and their spread is a free, unbiased error bar (:meth:`stderr`). It is what the paper's
-    released code computes as its value; its gradient there is another matter (:class:`LegacyIdiap`).
+    they are uncorrelated and their spread is a free error bar, whose square is unbiased (:meth:`stderr`). Their mean is
+    what the paper's released code computes as its value; its gradient there is another matter (:class:`LegacyIdiap`).
 
     The built-in baseline is predictable: before draw m, the mean of the features already seen (zero at first).
 
@@ -306,11 +313,19 @@ class Murthy(_Successive):
                           {\\int_0^1 \\prod_{j \\in S} (1 - v^{c_j})\\, dv},
                \\qquad c_j = \\frac{a_j}{1 - \\sum_{i \\in S} a_i}
 
-    with S the set of the n locations drawn; :math:`W_m = a_{i_m} R_m`, and the weights sum to one. The mean of any unbiased
-    estimator over all orders in which S can have been drawn (eq. 14's, :class:`DesRaj`'s) is this one, so its variance is the
-    lowest of them (Rao–Blackwell).
+    with S the set of the n locations drawn; :math:`W_m = a_{i_m} R_m`, and the weights sum to one. The mean of eq. 14's and of
+    :class:`DesRaj`'s estimate over all orders in which S can have been drawn is this one, so its variance is at most theirs
+    (Rao–Blackwell). Not every unbiased estimator leads here: one that does not look at the order, as Horvitz and Thompson's, is
+    its own mean.
 
-    The built-in baseline is, for each location, this estimator of the mean made from the others (n >= 2).
+    The error bar (n >= 2) is made of pairs, with :math:`R_{ij} = P(S \\mid i, j \\text{ drawn first}) / P(S)`:
+
+    .. math::  \\mathrm{stderr}^2 = \\sum_{i < j \\in S} a_i a_j\\, (R_{ij} - R_i R_j)\\, (f_i - f_j)^2
+
+    The built-in baseline (n >= 2) is the mean of :class:`DesRaj`'s second estimate, given the set and that m was drawn first:
+
+    .. math::  b_m = \\mathbb{E}[t_2 \\mid S, m \\text{ first}]
+                   = a_m f_m + \\sum_{j \\in S \\setminus m} a_j \\frac{R_{mj}}{R_m} f_j
 
     Source: Murthy, *Ordered and unordered estimators in sampling without replacement*, Sankhyā 1957; Kool, van Hoof &
     Welling, *Estimating gradients for discrete random variables by sampling without replacement*, ICLR 2020.
@@ -340,6 +355,21 @@ class Murthy(_Successive):
             share[:, m] = log_a[:, m].exp()
             baseline.append((share.to(features.dtype)[..., None] * features).sum(1))
         return self.weights(log_attention, index)[..., None] * torch.stack(baseline, dim=1)
+
+    @torch.no_grad()
+    def stderr(self, log_attention, index, features):
+        if index.shape[1] < 2:
+            return None
+        log_a, log_density, log_factors = self._integrand(log_attention, index)
+        density = (log_density + log_factors.sum(1, keepdim=True)).softmax(-1)  # of v, given S: (B, 1, T)
+        weights = (log_a[..., None] - log_factors).exp()  # a_m / (1 - v^c_m), whose mean over v is W_m: (B, n, T)
+        off = weights - (density * weights).sum(-1, keepdim=True)
+        # a_i a_j (R_ij - R_i R_j), not as a difference: a covariance, of two functions that rise with v, so that it is positive.
+        covariance = (density * off) @ off.mT  # (B, n, n); float64, which autocast leaves alone
+        seen = features.double()
+        seen = seen - seen.mean(1, keepdim=True)  # only differences count: a shared part would cancel at the price of digits
+        variance = (covariance.sum(2, keepdim=True) * seen.square() - seen * (covariance @ seen)).sum(1)
+        return variance.clamp(min=0).sqrt().to(torch.promote_types(features.dtype, _working_dtype(log_attention)))
 
     @staticmethod
     def _integrand(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -771,8 +801,11 @@ def get_estimator(estimator: str | Estimator) -> Estimator:
 def entropy(log_attention: Float[Tensor, "B *K"]) -> Float[Tensor, " B"]:
     """Entropy of each attention distribution in nats, :math:`H(a) = -\\sum_i a_i \\log a_i` (eq. 21).
 
-    Ranges from 0 (one location) to log K (uniform). Locations of zero attention contribute nothing, to the gradient
-    neither.
+    Ranges from 0 (one location) to log K (uniform); of half precision it is that of the attention made to sum to one again, as
+    the estimators' weights are. Locations of zero attention contribute nothing, nor do they to the gradient by the log-attention.
+    (By an ``a`` of which the caller took the logarithm, the gradient at a = 0 is NaN: 0 times the logarithm's infinite slope.)
     """
     flat = log_attention.flatten(1).to(_working_dtype(log_attention))
+    if flat.dtype != log_attention.dtype:
+        flat = flat - flat.logsumexp(1, keepdim=True)  # with its gradient, unlike _normalised()
     return -(flat.exp() * flat.clamp(min=torch.finfo(flat.dtype).min)).sum(1)

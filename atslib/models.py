@@ -45,7 +45,8 @@ class Output:
             none (:class:`DownsampledCNN`): no entropy is to be added to its loss.
         index: the locations looked at, row-major in the map, ``(B, N)``; None where all were.
         pooled: the (estimated) attention-weighted feature that was classified, ``(B, D)``.
-        stderr: standard error of ``pooled`` due to the sampling, ``(B, D)``, where the estimator can tell.
+        stderr: standard error of ``pooled`` due to the sampling, ``(B, D)``, where the estimator can tell: with replacement, Des
+            Raj, Murthy.
         patches: what was seen at ``index``, ``(B, N, C, h, w)``, on request.
         within: of a nested model (:class:`atslib.nested.NestedSampling`): what the inner model says about the regions.
         within_entropy: of a nested model: the estimate of the mean entropy of the inner model's attention, ``(B,)``.

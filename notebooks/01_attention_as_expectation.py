@@ -236,8 +236,8 @@ for name, (sigma, measured) in curves.items():
 # The points are measured, the lines are $\sigma/\sqrt N$ with the standard deviation $\sigma$ of one draw computed exactly from all
 # features; nothing is fitted. Both have the slope $-\tfrac12$. **$K$ does not appear**: ten draws from 32,400 locations are as good as ten
 # from thirty, if single draws vary as much. What appears is $\sigma$, how different the features are *where attention looks*. For uniform
-# attention it is small here for a sad reason: nearly every patch is empty and has the same feature, so the estimate is precise, but
-# of a mean that is mostly background: the digits change it by little. Next, how much of either distribution falls on what is not empty.
+# attention it is small here for a sad reason: most patches are empty and have the same feature, so the estimate is precise, but
+# of a mean that is mostly background. Next, how much of either distribution falls on what is not empty.
 
 # %%
 for name, attention in (("learned", trained), ("uniform", uniform)):

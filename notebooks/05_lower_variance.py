@@ -55,9 +55,9 @@ NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systema
 # $$ (eq-lower-formula)
 #
 # where sg stops the gradient. It is unbiased, in value and gradient, if
-# $\mathbb{E}\bigl[\sum_m \frac{W_m}{a_{i_m}} h(i_m)\bigr] = \sum_i h(i)$ for every function $h$: put $h(i) = a_i f_i$, and it says that the value is unbiased;
-# put $h(i) = \partial (a_i f_i)$, which is $a_i$ times the derivative of the term in brackets times $f_i$, and it says that the gradient is. So an
-# estimator is a way to draw and a set of weights:
+# $\mathbb{E}\bigl[\sum_m \frac{W_m}{a_{i_m}} h(i_m)\bigr] = \sum_i h(i)$ for every function $h$ that is zero where $a_i = 0$, for no draw finds such a location. Put $h(i) = a_i f_i$, and it says that the value is unbiased.
+# Put $h(i) = \partial (a_i f_i)$, which is $a_i$ times the derivative of the term in brackets times $f_i$, and it says that the gradient is, if
+# $\partial a_i = 0$ where $a_i = 0$: behind a softmax or a mask it is. So an estimator is a way to draw and a set of weights:
 #
 # | estimator | how it draws | $W_m$ |
 # |---|---|---|
@@ -331,8 +331,9 @@ for alpha, n in SETTINGS:
 # %% [markdown]
 # But a feature that is drawn twice need not be computed
 # twice: on a CPU `AttentionSampling` computes it once, with any estimator ([chapter 13](13_cost.ipynb) measures what that saves; on
-# a GPU if asked to, and not where features depend on the batch). Then the budget is the number of *different* locations, and independent draws may go on until they
-# have as many. With $m$ of them it is $\sum_i 1 - (1 - a_i)^m$ on average, and the error is $1/m$:
+# a GPU if asked to, and not where features depend on the batch). Then the budget is the number of *different* locations. With $m$ independent draws it is
+# $\sum_i 1 - (1 - a_i)^m$ on average, and the error is $1/m$. So fix $m$ such that on average it is $N$. (To draw on until the $N$th new location comes is not the same: the last draw
+# is then always a new one, and the mean is biased. For two locations the cell computes it.)
 
 # %%
 def draws_for(distinct, alpha):
@@ -354,7 +355,7 @@ def draws_for(distinct, alpha):
 equal_cost = {(alpha, n): draws_for(n, alpha) for alpha, n in SETTINGS}
 display(
     plots.table(
-        ["at an equal number of different locations", *HEAD],
+        ["with as many different locations on average", *HEAD],
         [
             ["independent draws", *(f"{equal_cost[setting]:.1f}" for setting in SETTINGS)],
             [
@@ -366,6 +367,15 @@ display(
                 for line in ("eq. 14", "Des Raj", "Murthy", "π-ps")
             ),
         ],
+    )
+)
+# the other rule: k times the one of two locations, and then for the first time the other
+p, k = 0.9, torch.arange(1.0, 1000.0)
+share = p**k * (1 - p) * k / (k + 1) + (1 - p) ** k * p / (k + 1)
+display(
+    Markdown(
+        f"Drawn until both of two locations have come, one of attention {p} has on average "
+        f"{share.sum():.2f} of the draws."
     )
 )
 
@@ -536,11 +546,43 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 plt.show()
 
 # %% [markdown]
-# Dotted lines are without baseline, solid ones with. A baseline replaces $f_m$ by $f_m - b_m$ in the score term. If features share
-# a large part, it removes that part. If they share nothing, $b_m$ is one more random vector, and the error grows. The
-# crossing lies at a moderate cosine. Des Raj's baseline may use only earlier draws, so its first draw has none: it gains
-# less.
+# Dotted lines are without baseline, solid ones with. If features share a large part, a baseline removes it. If they share nothing, it is
+# one more random vector, and the error grows. The crossing lies at a moderate cosine. Des Raj gains less: his baseline may use only earlier draws,
+# so his first draw has none (the likely reason; not tested).
 #
+# What is subtracted must have the mean zero, and that depends on what the baseline $b_m$ of draw $m$ knows. Let $s_m = \partial \log a_{i_m}$ be the
+# scores. Replacing $f_m$ by $f_m - b_m$ in the score term subtracts $\sum_m W_m b_m s_m$. This has the mean zero in these cases:
+#
+# - $b_m = b$ does not depend on the draw: put $h(i) = b\, \partial a_i$, whose sum is $b\, \partial 1 = 0$;
+# - draws with replacement, and $b_m$ is the mean of the *other* features: it does not depend on draw $m$, and a score has the mean zero;
+# - Murthy's own, $b_m = \mathbb{E}[t_2 \mid S, m \text{ first}]$ (below): the sum is $\mathbb{E}[t_2\, s_1 \mid S]$, and $t_2$ has the mean $\mu$ whatever came first, so that $\mu$ times the mean of $s_1$ remains.
+#
+# Without replacement, and with $b_m$ the mean of the features drawn *before* $m$, it has not. Given those draws, $i_m$ is location $i$ with probability $a_i / w_m$, if $i$ is left. So $w_m s_m$ has the mean
+# $\sum_{i \text{ left}} \partial a_i = -\sum_{k<m} \partial a_{i_k} = -\sum_{k<m} a_{i_k} s_k$, and it is $w_m s_m + \sum_{k<m} a_{i_k} s_k$ that has the mean zero. Times $b_m$, summed over $m$ and collected by scores, this is what the
+# library subtracts for Des Raj:
+#
+# $$
+# \frac1N \sum_{m=1}^{N} \Bigl( w_m b_m + a_{i_m} \sum_{k>m} b_k \Bigr)\, s_m .
+# $$ (eq-predictable)
+
+# %%
+# NBVAL_CHECK_OUTPUT
+generator = torch.Generator().manual_seed(3)
+a, f = torch.randn(6, generator=generator).softmax(0), torch.rand(6, generator=generator)
+index, probability = every_draw(ESTIMATORS["des_raj"], a.log(), 3)
+drawn, seen = a[index], f[index]  # (M, 3)
+W = ESTIMATORS["des_raj"].weights(a.log().expand(len(index), 6), index)
+w = 1 - (drawn.cumsum(1) - drawn)
+b = (seen.cumsum(1) - seen) / torch.tensor([1, 1, 2])  # 0, then the mean of the earlier
+later = b.sum(1, keepdim=True) - b.cumsum(1)
+score = one_hot(index, 6) - a  # (M, 3, 6), by the logits
+truth = a * (f - a @ f)
+for what, control in (("W_m b_m", W * b), ("the library's", (w * b + drawn * later) / 3)):
+    mean = probability @ (control[..., None] * score).sum(1)
+    off = (mean.norm() / truth.norm()).item()
+    print(f"{what:13} mean {off:.3f} of the gradient; zero to 1e-12: {off < 1e-12}")
+
+# %% [markdown]
 # ## Murthy's estimator: forget the order
 #
 # Des Raj's weights depend on the order of the draw, yet the order says nothing about the features: a set $S$ of locations contains the
@@ -599,10 +641,30 @@ for name in ("eq14", "des_raj"):
 # \mathrm{stderr}^2 = \frac{1}{N (N - 1)} \sum_{m=1}^{N} (t_m - z)^2
 # $$ (eq-stderr)
 #
-# is an unbiased estimate of the variance of $z$. `estimator.stderr` computes it, and a model returns it as
-# `out.stderr`. Being unbiased is one thing; does $z \pm 1.96\,\mathrm{stderr}$ contain the truth in 95 % of all draws? With few draws
+# is an unbiased estimate of the variance of $z$. (Its root, the error bar itself, is not unbiased: on average it is too short.) `estimator.stderr` computes it, and a model returns it as
+# `out.stderr`. Murthy's estimate has one as well, for $N \ge 2$. It is made of the pairs in the set,
+#
+# $$
+# \mathrm{stderr}^2 = \sum_{i < j \in S} a_i a_j\, \frac{P(S)\, P(S \mid i, j \text{ first}) - P(S \mid i \text{ first})\, P(S \mid j \text{ first})}{P(S)^2}\, (f_i - f_j)^2 ,
+# $$ (eq-stderr-murthy)
+#
+# and its square is unbiased, too. The cell takes the six locations from above and all draws of three.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+for name in ("with_replacement", "des_raj", "murthy"):
+    index, probability, z = enumerate_draws(ESTIMATORS[name], log_attention, features, 3)
+    variance = probability @ (z - truth).square()
+    bar = ESTIMATORS[name].stderr(log_attention.expand(len(index), 6), index, features[index])
+    exact = (probability @ bar.square() - variance).abs().max().item() < 1e-12
+    short = ((probability @ bar) / variance.sqrt()).mean().item()
+    print(f"{name:17} mean stderr² is the variance, to 1e-12: {exact}; ", end="")
+    print(f"mean stderr is {short:.2f} of the standard deviation")
+
+# %% [markdown]
+# Being right on average is one thing; does $z \pm 1.96\,\mathrm{stderr}$ contain the truth in 95 % of all draws? With few draws
 # the error bar is itself uncertain, and Student's $t$ with $N - 1$ degrees of freedom gives a wider interval. The cell
-# counts both, component by component, for maps of 256 locations whose logits are normal with a standard deviation of 1, 3 and 6 (their *peakedness*), and features of length one.
+# counts both for Des Raj, component by component, for maps of 256 locations whose logits are normal with a standard deviation of 1, 3 and 6 (their *peakedness*), and features of length one.
 
 # %% mystnb={"image": {"alt": "Coverage of the Des Raj error bar against N from 2 to 50 for three attentions: the normal interval starts around 0.7 and approaches 0.95 from below; Student's interval stays near 0.95 for spread-out attention and between 0.9 and 1 for peaked attention."}}
 figure, ax = plt.subplots(figsize=(7, 3.4))
@@ -877,8 +939,8 @@ display(
 # independent draws and of Des Raj, on every map from $N = 5$ on. Raster order is better than nothing on average, but on some maps worse
 # than independent draws. π-ps and systematic draws coincide as long as no location is
 # certain to be drawn. Des Raj gains little: on a map of a thousand locations, ten draws hardly ever repeat one. With features unrelated
-# to place all lie close to one: spreading the draws costs nothing and brings little. The price of a single uniform number is that the draw
-# has no error bar (`stderr` returns None), since its members are not independent.
+# to place all lie close to one: spreading the draws costs nothing and brings little. The price is the error bar (`stderr` returns None). With a
+# single uniform number some pairs of locations are never drawn together, so that no draw tells how much they differ. With one draw per stratum nothing tells the variance inside it.
 #
 # And the gradient? The next cell takes the gradient of $c^\top z$ by the logits, for a random direction $c$ and ten draws on the
 # last of these maps. It compares each entry with the truth, and also the sum of the entries over each object: an attention network
@@ -888,28 +950,45 @@ display(
 # %%
 features = features_on(owner, worlds - 1, "alike")
 direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
+a, response = log_map.flatten().exp(), features @ direction
+# of one draw: the response of the location times its score
+alone = response[:, None] * (torch.eye(len(a)) - a)  # (K, K)
+over_objects = one_hot(owner, 7).double()
+trials = 2000
 
 
 def map_gradient_error(estimator, n):
-    """Mean squared error of the gradient: of its entries, and of their sums over each object."""
-    index, probability = draws_on(estimator, log_map, n, trials=2000)
+    """Mean squared error of the gradient: of its entries, and of their sums over each object;
+    and the standard errors of both, zero where they are exact.
+    """
+    kinds = (alone, alone @ over_objects)
+    if estimator.name == "with_replacement":  # as in chapter 3: of one draw, over n
+        return [(a @ (g - a @ g).square().sum(1)).item() / n for g in kinds], (0.0, 0.0)
+    if isinstance(estimator, Stratified):
+        return [stratified_error(estimator, log_map, g, n) for g in kinds], (0.0, 0.0)
+    index, probability = draws_on(estimator, log_map, n, trials)
     logits = log_map.flatten().expand(len(index), -1).clone().requires_grad_()
     log_a = logits.log_softmax(1)
     z = estimator(log_a.view(-1, *log_map.shape), index, features[index])
     gradient = torch.autograd.grad((z @ direction).sum(), logits)[0]
-    a, response = log_map.flatten().exp(), features @ direction
     error = gradient - a * (response - a @ response)
-    by_object = error @ one_hot(owner, 7).double()
-    return [(probability @ e.square().sum(1)).item() for e in (error, by_object)]
+    squared = [e.square().sum(1) for e in (error, error @ over_objects)]
+    random = not isinstance(estimator, (Systematic, PPS))
+    return (
+        [(probability @ e).item() for e in squared],
+        [e.std().item() / math.sqrt(trials) if random else 0.0 for e in squared],
+    )
 
 
-on_map_gradient = {
+with_noise = {
     label: map_gradient_error(estimator, 10)
     for label, estimator in {
         "with replacement": ESTIMATORS["with_replacement"],
         **ORDERED,
     }.items()
 }
+on_map_gradient = {label: error for label, (error, _) in with_noise.items()}
+reference = on_map_gradient["with replacement"]
 display(
     plots.table(
         ["gradient error over eq. 12's, N = 10", "each location", "summed over objects"],
@@ -917,14 +996,18 @@ display(
             [
                 label,
                 *(
-                    f"{e / reference:.2f}"
-                    for e, reference in zip(
-                        error, on_map_gradient["with replacement"], strict=True
-                    )
+                    f"{e / r:.2f}" + (f" ± {s / r:.2f}" if s else "")
+                    for e, s, r in zip(error, noise, reference, strict=True)
                 ),
             ]
-            for label, error in on_map_gradient.items()
+            for label, (error, noise) in with_noise.items()
         ],
+    )
+)
+display(
+    Markdown(
+        f"Des Raj's line is of {trials:,} random draws and has a standard error. "
+        "The others, eq. 12's too, are exact."
     )
 )
 
@@ -1113,14 +1196,14 @@ display(
                 "| situation | take | because, on this page |",
                 "|---|---|---|",
                 "| no particular reason; an error bar is wanted | Des Raj "
-                f"| {gain('Des Raj'):.1f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['Des Raj'][at][0]:.1f} times at as many different locations), "
+                f"| {gain('Des Raj'):.1f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['Des Raj'][at][0]:.1f} times at as many different locations on average), "
                 f"{times_as_long('des_raj', 'with_replacement'):.1f} times the time to draw and weigh, and `stderr` |",
                 "| objects on a map, features that go with them | systematic, Hilbert order "
                 f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times less error than Des Raj "
                 f"at N = 10, and a lower test error of [trained networks](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test), whatever they were trained with; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
                 f"({on_map['unrelated', 'systematic, Hilbert'][:, ten].mean():.2f} against {on_map['unrelated', 'Des Raj'][:, ten].mean():.2f}) |",
                 "| peaked attention, few locations matter | π-ps, or Murthy "
-                f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations) |",
+                f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations on average) |",
                 "| features that share a large mean, gradient noisy | Murthy or with replacement, built-in baseline "
                 f"| gradient error {gradient_error('Murthy, baseline', 1.0, 5, 0.8)[0]:.2f} and "
                 f"{gradient_error('with replacement, baseline', 1.0, 5, 0.8)[0]:.2f} of eq. 12's at κ = 0.8, N = 5; Murthy takes "
@@ -1143,7 +1226,7 @@ display(
 # - Every estimator here is unbiased. At equal $N$ they differ by large factors, and more so the more peaked the attention.
 # - Equation 14 as printed is worse than independent draws unless attention is peaked. Des Raj's weights on the same draw are never
 #   worse than independent draws, and come with an error bar; where few draws exhaust the mass, eq. 14 beats them, and Murthy's beat both.
-# - Murthy's estimator is what remains of either when the order is averaged out. It costs more time.
+# - Murthy's estimator is what remains of either when the order is averaged out. It has an error bar, too, and costs more time.
 # - A baseline lowers the gradient's error if features share a large part, and raises it if they do not.
 # - Along a Hilbert curve, systematic draws are spread over the objects of a map.
 # - Unbiased features give unbiased logits behind a linear classifier. Probabilities and losses keep a bias that goes as $1/N$.

@@ -95,7 +95,7 @@ print(
 # ### Equation 18, and where it does not hold
 #
 # Eq. 18 has no two sides; it states shapes. Three things can be checked: whether our view is the mean over the area (the definition,
-# one overlap at a time, against `downsample`); whether the attention has $hw$ entries; and whether they form a distribution. We take
+# one overlap at a time, against `downsample`); whether the attention has $hw$ entries; and whether they form a distribution: all positive, with the sum 1. We take
 # the paper's sizes for two of its experiments. The second network is the one of the released code for speed limits.
 
 
@@ -142,6 +142,9 @@ for name, network, shape, size in cases:
     print(
         f"  view, definition against downsample: within 1e-12: {(view - area_mean(image, size)).abs().max() < 1e-12}"
     )
+    a = log_attention[0].exp()
+    one = abs(a.sum().item() - 1) < 1e-12
+    print(f"  a: all positive: {(a > 0).all().item()}; sum 1 within 1e-12: {one}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]

@@ -8,7 +8,7 @@
 # ## What you will learn
 #
 # - the regularised loss of the paper, eq. 21, and the gradient of the entropy;
-# - why its weight $\lambda$ is a temperature, measured in units of the loss;
+# - in which sense its weight $\lambda$ is a temperature, measured in units of the loss;
 # - what $\lambda$ does to an attention distribution in the course of training;
 # - how attention gets stuck without it, and what entropy can and cannot do about that;
 # - what a saliency prior does to the first draws in a Megapixel MNIST image.
@@ -162,15 +162,15 @@ print(
 # from quickly deciding which patches are informative".
 
 # %% [markdown]
-# ## λ is a temperature
+# ## In which sense λ is a temperature
 #
-# Suppose that the loss is linear in the attention, $\mathcal L = -\sum_i a_i r_i$, with $r_i$ the reward for looking at location $i$; near any point, every loss is about that. Then the minimum of eq. 21
+# Suppose that the loss is linear in the attention, $\mathcal L = -\sum_i a_i r_i$, with $r_i$ the reward for looking at location $i$. Then the minimum of eq. 21
 # is known:
 #
 # $$a_i^* \propto \exp(r_i / \lambda)$$ (eq-tempered)
 #
 # because at the minimum all $r_j - \lambda \log a_j$ are equal. So $\lambda$ is a temperature, in units of the loss: rewards that differ by much less than $\lambda$ are treated alike, and a
-# location that is worse by $\lambda$ keeps $1/e$ of the attention. We descend from a uniform start and compare.
+# location that is worse than another by $\lambda$ keeps $1/e$ of the other's attention. We descend from a uniform start and compare.
 
 # %%
 reward = torch.tensor([0.30, 0.20, 0.00], dtype=torch.float64)
@@ -190,6 +190,38 @@ for weight in (0.03, 0.1, 1.0):
 
 # %% [markdown]
 # The smallest $\lambda$ looks one-hot, the largest nearly uniform. With $\lambda = 0$ the formula has no minimum short of one-hot: attention goes on concentrating as long as training goes on.
+#
+# A real loss is linear in the attention only near one point, and the rewards there, $r_i = -\partial \mathcal L / \partial a_i$, change as the attention moves. What remains of
+# {eq}`eq-tempered` is a fixed point. Wherever descent comes to rest with all $a_i > 0$,
+#
+# $$a_i \propto \exp\Bigl(-\frac1\lambda \frac{\partial \mathcal L}{\partial a_i}(a)\Bigr)$$ (eq-fixed-point)
+#
+# with $a$ on both sides. This does not say where attention goes from elsewhere, nor that there is one such point only. And it holds for logits that are free. Weights
+# that all locations share can balance gain and entropy only in the directions in which they can move the logits. The cell takes the loss of a classifier that sees the pooled feature.
+
+# %%
+response = torch.tensor([3.0, 1.0, -1.0], dtype=torch.float64)  # of the classifier, by location
+
+
+def rewards(a):
+    a = a.detach().requires_grad_()
+    return -torch.autograd.grad(F.softplus(-(a @ response)), a)[0]
+
+
+weight, uniform = 0.1, torch.full((3,), 1 / 3, dtype=torch.float64)
+theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+for _ in range(4000):
+    log_a = theta.log_softmax(0)
+    loss = F.softplus(-(log_a.exp() @ response)) - weight * entropy(log_a[None]).sum()
+    theta = (theta - torch.autograd.grad(loss, theta)[0]).detach().requires_grad_()
+found = theta.softmax(0)
+for what, values in (
+    ("descent", found),
+    ("exp(r/λ), r where it ends", (rewards(found) / weight).softmax(0)),
+    ("exp(r/λ), r where it began", (rewards(uniform) / weight).softmax(0)),
+):
+    print(f"{what:27} {[f'{v:.3f}' for v in values.tolist()]}")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## What λ does in the course of training
@@ -320,7 +352,7 @@ print(f"between λ = 0.005 and 0.05 the final entropy differs by {spread:.1f} na
 # - **λ = 0: very selective, and more so with every step** (§E of the paper). Partly so here, on a stand-in: it ends the most selective in every run, but early on, where the paper's figure shows it already, it
 #   does not differ from 0.01. It is not a mistake by itself: the error is as low as any. But the five
 #   informative locations are equally good, and attention is far from even among them. Which one leads is chance.
-# - **Large λ: towards uniform** (§E). Confirmed here on a stand-in. By {eq}`eq-tempered` the gain from looking in the right place is small against $\lambda = 1$; the
+# - **Large λ: towards uniform** (§E). Confirmed here on a stand-in. By {eq}`eq-fixed-point` the gain from looking in the right place is small against $\lambda = 1$; the
 #   error pays for it.
 # - **Around 0.01 the exact value does not matter** (§E). Not so clear here: the error hardly changes, but the entropy does, steadily. The paper's claim is about
 #   images and is tested on them in a later chapter.
@@ -609,7 +641,7 @@ for epsilon in (1e-5, 1e-3, 1e-1):
 # ## Summary
 #
 # - Eq. 21 pays $\lambda$ for each nat of entropy. The gradient is $-\lambda\,\partial\mathcal H/\partial\theta_j = \lambda\, a_j(\log a_j + \mathcal H)$: it lowers logits of less than average surprise and raises the others.
-# - $\lambda$ is a temperature in units of the loss: attention tends to $\exp(r/\lambda)$.
+# - $\lambda$ is a temperature in units of the loss, in the sense of a fixed point: where descent of free logits has come to rest, attention is proportional to $\exp(r/\lambda)$, and the rewards $r = -\partial\mathcal L/\partial a$ depend on the attention.
 # - In a small problem, $\lambda = 0$ is very selective and keeps concentrating; $\lambda = 1$ is nearly uniform; in between the entropy changes gradually.
 # - After a bad start, attention without entropy stays stuck, because softmax gives no gradient to what it does not attend to. Moderate entropy gets it out, slowly if the lead is large.
 # - A saliency prior multiplies the chance that a first draw falls on an object. It is an assumption about images, and $\epsilon$ says how firmly it is held.

@@ -162,8 +162,9 @@ for name in ("with_replacement", "des_raj", "eq14"):
 # (cell-err-number-of-patches)=
 # ### "The number of patches should not affect the learned attention distribution" (§F)
 #
-# The appendix argues that the expectation of the gradients is the same for any number of patches. That holds for the gradient of the feature, not for the gradient of the loss. The second column is the exact derivative
-# of the mean loss by the first location's logit, at attention 0.7 and 0.3.
+# The appendix argues that the expectation of the gradients is the same for any number of patches. That holds for the gradient of the feature, not for the gradient of the loss. The second column is what training uses, the mean of
+# what backpropagation gives: $\mathbb{E}[L'(z)\, \partial z]$, with $\partial z$ by eq. 12, by the first location's logit and at attention 0.7 and 0.3. It depends on $N$. So does the derivative of the mean loss (third column),
+# which from $N = 2$ on is another number here ([chapter 3](03_gradient_with_replacement.ipynb)).
 
 
 # %%
@@ -178,19 +179,32 @@ def mean_loss(first_logit, n):
     return total
 
 
+def mean_backpropagation(first_logit, n):
+    """A number whose derivative is the mean of L'(z) times eq. 12 over the same draws, each held
+    fixed.
+    """
+    log_a = torch.stack([first_logit, torch.zeros(())]).log_softmax(0)
+    index, probability = every_draw(ESTIMATORS["with_replacement"], log_a, n)
+    everywhere = log_a.expand(len(index), -1)
+    z = ESTIMATORS["with_replacement"](everywhere, index, signs[index][..., None])[:, 0]
+    return probability @ F.softplus(-3 * z)
+
+
 peaked = torch.tensor(0.7 / 0.3).log()
-for n in (1, 2, 4, 8):
-    print(
-        f"N = {n}:  mean loss {mean_loss(torch.tensor(0.0), n):.3f}   gradient {gradient(lambda x, n=n: mean_loss(x, n), peaked):.3f}"
-    )
 full = lambda x: F.softplus(-3 * (torch.stack([x, torch.zeros(())]).softmax(0) @ signs))
-print(
-    f"full:   loss      {full(torch.tensor(0.0)):.3f}   gradient {gradient(full, peaked):.3f}"
-)
+print("        mean loss   mean of backpropagation   derivative of the mean loss")
+for n in (1, 2, 4, 8):
+    used, of_mean = (
+        gradient(lambda x, n=n, f=function: f(x, n), peaked)
+        for function in (mean_backpropagation, mean_loss)
+    )
+    print(f"N = {n}:  {mean_loss(torch.tensor(0.0), n):9.3f} {used:25.3f} {of_mean:29.3f}")
+exact = gradient(full, peaked)
+print(f"full:   {full(torch.tensor(0.0)):9.3f} {exact:25.3f} {exact:29.3f}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Right statement: features and their gradients are unbiased for every $N$; loss and gradient of the loss approach those of the full model as $N$ grows.
+# Right statement: features and their gradients are unbiased for every $N$. The mean loss, and the mean gradient that training uses, depend on $N$ and approach those of the full model as $N$ grows.
 #
 # (cell-err-numbers)=
 # ### Numbers in the text against the paper's own tables
@@ -323,7 +337,7 @@ for name in ("legacy_idiap", "legacy_port", "des_raj"):
 # (cell-err-cumsum)=
 # ### `1 - cumsum(attention)` in float32
 #
-# In both implementations. Three locations, the first with all but $4 \cdot 10^{-9}$ of the mass, two draws. What is left for the second comes out as zero, and the code divides by it.
+# In both implementations. Three locations, the first with all but $4 \cdot 10^{-9}$ of the mass, two draws. What is left for the second comes out as zero here, as it does in most such cases ([chapter 4](04_without_replacement.ipynb) counts them), and the code divides by it.
 
 # %%
 log_attention = torch.tensor([0.0, -20.0, -20.0]).log_softmax(0)

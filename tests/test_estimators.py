@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from itertools import combinations
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from atslib.estimators import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
     PPS,
+    DesRaj,
     Estimator,
     Stratified,
     Systematic,
@@ -27,6 +29,7 @@ UNBIASED = [e for e in ESTIMATORS.values() if not e.biased]
 BIASED = [e for e in ESTIMATORS.values() if e.biased]
 RASTER = [Systematic("raster"), Stratified("raster"), PPS("raster")]
 WITH_BASELINE = ["with_replacement", "des_raj", "murthy"]
+WITH_STDERR = ["with_replacement", "des_raj", "murthy"]
 
 
 def identify(value):
@@ -74,6 +77,30 @@ def test_a_constant_baseline_keeps_every_estimator_unbiased(estimator):
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_built_in_baseline_is_unbiased(name, n):
     assert max(biases(ESTIMATORS[name], n, *problem((1, 6)), baseline="built_in")) <= 1e-12
+
+
+def test_weights_times_a_baseline_of_what_was_drawn_is_biased_without_replacement():
+    """Why Des Raj's control variate is another: W_m b_m, with b_m the mean of the earlier features, has no mean of zero."""
+
+    class Naive(DesRaj):
+        def _built_in_control(self, log_attention, index, features):
+            count = torch.arange(index.shape[1]).clamp(min=1)[:, None]
+            return self.weights(log_attention, index)[..., None] * (features.cumsum(1) - features) / count
+
+    value, by_logits, by_features = biases(Naive(), 3, *problem((1, 6)), baseline="built_in")
+    assert value <= 1e-12 and by_features <= 1e-12 and by_logits > 0.01
+
+
+@pytest.mark.parametrize("estimator", UNBIASED + RASTER, ids=identify)
+def test_gradients_where_attention_is_zero(estimator):
+    """Unbiased behind a mask: the attention of what is never drawn cannot grow, so that nothing is missed."""
+    logits, features, direction = problem((1, 5))
+    mask = torch.tensor([[0.0, 0.0, -math.inf, 0.0, 0.0]], dtype=torch.float64)
+    log_attention = log_softmax(logits + mask)
+    found = exact_mean(estimator, log_attention, features, 3) @ direction
+    truth = (log_attention.flatten().exp() @ features) @ direction
+    for ours, right in zip(*(torch.autograd.grad(x, [logits, features], retain_graph=True) for x in (found, truth)), strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", WITH_BASELINE)
@@ -154,14 +181,14 @@ def test_eq14_is_exact_when_every_location_is_drawn():
     torch.testing.assert_close(estimate[0], (log_attention[0].exp()[:, None] * features).sum(0), rtol=0, atol=1e-14)
 
 
-def murthy_by_recursion(attention, drawn):
-    """Weights of Murthy's estimator from the probabilities of all orders, by recursion over subsets: O(n 2^n)."""
+def chances_by_recursion(attention, drawn):
+    """The probability of drawing just the subset ``left`` next, in any order, once the subset ``gone`` is out: O(n 2^n)."""
     mass = {0: 0.0}
     for subset in range(1, 1 << len(drawn)):
         mass[subset] = sum(attention[i] for m, i in enumerate(drawn) if subset >> m & 1)
 
     @cache
-    def chance(left, gone):  # of drawing exactly `left` next, in any order, once `gone` is out
+    def chance(left, gone):
         if not left:
             return 1.0
         remaining = 1 - mass[gone]
@@ -171,7 +198,12 @@ def murthy_by_recursion(attention, drawn):
             if left >> m & 1
         )
 
-    everything = (1 << len(drawn)) - 1
+    return chance
+
+
+def murthy_by_recursion(attention, drawn):
+    """Weights of Murthy's estimator from the probabilities of all orders."""
+    chance, everything = chances_by_recursion(attention, drawn), (1 << len(drawn)) - 1
     total = chance(everything, 0)
     return [attention[i] * chance(everything & ~(1 << m), 1 << m) / total for m, i in enumerate(drawn)]
 
@@ -288,18 +320,64 @@ def test_inclusion_probabilities_of_very_small_attention_keep_their_order():
     assert index.sort(1).values.unique(dim=0).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
-def test_stderr_is_an_unbiased_error_bar(name):
-    """Its square, averaged over every draw, is the variance over every draw."""
-    logits, features, _ = problem((1, 6))
+@pytest.mark.parametrize("name", WITH_STDERR)
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("peak", [0.0, 1.0, 4.0])
+def test_the_square_of_stderr_is_unbiased(name, n, peak):
+    """Averaged over every draw, it is the variance over every draw."""
+    logits, features, _ = problem((1, 6), peak)
     estimator, log_attention, features = ESTIMATORS[name], log_softmax(logits).detach(), features.detach()
-    index, probability = every_draw(estimator, log_attention, 3)
+    index, probability = every_draw(estimator, log_attention, n)
     everywhere = log_attention.expand(len(index), *log_attention.shape)
     estimates = estimator(everywhere, index, features[index])
     mean = (probability[:, None] * estimates).sum(0)
     variance = (probability[:, None] * (estimates - mean).square()).sum(0)
     claimed = (probability[:, None] * estimator.stderr(everywhere, index, features[index]).square()).sum(0)
-    torch.testing.assert_close(claimed, variance, rtol=1e-12, atol=0)
+    torch.testing.assert_close(claimed, variance, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 10])
+@pytest.mark.parametrize("peak", [0.0, 1.0, 4.0])
+def test_murthys_stderr_equals_the_formula_by_pairs(n, peak):
+    """With all probabilities by recursion over subsets, and one part that all features share."""
+    logits, features, _ = problem((1, 12), peak, seed=n)
+    log_attention, features = log_softmax(logits).detach().expand(4, 1, 12), features.detach() + 1000
+    index = ESTIMATORS["murthy"].sample(log_attention, n, generator=torch.Generator().manual_seed(0))
+    found = ESTIMATORS["murthy"].stderr(log_attention, index, features[index])
+    attention = log_attention[0].flatten().exp().tolist()
+    for row, drawn in zip(found, index.tolist(), strict=True):
+        squared = 0
+        total, everyone = chances_by_recursion(attention, drawn), (1 << n) - 1
+        for i, j in combinations(range(n), 2):
+            one, other, both = (total(everyone & ~gone, gone) for gone in (1 << i, 1 << j, 1 << i | 1 << j))
+            share = both / total(everyone, 0) - one * other / total(everyone, 0) ** 2
+            squared += attention[drawn[i]] * attention[drawn[j]] * share * (features[drawn[i]] - features[drawn[j]]).square()
+        torch.testing.assert_close(row.square(), squared, rtol=1e-8, atol=1e-15)
+
+
+def test_murthys_stderr_is_zero_when_every_location_is_drawn():
+    log_attention = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    features = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert ESTIMATORS["murthy"].stderr(log_attention, torch.tensor([[2, 0, 1]]), features).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["eq14", "systematic", "stratified", "pps"])
+def test_no_error_bar_where_one_draw_does_not_tell_it(name):
+    log_attention = UNIFORM.view(1, 2, 2)
+    index = ESTIMATORS[name].sample(log_attention, 3)
+    assert ESTIMATORS[name].stderr(log_attention, index, torch.zeros(1, 3, 2)) is None
+
+
+@pytest.mark.parametrize("name, together", [("systematic", False), ("stratified", True), ("pps", False)])
+def test_some_pairs_of_locations_are_never_drawn_together(name, together):
+    """Why there is no error bar: no draw tells how much two such locations differ. Strata are independent: two of different ones
+    do meet, two of one stratum do not.
+    """
+    log_attention = torch.full((1, 8), math.log(1 / 8), dtype=torch.float64)
+    index, _ = every_draw(type(ESTIMATORS[name])("raster"), log_attention, 2)
+    pairs = {tuple(row) for row in index.sort(1).values.tolist()}
+    assert ((0, 5) in pairs) == together
+    assert (0, 4) in pairs and (0, 1) not in pairs
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -474,6 +552,31 @@ def test_entropy(shape):
     assert entropy(torch.full((1, 40), -math.log(40)))[0].item() == pytest.approx(math.log(40))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_entropy_of_uniform_attention_is_log_k_in_every_precision(dtype):
+    """Rounded to bfloat16, 32,400 equal attentions sum to more than one."""
+    log_attention = torch.full((1, 180, 180), -math.log(180 * 180), dtype=dtype)
+    assert entropy(log_attention).item() == pytest.approx(2 * math.log(180), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_entropy_of_half_precision_is_that_of_the_normalised_attention_with_its_gradient(dtype):
+    rounded = (3 * torch.randn(2, 50, generator=torch.Generator().manual_seed(0))).log_softmax(1).to(dtype).requires_grad_()
+    exact = rounded.detach().double().requires_grad_()
+    value, expected = entropy(rounded), entropy(exact.log_softmax(1))
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=0)
+    (found,), (right,) = torch.autograd.grad(value.sum(), rounded), torch.autograd.grad(expected.sum(), exact)
+    torch.testing.assert_close(found.double(), right, rtol=0, atol=torch.finfo(dtype).eps * right.abs().max().item())
+
+
+def test_the_gradient_of_entropy_by_an_attention_of_zero_is_undefined_and_by_its_logarithm_zero():
+    attention = torch.tensor([[0.5, 0.5, 0.0]], requires_grad=True)
+    log_attention = attention.log()
+    by_logarithm, by_attention = torch.autograd.grad(entropy(log_attention).sum(), [log_attention, attention])
+    assert by_logarithm[0, 2] == 0 and by_attention[0, 2].isnan()
+
+
 def test_entropy_of_a_one_hot_attention_is_zero_and_so_is_its_gradient():
     log_attention = torch.tensor([[0.0, -math.inf, -math.inf]], requires_grad=True)
     value = entropy(log_attention)
@@ -577,8 +680,23 @@ def test_enumeration_refuses_what_it_cannot_enumerate():
         every_draw(ESTIMATORS["des_raj"], UNIFORM[0] + 1, 2)
     with pytest.raises(ValueError, match="over 1,000,000 draws"):
         every_draw(ESTIMATORS["with_replacement"], torch.full((100,), -math.log(100)), 4)
+    with pytest.raises(ValueError, match="100 locations, n = 4: over 1,000,000 draws"):
+        every_draw(ESTIMATORS["des_raj"], torch.full((100,), -math.log(100)), 4)
+    with pytest.raises(ValueError, match="64 locations, n = 16: over 1,000,000 draws"):  # not listed first: 4 of each stratum
+        every_draw(ESTIMATORS["stratified"], torch.full((8, 8), -math.log(64)), 16)
     with pytest.raises(TypeError, match="do not know how"):
         every_draw(Estimator(), UNIFORM[0], 2)
+
+
+def test_only_draws_that_exist_count_for_the_limit():
+    """8^8 would be over it; there are 8! ordered draws of all eight, and sixteen strata of one location have one draw."""
+    uneven = torch.randn(8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).log_softmax(0)
+    index, probability = every_draw(ESTIMATORS["des_raj"], uneven, 8)
+    assert len(index.unique(dim=0)) == math.factorial(8)
+    assert probability.sum().item() == pytest.approx(1, abs=1e-12)
+    index, probability = every_draw(Stratified("raster"), torch.full((1, 16), 1 / 16, dtype=torch.float64).log(), 16)
+    assert probability.sum().item() == pytest.approx(1, abs=1e-12)
+    assert index[probability.argmax()].tolist() == list(range(16))
 
 
 @pytest.mark.parametrize("estimator", UNBIASED, ids=identify)
@@ -653,9 +771,10 @@ def test_gradients_by_image_can_be_mapped():
 
 def test_a_standard_error_is_as_precise_as_the_estimate():
     features = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
-    for name in ("with_replacement", "des_raj"):
+    uniform = torch.full((1, 8), math.log(1 / 8))
+    for name in WITH_STDERR:
         index = torch.tensor([[0, 1, 2, 3]])
-        coarse, fine = (ESTIMATORS[name].stderr(UNIFORM, index, f) for f in (features.half(), features.half().float()))
+        coarse, fine = (ESTIMATORS[name].stderr(uniform, index, f) for f in (features.half(), features.half().float()))
         assert coarse.dtype == torch.float32
         torch.testing.assert_close(coarse, fine)
 
@@ -717,7 +836,7 @@ def test_a_baseline_of_the_others_needs_others(name):
         ESTIMATORS[name](UNIFORM, torch.tensor([[0]]), torch.ones(1, 1, 3), baseline="built_in")
 
 
-@pytest.mark.parametrize("name", ["with_replacement", "des_raj"])
+@pytest.mark.parametrize("name", WITH_STDERR)
 def test_one_draw_has_no_standard_error_and_several_one_without_gradient(name):
     features = torch.ones(1, 3, 2, requires_grad=True)
     log_attention = UNIFORM.clone().requires_grad_()
