@@ -666,9 +666,9 @@ attention = AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1))
 nn.init.normal_(attention.layers[0].weight, std=2)
 toy = AttentionSampling(
     attention,
-    nn.Sequential(nn.Flatten(), nn.Linear(49, 4), UnitNorm()),
+    nn.Sequential(nn.Flatten(), nn.Linear(81, 4), UnitNorm()),
     Classifier(4, 2, scale=4),
-    patch_size=7,
+    patch_size=9,
     n_patches=2,
     scale=1 / 8,
     estimator="with_replacement",
@@ -678,14 +678,14 @@ image = torch.rand(1, 1, 16, 24, dtype=torch.float64)
 with torch.no_grad():
     small_view = area_mean(image, (2, 3))
     a = attention(small_view).flatten().softmax(0)  # a(V(x, s)), (6,)
-    padded = F.pad(image, [7] * 4)
+    padded = F.pad(image, [9] * 4)
     features = []
     for i in range(6):
         # stride 1, padding 1, receptive field 3, H/h = 8
         centre = [(cell - 1 + 3 / 2) * 8 for cell in divmod(i, 3)]
         # first pixel, in the padded image
-        r, c = (int(value - 7 / 2 + 0.5) + 7 for value in centre)
-        features.append(toy.features(padded[:, :, r : r + 7, c : c + 7])[0])
+        r, c = (int(value - 9 / 2 + 0.5) + 9 for value in centre)
+        features.append(toy.features(padded[:, :, r : r + 9, c : c + 9])[0])
     features = torch.stack(features)  # f(P(x, i)), (6, 4)
     mu = a @ features
     by_hand = toy.classifier(mu)
