@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--n-noise", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variant", choices=["paper", "released"], default="paper")
-    parser.add_argument("--digits", choices=["shipped", "full"], default="shipped", help="full: all of MNIST (get_mnist.py)")
+    full = "full: all of MNIST (python -m atslib.data get mnist)"
+    parser.add_argument("--digits", choices=["shipped", "full"], default="shipped", help=full)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(arguments)
     if args.out.exists():

@@ -77,13 +77,15 @@ def test_histology_label_is_the_presence_of_glandular_nuclei():
 
 def test_histology_nuclei_are_where_they_are_said_to_be():
     """Nuclei are dark blue on pink: red light is missing there."""
-    dataset = GeneratedHistology(n_images=4, size=300)
+    dataset, seen = GeneratedHistology(n_images=4, size=300), set()
     for number in range(4):
         red = dataset[number][0][0].float()
-        for points in dataset.tissue(number).nuclei.values():
+        for kind, points in dataset.tissue(number).nuclei.items():
             at = np.clip(points.round().astype(int), 0, 299)
             if len(at):
+                seen.add(kind)
                 assert red[at[:, 1], at[:, 0]].mean() < red.mean() - 40
+    assert seen == {"glandular", "other"}
 
 
 def test_roads_signs_tell_the_label():
@@ -170,7 +172,7 @@ except data.DataMissing as error:
 """
     environment = {key: value for key, value in os.environ.items() if key != "ATSLIB_DATA"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
-    assert said.startswith("this needs platformdirs: pip install platformdirs, or name the folder that holds gtsdb/")
+    assert said.startswith("this needs platformdirs: pip install 'atslib[data]', or name the folder that holds gtsdb/")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 import warnings
 import zlib
 from dataclasses import replace
@@ -20,15 +21,20 @@ from scipy.io import savemat
 from torch.utils.data import DataLoader
 
 from atslib.data import GTSDB, ColonCancer, SignWindows, SwedishTrafficSigns, colon_cancer, speed_limits
+from atslib.data.__main__ import main as command
 from atslib.data.catalogue import SETS
 from atslib.data.colon_cancer import KINDS, RUNS
 from atslib.data.files import DataError, ImageFiles, data_root, files_digest, image_size, read_image
+from atslib.data.getting import GETTERS
 from atslib.data.mnist import full_mnist
+from atslib.data.padding import largest_size
+from atslib.data.pyramids import ImagePyramid
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
 from atslib.experiments import speed_limits as experiment
 from atslib.experiments.records import array_digest
-from atslib.loading import InMemory
+from atslib.loading import InMemory, Loader
 from atslib.networks import SaliencyPrior
+from atslib.patches import extract_patches
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
 
@@ -238,7 +244,7 @@ def test_colon_cancer_image_too_many(colon):
 
 def test_wrong_folder(tmp_path):
     for dataset in (ColonCancer, GTSDB, SwedishTrafficSigns):
-        with pytest.raises(DataError, match=r"the folder exists, but not .* in it; get the data with `python data_scripts/get"):
+        with pytest.raises(DataError, match=r"the folder exists, but not .* in it; get the data with `python -m atslib"):
             dataset(tmp_path)
         with pytest.raises(DataError, match="nowhere: there is no such folder"):
             dataset(tmp_path / "nowhere")
@@ -527,10 +533,10 @@ def test_a_damaged_photograph(german, tmp_path):
     (german / "00002.ppm").write_bytes(b"P6 nonsense")
     train = GTSDB(tmp_path)
     for read in (lambda: train[2], lambda: SignWindows(train, 40)):
-        with pytest.raises(DataError, match=r"00002\.ppm: no readable image .*again with `python data_scripts/get_gtsdb\.py`"):
+        with pytest.raises(DataError, match=r"00002\.ppm: no readable image .*again with `python -m atslib\.data get gtsdb`"):
             read()
     train.files[2].unlink()
-    with pytest.raises(DataError, match=r"00002\.ppm: not there; get the data set again with `python data_scripts/get_gtsdb"):
+    with pytest.raises(DataError, match=r"00002\.ppm: not there; get the data set again with `python -m atslib\.data get gtsdb`"):
         train[2]
 
 
@@ -599,6 +605,30 @@ def test_get_colon_cancer_needs_from(capsys):
     assert stop.value.code == 2 and "--from" in capsys.readouterr().err
 
 
+def test_each_set_is_got_by_the_command_that_its_errors_name(capsys):
+    """``python -m atslib.data get NAME``, which whoever installed the library has."""
+    assert set(GETTERS) == set(SETS) == {path.stem.removeprefix("get_") for path in SCRIPTS.glob("get_*.py")}
+    for name, source in SETS.items():
+        assert source.get.partition(" --")[0] == f"python -m atslib.data get {name}"
+        for call in (lambda name=name: command(["get", name, "--help"]), lambda name=name: script(f"get_{name}", "--help")):
+            with pytest.raises(SystemExit) as stop:
+                call()
+            said = capsys.readouterr().out
+            assert stop.value.code == 0 and said.startswith(f"usage: python -m atslib.data get {name} ") and source.title in said
+    for arguments in (["get"], ["get", "imagenet"], ["--data", "x", "get", "mnist"]):
+        with pytest.raises(SystemExit) as stop:
+            command(arguments)
+        assert stop.value.code == 2 and "atslib.data get" in capsys.readouterr().err
+
+
+def test_the_command_gets_a_set(swedish, tmp_path, capsys):
+    arguments = ["get", "swedish_traffic_signs", "--from", str(swedish), "--data", str(tmp_path / "data"), "--quiet"]
+    assert command(arguments) == 0
+    assert len(SwedishTrafficSigns(tmp_path / "data")) == len(SwedishTrafficSigns(swedish))
+    assert command(arguments) == 0 and "already there and complete" in capsys.readouterr().out
+    assert command(["get", "gtsdb", "--from", str(tmp_path / "nowhere"), "--data", str(tmp_path / "data")]) == 1
+
+
 @pytest.mark.parametrize("name", ["get_colon_cancer", "get_gtsdb", "get_swedish_traffic_signs"])
 def test_scripts_given_the_wrong_folder(name, tmp_path, capsys):
     (tmp_path / "wrong").mkdir()
@@ -639,7 +669,7 @@ def test_list(colon, tmp_path):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     states = dict(re.findall(r"^(\w+)\n(?:  .*\n)*?  state +(.*)$", said, re.MULTILINE))
     assert states == {"mnist": "absent", "colon_cancer": "complete", "swedish_traffic_signs": "absent", "gtsdb": "absent"}
-    assert "get    python data_scripts/get_gtsdb.py" in said and str(colon) in said
+    assert "get    python -m atslib.data get gtsdb " in said and str(colon) in said
     shutil.rmtree(colon / "Classification" / "img9")
     assert SETS["colon_cancer"].state(tmp_path).startswith("incomplete: ")
 
@@ -731,6 +761,142 @@ def test_image_files_with_a_reader_of_ones_own(cached, tmp_path):
     assert dataset.class_counts().tolist() == [1, 1]
 
 
+def ramp(kind=np.uint8):
+    """An image (1, 2, 3) of the numbers 0 … 5."""
+    return np.arange(6).reshape(1, 2, 3).astype(kind)
+
+
+def read_only():
+    array = ramp()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(
+    "give, dtype",
+    [
+        (read_only, torch.uint8),
+        (lambda: ramp(">f4"), torch.float32),
+        (lambda: ramp("<f2"), torch.float16),
+        (lambda: ramp()[:, ::-1, ::-1][:, ::-1, ::-1], torch.uint8),
+        (lambda: np.ascontiguousarray(ramp()[:, ::-1])[:, ::-1], torch.uint8),  # backwards in memory
+        (lambda: torch.from_numpy(ramp(np.float32)).requires_grad_(), torch.float32),
+    ],
+)
+def test_a_reader_may_give_arrays_of_all_kinds(give, dtype, cached, tmp_path):
+    (tmp_path / "a.raw").touch()
+    dataset = ImageFiles([tmp_path / "a.raw"], [0], read=lambda path: give(), cache=tmp_path / "cache" if cached else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            image, _ = dataset[0]
+            assert image.dtype == dtype and image.flatten().tolist() == list(range(6)) and image.shape == (1, 2, 3)
+    image.detach().zero_()  # its own memory
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (ramp(np.uint16), r"read gave shape \(1, 2, 3\) and type uint16: expected a tensor or an array \(C, H, W\) of uint8"),
+        (ramp(">u2"), r"read gave shape \(1, 2, 3\) and type uint16"),
+        (ramp(np.int64), r"read gave shape .* and type int64: expected .*16 bits divided by 65535"),
+        (ramp()[0], r"read gave shape \(2, 3\) and type uint8"),
+        (ramp(str), "read gave pixels of type <U"),
+        (Image.new("RGB", (2, 3)), "read gave an object of type Image: expected .* or an ImagePyramid"),
+        (None, "read gave an object of type NoneType"),
+    ],
+)
+def test_what_a_reader_gives_that_is_no_image(given, message, tmp_path):
+    (tmp_path / "a.raw").touch()
+    for cache in (None, tmp_path / "cache"):
+        with pytest.raises(ValueError, match=r"a\.raw: " + message):
+            ImageFiles([tmp_path / "a.raw"], [0], read=lambda path: given, cache=cache)[0]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_bfloat16_is_an_image_but_is_not_cached(tmp_path):
+    (tmp_path / "a.raw").touch()
+    read = lambda path: torch.ones(1, 2, 3, dtype=torch.bfloat16)
+    assert ImageFiles([tmp_path / "a.raw"], [0], read=read)[0][0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"a\.raw: read gave bfloat16, which NumPy's files cannot hold: expected .*cache=None"):
+        ImageFiles([tmp_path / "a.raw"], [0], read=read, cache=tmp_path / "cache")[0]
+
+
+def test_a_reader_may_leave_the_pixels_in_the_file(tmp_path):
+    """What the refusal of 16 bits says."""
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.random.default_rng(0).integers(0, 4096, (2, 64, 48)).astype(np.uint16)
+    for number, pixels in enumerate(deep):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, tile=(32, 32), photometric="minisblack")
+    files = sorted(tmp_path.glob("*.tif"))
+    for cache in (None, tmp_path / "cache"):
+        dataset = ImageFiles(files, [1, 0], read=lambda path: ImagePyramid.open(path, white=4095), cache=cache)
+        for _ in range(2):
+            image, label = dataset[0]
+            assert isinstance(image, ImagePyramid) and label == 1 and image.shape == (1, 1, 64, 48)
+        found = extract_patches(image, torch.tensor([[[3, 5]]]), 8)[0, 0, 0]
+        np.testing.assert_allclose(found, deep[0, 3:11, 5:13] / 4095, rtol=1e-6)
+    assert not (tmp_path / "cache").exists()
+    (batch, labels) = next(Loader(dataset, torch.device("cpu")).batches([[0, 1]]))
+    assert batch.shape == (2, 1, 64, 48) and labels.tolist() == [1, 0]
+    assert largest_size(dataset) == (64, 48)
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    with pytest.raises(DataError, match=r"1\.tif: "):
+        dataset[1][0].read_view((8, 6))
+
+
+@pytest.mark.parametrize("damage", ["empty", "magic", "header", "short", "long"])
+def test_a_damaged_file_of_the_cache_is_made_anew(damage, tmp_path):
+    Image.new("RGB", (8, 4), (1, 2, 3)).save(tmp_path / "a.png")
+    files = ImageFiles([tmp_path / "a.png"], [0], cache=tmp_path / "cache")
+    whole = files[0][0].clone()
+    (place,) = (tmp_path / "cache").iterdir()
+    content = place.read_bytes()
+    damaged = {"empty": b"", "magic": content[:4], "header": content[:10] + b"({[" + content[13:], "short": content[:-1]}
+    place.write_bytes(damaged.get(damage, content + b"x"))
+    assert torch.equal(files[0][0], whole)
+    assert place.read_bytes() == content and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_threads_that_cache_the_same_image(tmp_path):
+    """Each writes a file of its own before it takes the image's name, and what takes it is on the disk."""
+    (tmp_path / "a.raw").touch()
+    together, written = threading.Barrier(2, timeout=20), []
+
+    def read(path):
+        together.wait()
+        return ramp()
+
+    dataset = ImageFiles([tmp_path / "a.raw"], [0], read=read, cache=tmp_path / "cache")
+    real = np.save
+
+    def save(file, pixels):
+        written.append(file.name)
+        together.wait()  # both files are open
+        real(file, pixels)
+
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "save", save)
+        threads = [threading.Thread(target=lambda: found.append(dataset[0][0])) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 2 and all(image.flatten().tolist() == list(range(6)) for image in found)
+    assert len(set(written)) == 2 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_what_is_cached_reaches_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    told, fsync, replace_ = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: [told.append("to disk"), fsync(number)][1])
+    monkeypatch.setattr(os, "replace", lambda *names: [told.append("named"), replace_(*names)][1])
+    _ = ImageFiles([tmp_path / "a.png"], [0], cache=tmp_path / "cache")[0]
+    assert told[:2] == ["to disk", "named"]
+
+
 def test_files_that_are_not_there_are_named_at_once(tmp_path):
     Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
     files = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"]
@@ -768,7 +934,8 @@ def test_a_limit_that_decoding_keeps(tmp_path, monkeypatch):
     file = tmp_path / "large.png"
     Image.new("RGB", (40, 20)).save(file)
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
-    with pytest.raises(DataError, match=r"large\.png: Image size .*; for files that you trust, raise PIL\.Image\.MAX_IM"):
+    said = r"large\.png: no readable image, it has more pixels than its header says \(Image size .*\); expected an image file"
+    with pytest.raises(DataError, match=said):
         read_image(file)
 
 

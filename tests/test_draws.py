@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from atslib.data import MegapixelMNIST
 from atslib.experiments import megapixel_mnist
@@ -58,10 +59,33 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     assert measured == [["des_raj"]] and set(record["errors"]) == {"systematic", "des_raj"}
     assert (record["run"], record["n"], record["n_patches"], record["looks"]) == (name, 4, 2, 2)
     assert [len(errors) for errors in record["errors"].values()] == [2, 2]
-    assert main([*arguments, "systematic", "--looks", "1"]) == 0  # is measured anew, and takes the place of the others
-    assert list(json.loads(path.read_text())["errors"]) == ["systematic"] and len(measured) == 2
+    assert "sessions" not in record
 
+    # Made on another day: what is there is kept, and each says with what it was measured.
+    later = dict(torch="later")
+    monkeypatch.setattr("atslib.experiments.draws.software", lambda: later)
+    assert main([*arguments, "with_replacement"]) == 0
+    grown = json.loads(path.read_text())
+    assert {name: grown["errors"][name] for name in record["errors"]} == record["errors"]
+    assert grown["software"] == record["software"]
+    assert [(session["software"], session["parts"]) for session in grown["sessions"]] == [
+        (record["software"], ["systematic", "des_raj"]),
+        (later, ["with_replacement"]),
+    ]
+
+    # Of other looks or weights nothing is measured, and nothing overwritten.
     capsys.readouterr()
+    before = path.read_bytes()
+    assert main([*arguments, "systematic", "--looks", "1"]) == 2
+    assert f"{path} was measured with looks 2, now 1: move it away" in capsys.readouterr().err
+    weights = tmp_path / "weights" / f"{name}.safetensors"
+    own = weights.read_bytes()
+    save_file({key: tensor + 1 for key, tensor in load_file(weights).items()}, weights)
+    assert main([*arguments, "murthy"]) == 2
+    assert "was measured with weights '" in capsys.readouterr().err
+    weights.write_bytes(own)
+    assert path.read_bytes() == before and len(measured) == 2
+
     for wrong, message in (
         (["--draws", "dice"], "unknown estimator 'dice'"),
         (["--looks", "0"], "--looks 0: expected at least 1"),

@@ -5,9 +5,10 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from atslib.estimators import PPS
 from atslib.experiments import load_records, megapixel_mnist, speed_limits
 from atslib.experiments import runs as runs_module
 from atslib.experiments.__main__ import main
-from atslib.experiments.records import _commit, machine, read_record, write_whole
-from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots, run_of
+from atslib.experiments.records import _commit, kept, machine, note_parts, read_record, write_whole
+from atslib.experiments.runs import EXPERIMENTS, Run, attention_snapshots, run_of, states_of
 from atslib.networks import redness
 from atslib.precision import has_bfloat16
 from atslib.processes import Processes
@@ -503,17 +504,45 @@ def test_an_output_that_is_a_file_is_refused_in_one_line(tmp_path, capsys):
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
-@pytest.mark.parametrize("device", ["gpu", pytest.param("cuda", marks=NO_GPU)])
-def test_a_device_that_is_not_there_is_refused(device, capsys):
+@pytest.mark.parametrize(
+    "device, said",
+    [
+        ("gpu", "'gpu': expected cpu or cuda"),
+        ("meta", "'meta': expected cpu or cuda"),
+        ("mps", "'mps', which lacks the float64 in which locations are drawn: expected cpu or cuda"),
+        ("cuda:99", "'cuda:99': PyTorch sees "),
+        pytest.param("cuda", "'cuda': PyTorch sees no GPU here", marks=NO_GPU),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(device, said, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["megapixel_mnist", "--device", device])
-    assert stopped.value.code == 2 and f"{device!r}: " in capsys.readouterr().err
+    assert stopped.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_changes_of_the_source_are_part_of_the_commit(monkeypatch):
-    answers = iter(["abc\n", " M models.py\n", "abc\n", ""])
-    monkeypatch.setattr("atslib.experiments.records.subprocess.run", lambda *_, **__: SimpleNamespace(stdout=next(answers)))
-    assert [_commit(Path("atslib/__init__.py")) for _ in range(2)] == ["abc+changes", "abc"]
+def test_the_commit_is_that_of_the_package_itself(tmp_path, monkeypatch):
+    """Installed in an environment in another project's folder, which git ignores, it has none."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+
+    def git(*arguments):
+        who = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *who, "-C", str(tmp_path), *arguments], capture_output=True, text=True, check=True).stdout
+
+    for place in ("package/a.py", ".venv/package/a.py"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("")
+    (tmp_path / ".gitignore").write_text("/.venv/\n")
+    assert _commit(tmp_path / "package" / "a.py") is None  # no repository
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    head = git("rev-parse", "HEAD").strip()
+    assert len(head) >= 40 and _commit(tmp_path / "package" / "a.py") == head
+    assert _commit(tmp_path / ".venv" / "package" / "a.py") is None
+    (tmp_path / "package" / "b.py").write_text("")
+    assert _commit(tmp_path / "package" / "a.py") == head + "+changes"
+    assert _commit(tmp_path / "package" / "b.py") is None
+    assert _commit(tmp_path / "nowhere" / "a.py") is None
 
 
 def test_machine_in_words():
@@ -636,6 +665,66 @@ def test_what_another_program_is_at_is_skipped(tiny, tmp_path, capsys):
     assert not list((tmp_path / "checkpoints").iterdir())  # no lock of a run that is done either
 
 
+class TwoProcesses(Processes):
+    """Threads in place of processes: a sum waits until both have brought their part, but not for ever."""
+
+    world, waiting, parts = 2, threading.Barrier(2, timeout=20), {}
+
+    def __init__(self, rank):
+        super().__init__("cpu")
+        self.rank = rank
+
+    def sum(self, tensor):
+        self.parts[self.rank] = tensor
+        self.waiting.wait()
+        total = self.parts[0] + self.parts[1]
+        self.waiting.wait()
+        return total
+
+
+def in_two(action):
+    """What an action gives in both processes, or what it raises."""
+    TwoProcesses.waiting.reset()
+    found = [None, None]
+
+    def act(rank):
+        try:
+            found[rank] = action(TwoProcesses(rank))
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=act, args=(rank,), name=f"process {rank}") for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+@pytest.mark.parametrize("seen", [("to do", "done"), ("done", "to do"), ("begun", "to do")])
+def test_all_processes_go_by_what_the_first_one_sees(seen, tiny, tmp_path, monkeypatch):
+    """Another program writes a record, or takes away a checkpoint, between the looks of two processes at the files."""
+    here = lambda: int(threading.current_thread().name.removeprefix("process "))
+    trained = []
+    monkeypatch.setattr(Run, "state", property(lambda run: seen[here()]))
+    monkeypatch.setattr(Run, "differences", lambda run: [])
+    monkeypatch.setattr(Run, "execute", lambda run, group, **_: trained.append(group.rank) or True)
+    monkeypatch.setattr("atslib.experiments.__main__.processes", lambda device: TwoProcesses(here()))
+    command = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--resume"]
+    assert in_two(lambda group: main(command)) == [0, 0]
+    assert sorted(trained) == ([] if seen[0] == "done" else [0, 1])
+
+
+def test_a_broken_record_stops_all_processes(tiny, tmp_path):
+    run, other = (Run("megapixel_mnist", out=tmp_path, seed=seed) for seed in (0, 1))
+    other.record.parent.mkdir()
+    other.record.write_text("{")
+    first, second = in_two(lambda group: states_of([run, other], group))
+    assert isinstance(first, ValueError) and "is no record" in str(first)
+    assert isinstance(second, ValueError) and f"{other.record}: the first process cannot read it" in str(second)
+    assert states_of([run], Processes("cpu")) == {run: "to do"}
+
+
 def test_a_record_that_another_program_wrote_meanwhile_is_kept(tiny, tmp_path, capsys, monkeypatch):
     """Of a sweep of two, the second run is made elsewhere while the first is trained."""
     sweep = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--seed", "0,1"]
@@ -698,3 +787,67 @@ def test_settings_with_brackets_in_brackets():
 def test_an_experiment_of_ones_own_is_none_of_the_papers():
     with pytest.raises(ValueError, match="experiment 'mine': expected one of the paper's, megapixel_mnist"):
         Run("mine").build()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(method="foo"), "method 'foo': expected one of ats, uniform, nested, deep_mil, cnn"),
+        (dict(method=None), "method None: expected one of ats"),
+        (dict(order="foo"), "order 'foo': expected one of hilbert, raster"),
+        (dict(method="cnn", order="foo"), "order 'foo': expected one of hilbert, raster"),
+        (dict(estimator="dice"), "estimator 'dice': expected one of "),
+    ],
+)
+def test_a_run_of_what_there_is_not_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        Run("megapixel_mnist", **options)
+
+
+def test_how_long_a_balanced_run_takes(tiny, tmp_path, capsys):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--dry-run", "--set", "balanced=True"]) == 0
+    assert "1 of 1 to do" in capsys.readouterr().out
+
+
+def test_what_tables_need_is_named(tmp_path, monkeypatch):
+    from atslib.experiments.summary import results_table
+
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    for table in (lambda: load_records(tmp_path), lambda: results_table(None, {})):
+        with pytest.raises(ImportError, match=r"this needs pandas: pip install 'atslib\[tables\]'"):
+            table()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Records of measurements that grow
+
+
+def test_measurements_of_other_conditions_are_neither_mixed_nor_overwritten(tmp_path):
+    path, here = tmp_path / "run.json", dict(device="cpu", name="this one")
+    about, rows = dict(weights="abc", hardware=here), [dict(size=10, n=3)]
+    assert kept(path, "sizes", about) == {}
+    for written in (about, dict(hardware=here)):  # from before the weights were written down
+        path.write_text(json.dumps(written | dict(sizes=rows)))
+        assert kept(path, "sizes", about)["sizes"] == rows
+    for written, message in (
+        (json.dumps(about | dict(weights="xyz", sizes=rows)), "measured with weights 'xyz', now 'abc': move it away"),
+        (json.dumps(about | dict(hardware=None, sizes=rows)), "measured with hardware None, now {'device'"),
+        (json.dumps(about), r"run\.json is no record of sizes: move it away"),
+        ("[]", "is no record of sizes"),
+        ("{", r"run\.json is no record of sizes \("),
+    ):
+        path.write_text(written)
+        with pytest.raises(ValueError, match=message):
+            kept(path, "sizes", about)
+        assert path.read_text() == written
+
+
+def test_each_part_of_a_record_that_grows_has_its_machine_and_software():
+    old, new = (dict(hardware=dict(name="one"), software=dict(commit=commit)) for commit in ("old", "new"))
+    record = {}
+    note_parts(record, old, [], [1])
+    note_parts(record, old, [1], [2])
+    assert record == old  # all in one
+    note_parts(record, new, [1, 2], [3])
+    note_parts(record, new, [1, 2, 3], [1])  # measured again
+    assert record == old | dict(sessions=[old | dict(parts=[2]), new | dict(parts=[3, 1])])

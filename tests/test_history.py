@@ -120,7 +120,7 @@ def trained(root, out, **options):
     return run
 
 
-def test_the_command(quick, root, tmp_path, capsys):
+def test_the_command(quick, root, tmp_path, capsys, monkeypatch):
     arguments = ["--data", str(root), "--out", str(tmp_path)]
     (tmp_path / "runs").mkdir()
     assert main(arguments) == 2 and "no run of profile 'laptop'" in capsys.readouterr().err
@@ -168,6 +168,22 @@ def test_the_command(quick, root, tmp_path, capsys):
             kept = maps[20][tests.ids[number]]
             assert kept.shape == (6, 6) and kept.exp().sum().item() == pytest.approx(1, abs=0.01)
             torch.testing.assert_close(kept, coarse(expected), atol=0.01, rtol=0)
+
+    # Killed while it writes, it leaves what was there.
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    real = os.replace
+    for ending in ("safetensors", "json"):
+
+        def killed(part, place, ending=ending):
+            if str(place).endswith(ending):
+                raise KeyboardInterrupt
+            real(part, place)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "replace", killed)
+            main(arguments)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_history_is_the_models_attention(quick, root, tmp_path):

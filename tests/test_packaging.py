@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TABLES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = TABLES["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
@@ -26,6 +29,7 @@ CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "lightning-fabric": "lightning"}
 CONDA_NAMES["openslide-bin"] = "openslide"  # the library that openslide-python binds
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+EXTRAS = ("data", "slides", "distributed", "plots", "tables", "widgets", "book", "test")
 
 
 def requirements(*extras):
@@ -64,7 +68,7 @@ def conda_requirements():
 @pytest.mark.parametrize("python", PYTHONS)
 def test_pins_lie_in_the_ranges(python):
     pinned = pins(python)
-    for name, wanted in requirements("data", "slides", "distributed", "plots", "book", "test", "dev").items():
+    for name, wanted in requirements(*EXTRAS, "dev").items():
         for requirement in wanted:
             environment = default_environment() | {"python_version": python}
             if requirement.marker and not requirement.marker.evaluate(environment):
@@ -90,7 +94,7 @@ def test_environment_agrees_with_pyproject():
     assert str(have.pop("pip")) == ""
     want = {
         CONDA_NAMES.get(name, name): found[0].specifier
-        for name, found in requirements("data", "slides", "distributed", "plots", "book", "test").items()
+        for name, found in requirements(*EXTRAS).items()
         if not found[0].marker  # back-ports for an old Python; conda takes a new one
     }
     assert have == want
@@ -106,8 +110,30 @@ def test_environment_agrees_with_constraints():
         assert requirement.specifier.contains(pinned[name]), f"{requirement} excludes the tested {pinned[name]}"
 
 
-def test_environment_says_that_the_solve_is_untested():
-    assert "UNTESTED" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+def test_extras_are_all_known_here():
+    assert {*EXTRAS, "dev"} == set(PROJECT["optional-dependencies"])
+    for extra, texts in PROJECT["optional-dependencies"].items():
+        for requirement in map(Requirement, texts):
+            if requirement.name == "atslib":
+                assert requirement.extras <= set(EXTRAS), f"[{extra}] asks for an extra that there is not: {requirement}"
+
+
+def test_an_extra_that_a_message_names_has_what_is_missing():
+    from atslib.data.files import _EXTRAS
+
+    for module, extra in _EXTRAS.items():
+        assert {"PIL": "pillow"}.get(module, module) in requirements(extra), f"[{extra}] brings no {module}"
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "atslib").rglob("*.py")]
+    named = {extra for text in sources for group in re.findall(r"atslib\[([\w,]+)\]", text) for extra in group.split(",")}
+    assert {"data", "tables", "slides"} - named <= {"data"}  # which is put together
+    assert named <= set(EXTRAS)
+
+
+def test_pictures_and_tables_have_extras_of_their_own():
+    assert set(requirements("plots")) - set(requirements()) == {"matplotlib", "ipython"}  # plots.table shows Markdown
+    assert set(requirements("tables")) - set(requirements()) == {"pandas"}
+    assert "ipywidgets" in requirements("widgets")
+    assert any(Requirement(text).extras == {"plots"} for text in PROJECT["optional-dependencies"]["widgets"])
 
 
 def test_one_version():
@@ -139,13 +165,20 @@ print(*sorted(set({heavy.split()!r}) & (set(sys.modules) - with_torch)))
     assert outcome.stdout.split() == []
 
 
-def test_wheel_holds_the_library_and_its_digits(tmp_path):
+def built(kind, folder, source=ROOT):
+    """The wheel or sdist of a folder, made as pip makes it."""
     pytest.importorskip("hatchling")
-    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
-    outcome = subprocess.run(
-        [sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    wheel = tmp_path / outcome.stdout.split()[-1]
+    build = f"from hatchling.build import build_{kind}; import sys; print(build_{kind}(sys.argv[1]))"
+    outcome = subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, capture_output=True, text=True, check=True)
+    return folder / outcome.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return built("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def test_wheel_holds_the_library_and_its_digits(wheel):
     packed = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(["git", "ls-files", "atslib"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     wanted = set(tracked) or {
@@ -157,6 +190,41 @@ def test_wheel_holds_the_library_and_its_digits(tmp_path):
     assert any(name.startswith("atslib/data/digits/") for name in packed), "the digits are not in the wheel"
     assert all(name.startswith(("atslib/", "atslib-")) for name in packed), "the wheel holds more than the library"
     assert wheel.stat().st_size < 4_000_000
+
+
+def test_wheel_says_under_which_licences_its_parts_are(wheel):
+    """The digits are not under the library's own."""
+    with zipfile.ZipFile(wheel) as packed:
+        (about,) = (name for name in packed.namelist() if name.endswith(".dist-info/METADATA"))
+        said = message_from_bytes(packed.read(about))
+        assert said["License-Expression"] == "MIT AND CC-BY-SA-3.0"
+        for name in said.get_all("License-File"):
+            assert packed.read(about.replace("METADATA", f"licenses/{name}")) == (ROOT / name).read_bytes()
+    assert "atslib/data/digits/NOTICE" in said.get_all("License-File")
+    (backend,) = TABLES["build-system"]["requires"]
+    assert not Requirement(backend).specifier.contains("1.26.3")  # writes neither of the two
+
+
+def test_sdist_holds_what_makes_the_same_wheel_and_no_tests_that_cannot_run(wheel, tmp_path):
+    with tarfile.open(built("sdist", tmp_path)) as packed:
+        packed.extractall(tmp_path, filter="data")
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"atslib"}
+    again = built("wheel", tmp_path, folder)
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_readme_is_whole_on_a_page_that_lies_elsewhere():
+    """On the package index nothing lies beside it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    places = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(places) > 5 and all(place.startswith("https://") for place in places)
+    home = PROJECT["urls"]["Homepage"]
+    bases = (f"{home}/blob/main/", f"{home.replace('github.com', 'raw.githubusercontent.com')}/main/")
+    ours = [place.removeprefix(base) for place in places for base in bases if place.startswith(base)]
+    assert len(ours) == 4
+    for place in ours:
+        assert (ROOT / place).is_file(), f"README.md links to {place}, which is not there"
 
 
 def test_readme_example_runs():

@@ -11,7 +11,7 @@ from atslib.data import MegapixelMNIST
 from atslib.experiments import megapixel_mnist
 from atslib.experiments.__main__ import main as experiments
 from atslib.experiments.runs import Run
-from atslib.experiments.sizes import _kept, main, measure, shows_a_digit, trained
+from atslib.experiments.sizes import main, measure, shows_a_digit, trained
 from atslib.patches import PatchGeometry, downsample, extract_patches
 from atslib.training import Settings
 
@@ -90,7 +90,24 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("view_ms") == 2  # 300 was measured once
 
     assert main([name, "--images", "3", "--out", str(tmp_path), "--sizes", "300"]) == 0
-    assert [row["n"] for row in json.loads(path.read_text())["sizes"] if row["size"] == 300] == [3]
+    record = json.loads(path.read_text())
+    assert [row["n"] for row in record["sizes"] if row["size"] == 300] == [3] and "sessions" not in record
+
+    # Made on another day, and on another machine.
+    later = dict(torch="later")
+    monkeypatch.setattr("atslib.experiments.sizes.software", lambda: later)
+    assert main([*arguments, "280"]) == 0
+    grown = json.loads(path.read_text())
+    assert [(session["software"], session["parts"]) for session in grown["sessions"]] == [
+        (record["software"], [250, 300]),
+        (later, [280]),
+    ]
+    assert grown["software"] == record["software"] and [row["size"] for row in grown["sizes"]] == [250, 280, 300]
+    monkeypatch.setattr("atslib.experiments.sizes.hardware", lambda device: dict(device="cpu", name="another"))
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert main([*arguments, "290"]) == 2 and path.read_bytes() == before
+    assert f"{path} was measured with hardware " in capsys.readouterr().err
 
     assert main(["nothing", "--out", str(tmp_path)]) == 2
     assert "nothing.json is no record" in capsys.readouterr().err
@@ -110,20 +127,3 @@ def test_digits_in_patches_that_are_no_squares(patch):
     patches = extract_patches(image, geometry.top_left(torch.arange(24 * 24)[None]), patch)[0]
     expected = patches.sum((1, 2, 3)) == 28 * 28
     assert torch.equal(shows_a_digit(geometry, torch.tensor([[90, 70]])).flatten(), expected) and expected.any()
-
-
-def test_measurements_of_another_machine_or_other_weights_are_neither_mixed_nor_overwritten(tmp_path):
-    path, here = tmp_path / "run.json", dict(device="cpu", name="this one")
-    rows = [dict(size=10, n=3)]
-    assert _kept(path, here, "abc") == []
-    for written in (dict(hardware=here, weights="abc"), dict(hardware=here)):  # from before the weights were written down
-        path.write_text(json.dumps(written | dict(sizes=rows)))
-        assert _kept(path, here, "abc") == rows
-    for written, message in (
-        (dict(hardware=here, weights="xyz", sizes=rows), "measured with other weights: move it away, or name another folder"),
-        (dict(hardware=dict(here, name="another"), weights="abc", sizes=rows), "measured with .*another.*, this is .*this one"),
-        (dict(), "is no record of sizes"),
-    ):
-        path.write_text(json.dumps(written))
-        with pytest.raises(ValueError, match=message):
-            _kept(path, here, "abc")

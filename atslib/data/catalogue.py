@@ -24,7 +24,6 @@ class Source:
         citation: what to cite.
         home: where it comes from.
         get: the command that gets it.
-        marker: a path in its folder that tells the set from another folder.
         problems: reads all of the folder and lists what is missing or wrong.
         look: as ``problems``, but without reading images: takes a second.
     """
@@ -37,7 +36,6 @@ class Source:
     citation: str
     home: str
     get: str
-    marker: str
     problems: Callable[[Path], list[str]]
     look: Callable[[Path], list[str]]
 
@@ -55,7 +53,7 @@ class Source:
         return f"incomplete: {found[0]}" + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 
     def describe(self) -> str:
-        """Size, terms and citation, for a script's ``--help``."""
+        """Size, terms and citation, for ``--help``."""
         return (
             f"{self.title}\n\n  size      {self.size}\n  terms     {self.terms}\n  cite      {self.citation}\n"
             f"  home      {self.home}\n  goes to   ATSLIB_DATA/{self.folder}"
@@ -82,7 +80,6 @@ SETS = {
         citation="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, Proc. IEEE, 1998",
         home="https://ossci-datasets.s3.amazonaws.com/mnist/",
         get=mnist.GET,
-        marker="train-images-idx3-ubyte.gz",
         problems=mnist.problems,
         look=mnist.problems,
     ),
@@ -96,7 +93,6 @@ SETS = {
         "classification of nuclei in routine colon cancer histology images, IEEE Trans. Medical Imaging 35(5), 2016",
         home="https://warwick.ac.uk/fac/cross_fac/tia/data/crchistolabelednucleihe",
         get=colon_cancer.GET,
-        marker="Classification",
         problems=colon_cancer.problems,
         look=lambda folder: _lines(lambda: colon_cancer.check_complete(folder)),
     ),
@@ -109,7 +105,6 @@ SETS = {
         citation="Larsson, Felsberg: Using Fourier descriptors and spatial models for traffic sign recognition, SCIA, 2011",
         home="https://www.cvl.isy.liu.se/research/datasets/traffic-signs-dataset/",
         get=speed_limits.SWEDISH_GET,
-        marker="Set1/annotations.txt",
         problems=speed_limits.swedish_problems,
         look=speed_limits.swedish_look,
     ),
@@ -123,7 +118,6 @@ SETS = {
         "Traffic Sign Detection Benchmark, IJCNN, 2013",
         home="https://sid.erda.dk/public/archives/ff17dc924eba88d5d01a807357d6614c/",
         get=speed_limits.GTSDB_GET,
-        marker="gt.txt",
         problems=speed_limits.gtsdb_problems,
         look=speed_limits.gtsdb_look,
     ),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from atslib.data.files import DataError, ImageFiles, find_set, needed, read_image
 
-GET = "python data_scripts/get_colon_cancer.py --from ZIP_OR_FOLDER"
+GET = "python -m atslib.data get colon_cancer --from ZIP_OR_FOLDER"
 FOLDER = "colon_cancer/CRCHistoPhenotypes_2016_04_28"
 KINDS = ("epithelial", "fibroblast", "inflammatory", "others")
 N_IMAGES = 100

@@ -1,4 +1,4 @@
-"""What the scripts of ``data_scripts/`` share: their command line, and putting a set in place only when it is whole."""
+"""What getting a data set takes, whichever it is: a command line, and putting a set in place only when it is whole."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def run(
         0 when the set is there, 1 when it could not be got (one line on stderr says why), 130 when interrupted.
     """
     parser = argparse.ArgumentParser(
-        description=source.describe(), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog=source.get.partition(" --")[0],
+        description=source.describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="data root (default: $ATSLIB_DATA, else the user's data)")
     if mirrors:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import os
 import struct
 import threading
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -18,7 +20,9 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from atslib.checkpoints import whole
 from atslib.loading import LabelledImages, as_numbers
+from atslib.patches import ImageSource
 
 # What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
 _ON_THE_SIDE = (5, 6, 7, 8)  # the orientations of EXIF whose rows are columns
@@ -50,12 +54,20 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 
 def needed(module: str) -> ModuleType:
-    """Import a module that only files and downloads need; where it is absent, say how to get it."""
+    """Import a module that only files, downloads and tables need.
+
+    Raises:
+        ImportError: it is absent; the message says how to get it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = {"PIL": "Pillow"}.get(name := module.partition(".")[0], name)
+        name = module.partition(".")[0]
+        package = f"'atslib[{_EXTRAS[name]}]'" if name in _EXTRAS else name
         raise ImportError(f"this needs {module}: pip install {package}") from error
+
+
+_EXTRAS = {"PIL": "data", "platformdirs": "data", "pooch": "data", "scipy": "data", "pandas": "tables"}
 
 
 def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str) -> Path:
@@ -113,7 +125,8 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
 
 
 _READ_YOURSELF = (
-    "give ImageFiles a read=… of your own that returns uint8, or floating point in [0, 1] (ImagePyramid.open reads all of a TIFF)"
+    "give ImageFiles a read=… of your own that returns uint8, floating point in [0, 1], or an image in a file "
+    "(ImagePyramid.open reads all of a TIFF)"
 )
 
 
@@ -178,8 +191,8 @@ def _opened(path: str | os.PathLike, get: str | None) -> Iterator[tuple]:
                 yield picture, limit is not None and picture.width * picture.height > limit
     except FileNotFoundError as error:
         raise DataError(f"{path}: not there; {again if get else 'expected an image file'}") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: {error}; for files that you trust, raise PIL.Image.MAX_IMAGE_PIXELS") from error
+    except Image.DecompressionBombError as error:  # the limit was kept, as by its header the file is within it
+        raise DataError(f"{path}: no readable image, it has more pixels than its header says ({error}); {expected}") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{path}: no readable image ({getattr(error, 'strerror', None) or error}); {expected}") from error
 
@@ -230,10 +243,12 @@ class ImageFiles(LabelledImages):
         classes: their names; unless given, those of the subclass, and without any the labels as words.
         cache: a folder for decoded images, written on first use and mapped into memory from then on; all workers and
             later runs share it. It takes three bytes a pixel, or what ``read`` returns. None decodes every time. It does not know
-            what ``read`` does: with another one, take another folder.
-        read: from a path to the image ``(C, H, W)``, uint8, or floating point as the networks shall see it; for images of more
-            channels or bits, or of one size. A function with a name, not a lambda, where workers are started anew (macOS,
-            Windows).
+            what ``read`` does: with another one, take another folder. A file in it that is cut short or damaged at its beginning
+            is made anew.
+        read: from a path to the image ``(C, H, W)``, a tensor or an array, uint8, or floating point as the networks shall see it;
+            for images of more channels or bits, or of one size. For files too large to be read, an
+            :class:`atslib.patches.ImageSource`, as ``ImagePyramid.open`` gives: it is an item as it is, and not cached. A
+            function with a name, not a lambda, where workers are started anew (macOS, Windows).
         any_label: labels for a loss of your own (:func:`atslib.training.train`): several yes or no an image, a number. They are
             kept as int64 if they are integers, else as float32.
 
@@ -244,8 +259,9 @@ class ImageFiles(LabelledImages):
     tensor.
 
     Raises:
-        ValueError: not one label a file; labels that are no whole numbers or no positions in ``classes``.
-        DataError: files that are not there.
+        ValueError: not one label a file; labels that are no whole numbers or no positions in ``classes``. When an image is asked
+            for: ``read`` returns something else; bfloat16 with a cache, whose files NumPy writes.
+        DataError: files that are not there; when an image is asked for, what :func:`read_image` raises.
     """
 
     get: str | None = None
@@ -257,7 +273,7 @@ class ImageFiles(LabelledImages):
         *,
         classes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
-        read: Callable[[Path], Shaped[Tensor, "C H W"]] | None = None,
+        read: Callable[[Path], Shaped[Tensor, "C H W"] | Shaped[np.ndarray, "C H W"] | ImageSource] | None = None,
         any_label: bool = False,
     ):
         self.files, self.any_label = [Path(file) for file in files], any_label
@@ -293,7 +309,7 @@ class ImageFiles(LabelledImages):
         *,
         classes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
-        read: Callable[[Path], Shaped[Tensor, "C H W"]] | None = None,
+        read: Callable[[Path], Shaped[Tensor, "C H W"] | Shaped[np.ndarray, "C H W"] | ImageSource] | None = None,
     ) -> ImageFiles:
         """The images in ``folder/class/…``, at any depth below their class (linked folders there are not entered).
 
@@ -322,7 +338,7 @@ class ImageFiles(LabelledImages):
         files = [(file, label) for label, name in enumerate(names) for file in images.get(name, [])]
         return cls(*zip(*files, strict=True), classes=names, cache=cache, read=read)
 
-    def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"], int]:
+    def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"] | ImageSource, int | Tensor]:
         path, label = self.files[number], self.labels[number]
         return (self._read(path) if self.cache is None else self._cached(path)), label if self.any_label else int(label)
 
@@ -330,38 +346,77 @@ class ImageFiles(LabelledImages):
         """A short digest of the image files' bytes, for records of runs."""
         return files_digest(self.files)
 
-    def _read(self, path: Path) -> Shaped[Tensor, "C H W"]:
-        return read_image(path, self.get) if self.read is None else torch.as_tensor(self.read(path))
+    def _read(self, path: Path) -> Shaped[Tensor, "C H W"] | ImageSource:
+        return read_image(path, self.get) if self.read is None else _as_image(self.read(path), path)
 
-    def _cached(self, path: Path) -> Shaped[Tensor, "C H W"]:
+    def _cached(self, path: Path) -> Shaped[Tensor, "C H W"] | ImageSource:
         found = path.stat() if path.exists() else None
         key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
         place = self.cache / f"{path.stem.encode()[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
-        if not place.exists():
-            image = np.ascontiguousarray(self._read(path).numpy())
-            self.cache.mkdir(parents=True, exist_ok=True)
-            part = place.with_name(f"{place.name}.{os.getpid()}.part")  # workers may write the same image at once
-            try:
-                with part.open("wb") as file:
-                    np.save(file, image)
-                part.replace(place)
-            finally:
-                part.unlink(missing_ok=True)
+        if (image := _mapped(place)) is not None:
+            return image
+        image = self._read(path)
+        if isinstance(image, ImageSource):
+            return image
+        try:
+            pixels = np.ascontiguousarray(image.numpy(force=True))
+        except TypeError as error:
+            kind = str(image.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{path}: read gave {kind}, which NumPy's files cannot hold: expected uint8, float16 or float32, or cache=None"
+            ) from error
+        with whole(place) as file:  # several workers may write the same image at once
+            np.save(file, pixels)
         return _mapped(place)
 
 
-def _mapped(path: Path) -> Tensor:
-    """An array in a file, read where it is touched; changes stay with this process.
+def _as_image(given: object, path: Path) -> Shaped[Tensor, "C H W"] | ImageSource:
+    """What a ``read`` of the user's has returned for a file, as it goes into a model.
+
+    Raises:
+        ValueError: it is neither an image ``(C, H, W)`` of uint8 or floating point nor one that is read where it is looked at.
+    """
+    if isinstance(given, ImageSource):
+        return given
+    if isinstance(given, np.ndarray):
+        given = np.ascontiguousarray(given, given.dtype.newbyteorder("="))  # PyTorch takes no other order of bytes, nor of axes
+        given = given if given.flags.writeable else given.copy()
+    try:
+        image = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"pixels of type {given.dtype}" if isinstance(given, np.ndarray) else f"an object of type {type(given).__name__}"
+        raise ValueError(f"{path}: read gave {kind}: {_EXPECTED_IMAGE}") from error
+    if image.ndim != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
+        said = f"shape {tuple(image.shape)} and type {str(image.dtype).removeprefix('torch.')}"
+        raise ValueError(f"{path}: read gave {said}: {_EXPECTED_IMAGE}")
+    return image
+
+
+_EXPECTED_IMAGE = (
+    "expected a tensor or an array (C, H, W) of uint8, or of floating point (16 bits divided by 65535, say), or an ImagePyramid"
+)
+
+
+def _mapped(path: Path) -> Tensor | None:
+    """An array in a file, read where it is touched; changes stay with this process. None if there is none, or not all of it.
 
     NumPy's own map would hold the file open for as long as the array lives, and a system lets a process have some hundred.
     """
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-        start = file.tell()
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, by_columns, dtype = read(file)
+            start, size = file.tell(), os.fstat(file.fileno()).st_size
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError):  # what is no header, or of no type of PyTorch's
+        return None
+    if size != start + math.prod(shape) * dtype.itemsize:
+        return None
     if by_columns:  # of an older version of this library
         return torch.from_numpy(np.load(path))
-    content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)[start:]
-    image = content.view(torch.from_numpy(np.empty(0, dtype)).dtype).view(shape)
+    content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[start:]
+    image = content.view(kind).view(shape)
     return image if get_worker_info() is None else image.clone()  # a map cannot be sent to another process

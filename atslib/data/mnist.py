@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from atslib.data.files import DataError, find_set
 
-GET = "python data_scripts/get_mnist.py"
+GET = "python -m atslib.data get mnist"
 FOLDER = "mnist"
 
 # md5 of the files' uncompressed contents: copies are gzipped differently.

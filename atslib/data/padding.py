@@ -104,4 +104,4 @@ def _sizes(dataset: LabelledImages | Subset, numbers: Sequence[int] | None = Non
     plain = isinstance(dataset, ImageFiles) and type(dataset).__getitem__ is ImageFiles.__getitem__ and dataset.read is None
     if plain:
         return [image_size(dataset.files[number], dataset.get) for number in numbers]
-    return [tuple(dataset[number][0].shape[1:]) for number in numbers]
+    return [tuple(dataset[number][0].shape[-2:]) for number in numbers]  # of what lies in files, (1, C, H, W)

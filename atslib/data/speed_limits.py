@@ -19,11 +19,11 @@ from torch import Tensor
 from atslib.data.files import DataError, ImageFiles, find_set, image_size, read_image
 from atslib.patches import pair
 
-SWEDISH_GET = "python data_scripts/get_swedish_traffic_signs.py"
+SWEDISH_GET = "python -m atslib.data get swedish_traffic_signs"
 SWEDISH_FOLDER = "swedish_traffic_signs"
 SWEDISH_MD5 = {"Set1": "9106a905a86209c95dc9b51d12f520d6", "Set2": "09debbc67f6cd89c1e2a2688ad1d03ca"}
 SWEDISH_SIZE = (960, 1280)
-GTSDB_GET = "python data_scripts/get_gtsdb.py"
+GTSDB_GET = "python -m atslib.data get gtsdb"
 GTSDB_FOLDER = "gtsdb/FullIJCNN2013"
 GTSDB_IMAGES, GTSDB_BOXES, GTSDB_SIZE = 900, 1213, (800, 1360)
 GTSDB_TRAIN = 600  # images 0 … 599 train, the others test

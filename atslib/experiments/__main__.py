@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from atslib.estimators import ESTIMATORS
 from atslib.experiments.parts import METHODS
-from atslib.experiments.runs import EXPERIMENTS, ORDERED, Run, combinations, sweep
+from atslib.experiments.runs import EXPERIMENTS, ORDERED, ORDERS, Run, combinations, states_of, sweep
 from atslib.memory import keep_freed_memory, return_freed_memory_when_short
 from atslib.processes import processes
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         runs = sweep(args.name, changes=combinations(args.set), **{name: getattr(args, name) for name in names})
         group = processes(args.device)
         report = (lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None)
-        states = {run: run.state for run in runs}
+        states = states_of(runs, group)
         if args.dry_run:
             _dry_run(runs, states, group, report)
             return DONE
@@ -45,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = DONE
         for number, run in enumerate(runs, start=1):
             if states[run] == "done":
-                others = run.differences()
-                report(f"{run.record} is there: skipped" + (f" (made with {', '.join(others)})" if others else ""))
+                if group.rank == 0:  # on another machine the record may not be seen yet
+                    others = run.differences()
+                    report(f"{run.record} is there: skipped" + (f" (made with {', '.join(others)})" if others else ""))
                 continue
             with run.claimed(group) as state:  # as it is now, which may be other than at the beginning
                 if state == "busy":
@@ -84,11 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _device(name: str) -> str:
     """A device that is there, or one line that says why not."""
     try:
-        kind = torch.device(name).type
+        device = torch.device(name)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{name!r}: expected cpu, cuda or another device of PyTorch") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{name!r}: PyTorch sees no GPU here")
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        lacks = ", which lacks the float64 in which locations are drawn" if device is not None and device.type == "mps" else ""
+        raise argparse.ArgumentTypeError(f"{name!r}{lacks}: expected cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise argparse.ArgumentTypeError(f"{name!r}: PyTorch sees {count or 'no'} GPU{'s' * (count > 1)} here")
     return name
 
 
@@ -137,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--n-patches", type=_several(int), default=[10], metavar="N", help="patches per image; of nested, regions (default: 10)")
     several = _several(str, ESTIMATORS)
     add("--estimator", type=several, default=["systematic"], metavar="E", help=f"{', '.join(ESTIMATORS)} (default: systematic)")
-    add("--order", choices=["hilbert", "raster"], default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")
+    add("--order", choices=ORDERS, default="hilbert", help=f"curve through the map, for {', '.join(ORDERED)}")
     add("--cnn-scale", type=_several(float), default=[1.0], metavar="S", help="of the image that the CNN sees (default: 1)")
     add("--seed", type=_several(int), default=[0], metavar="S", help="default: 0")
     add("--profile", default="smoke", help="smoke, laptop, paper; for some also small, large, windows, find (default: smoke)")

@@ -3,13 +3,13 @@
 An estimator says how locations are drawn in training and in the test. Which of the two is it that makes a difference? Networks do
 not know how their patches were drawn, so each can be tested with the draws of every estimator: same weights, same attention,
 same images, and only the places differ that are looked at. For Megapixel MNIST, method ``ats``. Written to
-``OUT/draws/NAME.json``; draws that are there already are kept.
+``OUT/draws/NAME.json``; draws that are there already are kept, and if they are of other weights or of another number of looks,
+nothing is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from atslib.data.files import files_digest
 from atslib.estimators import get_estimator
-from atslib.experiments.records import hardware, software, write_record
+from atslib.experiments.records import hardware, kept, note_parts, software, write_record
 from atslib.experiments.runs import recorded
 from atslib.experiments.sizes import trained
 from atslib.memory import keep_freed_memory
@@ -63,14 +63,6 @@ def measure(
     return {name: [count / n for count in counts] for name, counts in wrong.items()}
 
 
-def _kept(path: Path, about: dict) -> dict[str, list[float]]:
-    """What was measured before with these weights and as many looks: no times, so that it holds on any machine."""
-    if not path.exists():
-        return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found["errors"] if all(found.get(key) == value for key, value in about.items()) else {}
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m atslib.experiments.draws", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", metavar="NAME", help="of a record in OUT/runs, without its suffix")
@@ -93,11 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
             model, tests = trained(run), run.loaded.test
             path = args.out / "draws" / f"{name}.json"
             about = dict(run=name, weights=files_digest([run.weights]), n=len(tests), n_patches=run.n_patches, looks=args.looks)
-            done = _kept(path, about)
+            record = kept(path, "errors", about) or dict(about)  # of any machine: there are no times in it
+            done = record.get("errors", {})
             if missing := [estimator for estimator in draws if estimator not in done]:
-                done |= measure(model, tests, missing, args.looks)
                 here = dict(hardware=hardware(torch.device("cpu")), software=software())
-                write_record(path, about | here | dict(errors=done))
+                note_parts(record, here, list(done), missing)
+                record["errors"] = done = done | measure(model, tests, missing, args.looks)
+                write_record(path, record)
             print(name, "  ".join(f"{estimator} {sum(of) / len(of):.3f}" for estimator, of in done.items()), flush=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from atslib.data import ColonCancer, DataError
 from atslib.estimators import entropy
-from atslib.experiments.records import read_record
+from atslib.experiments.records import read_record, write_whole
 from atslib.experiments.runs import Run, attention_snapshots, run_of
 from atslib.models import _log_softmax
 
@@ -182,7 +182,6 @@ def main(arguments: list[str] | None = None) -> int:
     shown = [number for number in range(len(tests)) if int(tests.labels[number]) == 1][: args.images]
 
     folder = args.out / "ablations"
-    folder.mkdir(parents=True, exist_ok=True)
     maps = {}
     for run in runs:
         maps[run.name] = history(run, views, {*EPOCHS, *MAP_EPOCHS})
@@ -194,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
             if epoch in maps[run.name]
             for number in shown
         }
-        (folder / f"{run.name}.safetensors").write_bytes(save(kept))
+        write_whole(folder / f"{run.name}.safetensors", save(kept))
         print(f"{folder / run.name}.safetensors: {len(kept)} maps")
     numbers = compare(maps)
     for run, record in runs.items():
@@ -202,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         numbers["runs"][run.name] |= dict(seed=run.seed, fold=run.seed % 5, n_patches=run.n_patches, entropy_weight=weight)
     path = folder / f"distances-fold{args.fold}.json"
     numbers = dict(fold=args.fold, images=list(tests.ids)) | numbers
-    path.write_text(json.dumps(numbers) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(numbers) + "\n").encode())
     print(f"{path}: {len(runs)} runs, {len(numbers['pairs'])} pairs, {len(tests)} images, {len(numbers['epochs'])} epochs")
     return 0
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def machine(record: dict) -> str:
 
 
 def software() -> dict:
-    """Versions, and the commit of the source tree (None outside one)."""
+    """Versions, and the commit of the source tree (None outside one, or where git does not track the package)."""
     import atslib
 
     return dict(
@@ -104,6 +105,56 @@ def read_record(path: str | os.PathLike) -> dict:
     return record
 
 
+def kept(path: str | os.PathLike, parts: str, alike: dict) -> dict:
+    """A record of measurements that is to be added to; an empty one where there is none.
+
+    Args:
+        parts: its field that holds what was measured.
+        alike: fields that have to be the same. Of ``weights`` older records do not tell.
+
+    Raises:
+        ValueError: no such record, or one measured under other conditions: several of them do not belong in one table, and
+            hours of measuring are not to be overwritten.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no record of {parts} ({error}): move it away") from error
+    if not isinstance(found, dict) or not isinstance(found.get(parts), dict | list):
+        raise ValueError(f"{path} is no record of {parts}: move it away")
+    there = dict(weights=alike.get("weights")) | found
+    if other := [f"{key} {there.get(key)!r}, now {value!r}" for key, value in alike.items() if there.get(key) != value]:
+        raise ValueError(f"{path} was measured with {', '.join(other)}: move it away, and all is measured anew")
+    return found
+
+
+def note_parts(record: dict, here: dict, before: Sequence, new: Sequence) -> None:
+    """Say in a record that grows on what, and with which software, its new parts are measured.
+
+    ``hardware`` and ``software`` of the record are those that it began with. If others come to them, ``sessions`` has an entry
+    for each change, with the ``parts`` that were measured then.
+
+    Args:
+        here: ``hardware`` and ``software`` of now.
+        before: the parts that the record has.
+        new: those to come; of a part that is measured again, the new entry tells.
+    """
+    record |= {key: value for key, value in here.items() if key not in record}
+    first = {key: record[key] for key in here} | dict(parts=list(before))
+    sessions = [
+        session | dict(parts=[part for part in session["parts"] if part not in new])
+        for session in record.get("sessions", [first])
+    ]
+    if any(sessions[-1][key] != value for key, value in here.items()):
+        sessions.append(here | dict(parts=[]))
+    sessions[-1]["parts"] += new
+    if len(sessions) > 1:
+        record["sessions"] = sessions
+
+
 def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame:
     """All records of a folder as a table, one row each, sorted by file name.
 
@@ -113,6 +164,7 @@ def load_records(folder: str | os.PathLike = "results/runs") -> pandas.DataFrame
 
     Raises:
         FileNotFoundError: there is no such folder.
+        ImportError: pandas is missing: ``pip install 'atslib[tables]'``.
     """
     pandas = needed("pandas")
     folder = Path(folder)
@@ -141,10 +193,14 @@ def _processor() -> str:
 
 
 def _commit(file: Path) -> str | None:
-    git = ["git", "-C", str(file.parent)]
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True).stdout
+        # An environment may lie, ignored by git, in the working tree of another project, whose commit says nothing of this code.
+        git("ls-files", "--error-unmatch", "--", file.name)
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changed.strip() else "")
+    return commit + ("+changes" if changed else "")

@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from atslib.checkpoints import read_position
-from atslib.estimators import PPS, Estimator, Stratified, Systematic, get_estimator
+from atslib.estimators import ESTIMATORS, PPS, Estimator, Stratified, Systematic, get_estimator
 from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data, profile_of
 from atslib.experiments.records import hardware, read_record, software, write_record, write_whole
@@ -39,6 +39,7 @@ EXPERIMENTS: dict[str, ModuleType] = {module.NAME: module for module in (megapix
 ORDERED = {estimator.name: estimator for estimator in (Systematic, Stratified, PPS)}  # those that draw along a curve
 OTHER_N = (5, 10, 25, 50)  # after training, a model is also tested with these numbers of patches
 STATES = ("done", "begun", "to do", "busy")
+ORDERS = ("hilbert", "raster")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class Run:
         changes: pairs of a field of the profile, or of its training settings, and the value that takes its place.
         data: the data root, ``"generated"``, or None.
         out: folder for ``runs/``, ``weights/`` and ``checkpoints/``.
+
+    Raises:
+        ValueError: an unknown method, estimator or order.
     """
 
     experiment: str
@@ -76,6 +80,11 @@ class Run:
     def __post_init__(self):
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "changes", tuple(sorted((name, _plain(value)) for name, value in self.changes)))
+        # Now, not when the model is built: a name that is wrong would stand in the names of files until then.
+        for field, known in (("method", METHODS), ("estimator", ESTIMATORS), ("order", ORDERS)):
+            value = getattr(self, field)
+            if value not in known and not (value is None and field != "method"):
+                raise ValueError(f"{field} {value!r}: expected one of {', '.join(known)}")
         if not METHODS[self.method]:
             object.__setattr__(self, "estimator", None)
             object.__setattr__(self, "n_patches", None)
@@ -353,7 +362,7 @@ class Run:
         settings, loaded = self.settings, self.loaded
         few = min(len(loaded.train), 2 * settings.batch_size)
         model, some = self.build(), Subset(loaded.train, range(few))
-        short = replace(settings, epochs=1, schedule="constant", milestones=(), balanced=False)  # a Subset has no labels
+        short = replace(settings, epochs=1, schedule="constant", milestones=())
         run = lambda: train(model, some, None, short, augment=loaded.augment, progress=False, processes=group)
         run()  # warm-up
         per_image = _timed(run) / few
@@ -441,6 +450,30 @@ class Run:
         step = training_step(copy.deepcopy(model), image[None].to(device), torch.tensor([label], device=device))
         measured = compare({"step": step}, warmup=1, repetitions=5, device=device)[0]
         return dict(ms_per_sample=measured["ms"], peak_mb=measured["peak_mb"])
+
+
+def states_of(runs: Sequence[Run], group: Processes) -> dict[Run, str]:
+    """Where each run stands, as the first process finds it: ``Run.state``, in all processes the same.
+
+    Another program may write a record between two processes' looks. If each went by its own, one would skip the run and the
+    others would wait for it for ever.
+
+    Raises:
+        ValueError: a file in the place of a record that is none; in all processes.
+    """
+    numbers, problem = [0.0] * len(runs), None
+    if group.rank == 0:
+        for place, run in enumerate(runs):
+            try:
+                numbers[place] = STATES.index(run.state)
+            except (ValueError, OSError) as error:  # the others are to hear of it before this process goes
+                numbers[place], problem = len(STATES), problem or error
+    found = group.sum(torch.tensor(numbers, device=group.device)).int().tolist()
+    if problem is not None:
+        raise problem
+    if len(STATES) in found:
+        raise ValueError(f"{runs[found.index(len(STATES))].record}: the first process cannot read it")
+    return {run: STATES[number] for run, number in zip(runs, found, strict=True)}
 
 
 def run_of(record: dict, out: Path, data: str | None) -> Run:

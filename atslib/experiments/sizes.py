@@ -4,13 +4,12 @@ Convolutions and attention do not care how large an image is, so a network that 
 any. What changes is how much empty ground competes for its attention. For Megapixel MNIST, models ``ats`` and ``nested``: error,
 time, and the share of attention that falls where a digit can be seen, on images with as many pieces in them as in training, and
 more room between. An image has the same digits at every size. Written to ``OUT/sizes/NAME.json``; sizes that are there already
-are kept.
+are kept; what another machine has measured, or other weights, is neither added to nor overwritten.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from atslib.data.files import files_digest
 from atslib.data.megapixel_mnist import GLYPH, MegapixelMNIST
-from atslib.experiments.records import hardware, software, write_record
+from atslib.experiments.records import hardware, kept, note_parts, software, write_record
 from atslib.experiments.runs import Run, recorded
 from atslib.memory import keep_freed_memory
 from atslib.models import AttentionSampling
@@ -108,24 +107,6 @@ def trained(run: Run) -> AttentionSampling:
     return model
 
 
-def _kept(path: Path, here: dict, weights: str) -> list[dict]:
-    """What was measured before with these weights, on this machine.
-
-    Raises:
-        ValueError: what is there was measured with others, or on another machine, or with another number of threads: times of
-            several do not belong in one table, and hours of measuring are not to be overwritten.
-    """
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or "sizes" not in found:
-        raise ValueError(f"{path} is no record of sizes: move it away")
-    if (there := found.get("hardware")) != here or found.get("weights", weights) != weights:
-        other = "other weights" if there == here else f"{there}, this is {here}"
-        raise ValueError(f"{path} was measured with {other}: move it away, or name another folder with --out")
-    return found["sizes"]
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m atslib.experiments.sizes", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", metavar="NAME", help="of a record in OUT/runs, without its suffix")
@@ -143,16 +124,19 @@ def main(arguments: list[str] | None = None) -> int:
             run = recorded(name, args.out, args.data)
             model, like = trained(run), run.loaded.test
             path = args.out / "sizes" / f"{name}.json"
-            here, weights = hardware(torch.device("cpu")), files_digest([run.weights])
-            done = _kept(path, here, weights)
+            here = dict(hardware=hardware(torch.device("cpu")), software=software())
+            about = dict(weights=files_digest([run.weights]), hardware=here["hardware"])  # times of two machines do not compare
+            record = dict(run=name, weights=about["weights"]) | kept(path, "sizes", about)
+            done = record.get("sizes", [])
             for size in sizes:
                 if any((row["size"], row["n"]) == (size, args.images) for row in done):
                     continue
                 digits = like.digit_images, like.digit_classes
                 tests = MegapixelMNIST("test", args.images, size, n_noise=like.n_noise, digits=digits)
                 row = measure(model, tests)
-                done = sorted([*(d for d in done if d["size"] != size), row], key=lambda d: d["size"])
-                write_record(path, dict(run=name, weights=weights, hardware=here, software=software(), sizes=done))
+                note_parts(record, here, [d["size"] for d in done], [size])
+                record["sizes"] = done = sorted([*(d for d in done if d["size"] != size), row], key=lambda d: d["size"])
+                write_record(path, record)
                 print(name, "  ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "wrong"), flush=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

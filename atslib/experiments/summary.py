@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atslib.data.files import needed
 from atslib.experiments.parts import METHODS
 
 if TYPE_CHECKING:
@@ -253,9 +254,9 @@ def results_table(
     Raises:
         ValueError: runs of several experiments, profiles, estimators, orders or other settings in one row, or one seed twice:
             their mean would be of nothing. Choose among the records, or name the field in ``by``.
+        ImportError: pandas is missing: ``pip install 'atslib[tables]'``.
     """
-    import pandas
-
+    pandas = needed("pandas")
     present = [field for field in by if field in records]
     keys, rows = [], []
     for key, group in records.groupby(present, dropna=False, sort=False):
