@@ -1,6 +1,6 @@
 """Figures of the book: one style, one colour for each estimator in every chapter, and pictures of what a model sees.
 
-Needs matplotlib; :func:`table` needs IPython, too.
+Needs matplotlib; :func:`table` needs IPython, too: ``pip install 'atslib[plots]'``.
 """
 
 from __future__ import annotations

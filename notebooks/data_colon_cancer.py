@@ -87,7 +87,7 @@ plt.show()
 # [form](https://warwick.ac.uk/fac/cross_fac/tia/data/crchistolabelednucleihe), **for research purposes only; cite the paper, do not
 # redistribute**. The archive is then put in place and checked, image by image, by
 #
-#     python data_scripts/get_colon_cancer.py --from CRCHistoPhenotypes_2016_04_28.zip
+#     python -m atslib.data get colon_cancer --from CRCHistoPhenotypes_2016_04_28.zip
 #
 # `ColonCancer()` labels an image positive if at least one epithelial nucleus is marked in it.
 

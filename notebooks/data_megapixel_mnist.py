@@ -170,7 +170,7 @@ print(
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-#     python data_scripts/get_mnist.py                          # 11 MB, then MegapixelMNIST(digits="full")
+#     python -m atslib.data get mnist                           # 11 MB, then MegapixelMNIST(digits="full")
 #     python data_scripts/make_megapixel_mnist.py OUT           # PNG files and labels.csv, for other programs
 #     python data_scripts/make_megapixel_mnist.py OUT --variant released
 #

@@ -173,7 +173,7 @@ for what, signs in cases.items():
 # |---|---|---|
 # | images | 960 × 1280; the paper counts 747 + 684 after its rule | 800 × 1360; 600 + 300 |
 # | terms | none stated; cite {cite}`larsson2011` | free for any purpose; cite {cite}`houben2013` |
-# | get | `python data_scripts/get_swedish_traffic_signs.py` (several GB) | `python data_scripts/get_gtsdb.py` (1.7 GB) |
+# | get | `python -m atslib.data get swedish_traffic_signs` (several GB) | `python -m atslib.data get gtsdb` (1.7 GB) |
 # | class | `SwedishTrafficSigns(split="train")` | `GTSDB(split="train")`, `limits="all"` for all eight |
 #
 # Results on the German set are not the paper's. Its classes, in the official split, *none* being an image without a limit:
