@@ -798,7 +798,7 @@ Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 # on the same folds and with the same seeds.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10, of ATS-10 with the reward for entropy and of ATS-10 without it, on a logarithmic axis against thousands of images seen. Right, the entropy of the attention of the latter two and a dotted line for uniform attention: with the reward it falls and rises again to near that line, without the reward it falls and stays low."}}
-FREE = "ATS-10, λ = 0"
+FREE, FREE_PLAN = "ATS-10, λ = 0", dict(method=["ats"], n_patches=[10], changes=[(("entropy_weight", 0), *long_run[0])])
 free = chosen("stratified", among=as_long, entropy_weight="0").get("ATS-10")
 if free is not None and {"ATS-10", "U-10"} <= long.keys():
     free = free.loc[free.index.intersection(long["ATS-10"].index).intersection(long["U-10"].index)]
@@ -818,11 +818,12 @@ if free is not None and {"ATS-10", "U-10"} <= long.keys():
         ax.set_xlabel("images seen, thousands", fontsize="small")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plt.show()
+    display(Markdown("Each point is the mean of ten recorded epochs, over the folds the geometric mean; what is below one millionth is drawn there."))
 
 # %% tags=["hide-input"]
 free_outcome = ""
 if free is None or not len(free):
-    print("No run without the reward has ended yet:", command(dict(method=["ats"], n_patches=[10], changes=[(("entropy_weight", 0), *long_run[0])]), range(N_FOLDS)))
+    print("No run without the reward has ended yet:", command(FREE_PLAN, range(N_FOLDS)))
 else:
     rows = []
     for seed in free.index:
@@ -837,14 +838,15 @@ else:
     below = {label: int((logs > 0).sum()) for label, logs in apart_from.items()}
     errors = {label: group["final.test_error"].mean() for label, group in compared.items()}
     few = len(free) < N_FOLDS
+    wrong = [{(seed, i) for seed in group.index for i in group.loc[seed, "final.wrong"]} for group in (free, compared["ATS-10, λ = 0.01"])]
     free_outcome = (
         f"Without the reward attention ends with an entropy of {pm(ends[1], 2)} nats, as if {np.exp(np.mean(ends[1])):,.0f} locations shared it"
         + (f", below each of the {len(ends[0])} runs with it ({min(ends[0]):.2f} to {max(ends[0]):.2f})" if outside else f"; the {len(ends[0])} runs with it end with {min(ends[0]):.2f} to {max(ends[0]):.2f}")
         + (": **it is the reward that spreads attention out again**. " if outside else ". ")
         + f"The training loss is lower than with the reward in {below['ATS-10, λ = 0.01']} of {len(free)} fold{'s' * (len(free) > 1)}, and lower than U-10's in {below['U-10']}. "
         + f"The test error is {errors[FREE]:.3f}, with the reward {errors['ATS-10, λ = 0.01']:.3f}, U-10's {errors['U-10']:.3f}"
-        + (f": on {20 * len(free)} test images that says nothing of which is better. " if few else ". ")
-        + (f"Trained so far: {len(free)} of {N_FOLDS} folds." if few else "")
+        + f" ({len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only; sign test {p_text(sign_test(*wrong))}). "
+        + (f"Trained so far: {len(free)} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`." if few else "")
     )
 Markdown(f"**Outcome.** {free_outcome}" if free_outcome else "")
 
@@ -1045,13 +1047,15 @@ for label in LOOKING:
             apart.setdefault(label if begun(row["train_loss"]) else label + IDLE, []).append(
                 agreements[label][-1]
             )
-if "ATS-10" in long:
+for name, group in (("ATS-10", long.get("ATS-10")), (FREE, free)):
+    if group is None:
+        continue
     files = [
         Path("../results/nuclei") / Path(file).name
-        for file in long["ATS-10"]["file"][begun(long["ATS-10"]["train_loss"])]
+        for file in group["file"][begun(group["train_loss"])]
     ]
     if any(file.exists() for file in files):
-        apart[f"ATS-10, {LONG}"] = [
+        apart[f"{name}, {LONG}"] = [
             json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()
         ]
 if most := max(agreements.values(), key=len):
@@ -1409,6 +1413,15 @@ if values and long_name in apart:
         long_outcome += (
             f" Its AUC, {mine['auc']:.2f}, is {'no higher than' if mine['auc'] <= dark['auc'] or p_value >= 0.05 else 'above'} that of plain darkness, {dark['auc']:.2f}; "
             f"among nuclei it says {'more' if mine['auc_nuclei'] > dark['auc_nuclei'] else 'no more'} than darkness ({mine['auc_nuclei']:.2f} against {dark['auc_nuclei']:.2f})."
+        )
+    free_name = f"{FREE}, {LONG}"
+    if free_name in apart:
+        without, rewarded_too = ({row["id"]: row["mass"] for numbers in apart[name] for row in numbers["final"]} for name in (free_name, long_name))
+        shared = without.keys() & rewarded_too.keys()
+        more = sum(without[i] > rewarded_too[i] for i in shared)
+        long_outcome += (
+            f" Without the reward for entropy ({networks(len(apart[free_name]))}, [trained as long](#cell-colon-free)) the mass near nuclei is {np.mean([without[i] for i in shared]):.2f}, "
+            f"where the networks with it have {np.mean([rewarded_too[i] for i in shared]):.2f} on the same {len(shared)} images, and it is the larger in {more} of them."
         )
     outcome += f" {long_outcome}"
 Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
