@@ -484,7 +484,7 @@ def train(
                     enough += 1
             step, sums, seconds = 0, [0.0] * 5, 0.0
             save()
-            if on_epoch is not None and group.sum(enough):
+            if group.sum(enough):  # with or without `on_epoch`, which may be given to the first process alone
                 break
     return curve
 

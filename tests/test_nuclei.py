@@ -246,4 +246,4 @@ def test_without_the_images_the_commands_say_so(command, tmp_path, capsys):
 
     run = importlib.import_module(f"atslib.experiments.{command}").main
     assert run(["--data", str(tmp_path), "--out", str(tmp_path)]) == 2
-    assert "get_colon_cancer" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "get colon_cancer" in capsys.readouterr().err and not list(tmp_path.iterdir())

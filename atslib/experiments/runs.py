@@ -468,7 +468,7 @@ def states_of(runs: Sequence[Run], group: Processes) -> dict[Run, str]:
                 numbers[place] = STATES.index(run.state)
             except (ValueError, OSError) as error:  # the others are to hear of it before this process goes
                 numbers[place], problem = len(STATES), problem or error
-    found = group.sum(torch.tensor(numbers, device=group.device)).int().tolist()
+    found = group.sum(torch.tensor(numbers, dtype=torch.float32, device=group.device)).int().tolist()
     if problem is not None:
         raise problem
     if len(STATES) in found:
