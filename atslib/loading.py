@@ -118,7 +118,7 @@ class LabelledImages(Dataset):
         Raises:
             ValueError: another share, or one that leaves a part without images; labels that are not one class an image.
         """
-        labels = _of_classes(self).cpu()
+        labels = _of_classes(self, "; of others choose the images yourself, with part(numbers)").cpu()
         if not 0 < share < 1:
             raise ValueError(f"share={share}: expected a number in (0, 1)")
         shuffle = torch.Generator().manual_seed(seed_for("split", seed))
@@ -135,14 +135,16 @@ class _Part(LabelledImages):
     """Some images of a set with labels."""
 
     def __init__(self, whole: LabelledImages, numbers: Sequence[int] | Bool[Tensor, " N"]):
-        chosen = torch.as_tensor(numbers if isinstance(numbers, Tensor | np.ndarray) else list(numbers))
-        if chosen.dtype == torch.bool:
+        chosen = numbers.cpu().numpy() if isinstance(numbers, Tensor) else np.asarray(list(numbers))
+        if chosen.dtype == bool:
             if chosen.shape != (len(whole),):
-                raise ValueError(f"yes or no of shape {tuple(chosen.shape)}: expected one for each of {len(whole)} images")
-            chosen = chosen.nonzero()[:, 0]
-        if (chosen != chosen.long()).any():
-            raise ValueError(f"image {chosen[chosen != chosen.long()][0]:g}: expected whole numbers")
-        numbers = chosen.long().tolist()
+                raise ValueError(f"yes or no of shape {chosen.shape}: expected one for each of {len(whole)} images")
+            chosen = chosen.nonzero()[0]
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iuf":
+            raise ValueError(f"numbers of shape {chosen.shape} and type {chosen.dtype}: expected whole numbers, (n,)")
+        if (odd := chosen[chosen != np.floor(chosen)]).size:
+            raise ValueError(f"image {odd[0]:g}: expected whole numbers")
+        numbers = [int(number) for number in chosen]
         if wrong := [number for number in numbers if not 0 <= number < len(whole)]:
             raise ValueError(f"image {wrong[0]}: expected 0 to {len(whole) - 1}")
         self.whole, self.numbers = whole, numbers
@@ -156,14 +158,12 @@ class _Part(LabelledImages):
         return digest_of(self)
 
 
-def _of_classes(dataset: Dataset) -> Int[Tensor, " N"]:
+def _of_classes(dataset: Dataset, otherwise: str = "") -> Int[Tensor, " N"]:
     """The labels of a set in which each is a class."""
     labels = known_labels(dataset)
     if labels.ndim != 1 or labels.is_floating_point():
         said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
-        raise ValueError(
-            f"labels of {said}: expected the class of each image, (N,); of others choose the images yourself, with part(numbers)"
-        )
+        raise ValueError(f"labels of {said}: expected the class of each image, (N,){otherwise}")
     return labels
 
 

@@ -135,7 +135,7 @@ class AttentionSampling(nn.Module):
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = estimator
-        if (apart := attention.stride / scale) > min(pair(patch_size)):
+        if (apart := attention.stride / scale) > min(pair(patch_size)) * (1 + 1e-9):  # and not by rounding
             warnings.warn(
                 f"locations {apart:.4g} pixels apart (stride {attention.stride} of the attention network at scale {scale:.4g}) "
                 f"for patches of {patch_size}: parts of the image lie between them, and no patch can show those",

@@ -142,6 +142,7 @@ class MegapixelMNISTAttention(AttentionNetwork):
 
     def __init__(self, channels: int = 1, *, variant: str = "paper"):
         _check_variant(variant)
+        _check_channels(channels)
         activation = partial(nn.ReLU, inplace=True) if variant == "paper" else nn.Tanh
         super().__init__(
             nn.Conv2d(channels, 8, 3, padding=1),
@@ -185,6 +186,7 @@ class SpeedLimitsAttention(AttentionNetwork):
 
     def __init__(self, channels: int = 3, *, variant: str = "paper"):
         _check_variant(variant)
+        _check_channels(channels)
         padding = 1 if variant == "paper" else 0
         super().__init__(
             nn.Conv2d(channels, 8, 3, padding=padding),
@@ -737,6 +739,11 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
+
+
+def _check_channels(channels: object) -> None:
+    if not isinstance(channels, Integral) or channels < 1:
+        raise ValueError(f"channels={channels!r}: expected a whole number, at least 1 (a variant is given by its name)")
 
 
 def _check_variant(variant: str) -> None:

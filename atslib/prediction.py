@@ -143,7 +143,7 @@ def predict(
     if given := options.keys() & {"low", "log_attention"}:
         raise ValueError(f"{min(given)} for predict, which is one image's: call the model, image by image")
     device = _device_of(model) if device is None else torch.device(device)
-    answers = []
+    answers, warned = [], False
     # A model of one's own may have attention, and a call that does not take it.
     takes = inspect.signature(model.forward).parameters.keys() - options.keys()
     attends_once = looks > 1 and isinstance(model, AttentionSampling) and {"low", "log_attention"} <= takes
@@ -151,8 +151,8 @@ def predict(
     loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
-            if device.type == "cpu" or not number:
-                _warn_of_range(image, model, first=not number)
+            if not warned and (device.type == "cpu" or not number):
+                warned = _warn_of_range(image, model, first=False, stacklevel=4)
             draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -161,7 +161,9 @@ def predict(
                     call = model.exact if exact else partial(model, generator=draws, **attended)
                     every = [call(image, **options).logits[0].float() for _ in range(int(looks))]
             except (ValueError, RuntimeError) as error:
-                shape = f" of shape {tuple(image.shape[1:])}" if isinstance(error, RuntimeError) else ""  # PyTorch's words
+                if type(error) not in (ValueError, RuntimeError):  # others may not be made of a message
+                    raise
+                shape = f" of shape {tuple(image.shape[1:])}" if type(error) is RuntimeError else ""  # PyTorch's words
                 raise type(error)(f"image {number}{shape}: {error}") from error
             answers.append(torch.stack(every).cpu())
             if no_answer(answers[-1]).any():

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -64,7 +65,7 @@ class Settings:
             fewer visits where a large class has little to teach. The training set then needs ``labels``.
         bfloat16: run convolutions and matrix products in bfloat16 (autocast); weights and the estimator stay float32. None where
             it makes them faster, see :func:`atslib.precision.has_bfloat16`.
-        test_every: epochs between two tests; the last epoch is always tested.
+        test_every: epochs between two tests; the last of ``epochs`` is always tested.
         seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation. What
             networks draw for themselves, dropout, comes from PyTorch's global generator (``torch.manual_seed``).
     """
@@ -198,7 +199,7 @@ def train(
     ``test_loss`` and ``test_error``. With another ``loss`` it stands in place of the cross-entropy, and errors are there where
     ``error`` says what they are. Of training, class weights and the images that a balanced epoch repeats count; the test has
     each image once, unweighted, so that with these the two losses do not compare, and the least test loss may be that of a model
-    which answers the largest class: there is ``test_balanced_error`` then, to choose an epoch by.
+    which answers the largest class. Without a ``loss`` of your own there is ``test_balanced_error`` then, to choose an epoch by.
 
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. It is put into
@@ -221,8 +222,8 @@ def train(
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out; of a function also
-            its code, and numbers and words that are its defaults or its closure's. Other things that it looks up, functions that
-            it calls, say, a checkpoint does not know.
+            its code (in one version of Python: another is refused), and numbers and words that are its defaults or its closure's.
+            Other things that it looks up, functions that it calls, say, a checkpoint does not know.
         loss: in place of the cross-entropy, where images have several labels or a number is to be predicted: called with the
             logits ``(B, outputs)`` in float32 and the labels ``(B, …)`` on the device, returns a number for each image
             ``(B,)``; in a test it is called once, with all images'. Labels then may be numbers or arrays of one shape: integers
@@ -256,9 +257,10 @@ def train(
             are no class of the model (on a GPU only those of the first batch, if the set is no
             :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
             ``error`` that returns anything but a number for each image. Several processes and a model with batch normalisation.
-            An optimiser in place of a function that makes one, or one that holds parameters which are not the model's.
-        FloatingPointError: the loss or the gradient became NaN or infinite; an image or a label that is the reason is named. The
-            last good checkpoint is kept.
+            An optimiser in place of a function that makes one, or, with a checkpoint, one that holds parameters which are not the
+            model's.
+        FloatingPointError: the loss or the gradient became NaN or infinite. An image of that step with pixels or a label that are
+            not finite is named (on a GPU only if it is among the last of several steps). The last good checkpoint is kept.
     """
     started = last_saved = time.monotonic()
     group = processes or Processes(_device_of(model) if device is None else device)
@@ -286,6 +288,8 @@ def train(
     if optimiser is not None and not settings.learning_rate:
         raise ValueError("learning_rate=0 with an optimiser: its rates are scaled by what the schedule leaves of this one")
     made = torch.optim.Adam(model.parameters(), lr=settings.learning_rate) if optimiser is None else _made(optimiser, model)
+    if checkpoint is not None:
+        _refuse_foreign(made, model)
     rates = [group["lr"] for group in made.param_groups]  # at the start
     trained = [parameter for group in made.param_groups for parameter in group["params"]]
     classes = None  # of the images, where it matters for the order in which they are shown
@@ -353,6 +357,7 @@ def train(
     speed = _Speed(settings.epochs * len(train_set))
     has_error = loss is None or error is not None
     known = False  # that the labels are classes of the model
+    warned = False  # of the range of the images
     attends = any("entropy" in entry for entry in curve) or sums[2] > 0  # whether the model has attention
     frozen = [module for module in model.modules() if not module.training] if model.training else []
     _warn_of_moving_statistics(model, frozen)
@@ -404,8 +409,8 @@ def train(
                         raise
                 _check_output(model, out)
                 attends |= out.log_attention is not None
-                if device.type == "cpu" or not (curve or step):
-                    _warn_of_range(images, model, first=not (curve or step))
+                if not warned and (device.type == "cpu" or not (curve or step)):
+                    warned = _warn_of_range(images, model, first=not (curve or step))
                 # Of the whole set where it tells them, and else batch by batch on the CPU; on a GPU the host would have to wait.
                 if loss is None and (not known or device.type == "cpu"):
                     for told in (labels,) if known else (_labels_of(train_set, labels), _labels_of(test_set, labels)):
@@ -421,6 +426,7 @@ def train(
                 counted = float(group.rank < len(batch))
                 # Gradients are averaged over processes: times their number, it is the mean over the batch.
                 objective = (missed - settings.entropy_weight * spread).sum() * counted * group.world / len(batch)
+                made.zero_grad(set_to_none=True)
                 model.zero_grad(set_to_none=True)  # of parameters, too, that the optimiser leaves out
                 group.backward(objective)
                 norm = nn.utils.clip_grad_norm_(trained, settings.clip_norm or math.inf)
@@ -437,8 +443,7 @@ def train(
                     *sums, stop, due = group.sum(torch.cat([tally, tally.new_tensor(wishes)])).tolist()
                     stopping, saving = bool(stop), bool(due)
                     if sums[4]:
-                        _refuse_labels(labels, numbers)
-                        _refuse_pixels(images, numbers, FloatingPointError)
+                        _refuse_missing(images, labels, out.logits, missed, numbers)
                         raise not_finite(epoch, step)
                 made.step()
                 if on_step is not None and first_process:
@@ -492,7 +497,8 @@ def train(
 class StopTraining(Exception):
     """Raised in ``on_epoch``: :func:`train` writes its checkpoint and returns the curve so far.
 
-    Where it is called again with this checkpoint, it goes on with the next epoch.
+    Where it is called again with this checkpoint, it goes on with the next epoch. The epoch in which it was raised has had no
+    test of its own, unless ``test_every`` gave it one.
     """
 
 
@@ -581,7 +587,7 @@ def _evaluate(
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
     mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
-    logits = labels = None
+    logits, labels, warned = None, None, False
     bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
     loaded = loader.batches(mine)
     with evaluating(model):
@@ -593,8 +599,8 @@ def _evaluate(
                     _refuse_pixels(images, numbers)
                     raise
             _check_output(model, out)
-            if device.type == "cpu" or logits is None:
-                _warn_of_range(images, model, first=logits is None, stacklevel=4)
+            if not warned and (device.type == "cpu" or logits is None):
+                warned = _warn_of_range(images, model, first=logits is None, stacklevel=5)
             if logits is None:
                 logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
@@ -623,7 +629,7 @@ def _evaluate(
     else:
         found |= dict(loss=_measured(loss, "loss", *on_device).double().mean().item())
         if not math.isfinite(found["loss"]):
-            _refuse_labels(labels, range(len(labels)))
+            _refuse_missing(None, on_device[1], logits, _measured(loss, "loss", *on_device), range(len(labels)))
     if error is not None:
         errors = _measured(error, "error", *on_device).cpu().double()
         found |= dict(error=errors.mean().item(), stderr=_stderr(errors))
@@ -649,14 +655,17 @@ def _made(optimiser: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Mod
         raise ValueError(f"optimiser made a {type(made).__name__}: expected a torch.optim.Optimizer")
     if isinstance(made, torch.optim.LBFGS):
         raise ValueError("optimiser LBFGS: expected one that makes a step from one gradient, such as torch.optim.AdamW")
+    return made
+
+
+def _refuse_foreign(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Raise a ValueError for parameters that are not the model's."""
     own = set(model.parameters())
-    foreign = sum(parameter not in own for group in made.param_groups for parameter in group["params"])
-    if foreign:
+    if foreign := sum(parameter not in own for group in optimiser.param_groups for parameter in group["params"]):
         raise ValueError(
-            f"optimiser with {foreign} parameters that are not the model's: a checkpoint would not hold them; make it for the "
+            f"optimiser with {foreign} parameters that are not the model's, which its checkpoint would not hold: make it for the "
             "model that the function is given, of which they may be a part"
         )
-    return made
 
 
 def _stderr(values: Float[Tensor, " n"]) -> float:
@@ -692,9 +701,13 @@ def _code(function: Callable | None) -> str:
     if not inspect.isfunction(function):
         return ""
 
-    def said(code: CodeType) -> str:
-        constants = [said(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
-        return repr((code.co_code, code.co_names, code.co_varnames, constants))
+    def said(part: object) -> str:
+        if isinstance(part, CodeType):
+            constants = [said(constant) for constant in part.co_consts if constant != function.__doc__]
+            return repr((part.co_code, part.co_names, part.co_varnames, constants))
+        if isinstance(part, frozenset):  # in an order that differs from process to process
+            return repr(sorted(map(said, part)))
+        return repr([said(one) for one in part]) if isinstance(part, tuple) else repr(part)
 
     digest = hashlib.sha256(said(function.__code__).encode()).hexdigest()[:8]
     return f"{digest} (Python {sys.version_info.major}.{sys.version_info.minor})"
@@ -755,14 +768,22 @@ def _check_set(dataset: Dataset, what: str) -> None:
         raise ValueError(f"{what} of 0 images: expected at least 1")
 
 
-def _refuse_labels(labels: Shaped[Tensor, "B *target"], numbers: Sequence[int]) -> None:
-    """Raise a FloatingPointError that names the image of the set whose label is not finite, if there is one."""
-    if labels.is_floating_point() and (bad := (~labels.isfinite()).flatten(1 if labels.ndim > 1 else 0)).any():
-        first = int((bad.any(1) if labels.ndim > 1 else bad).nonzero()[0, 0])
-        raise FloatingPointError(
-            f"image {numbers[first]} of the set has the label {labels[first].tolist()}, and the loss is not finite: leave out "
-            "what has none, or write a loss that passes it over (torch.where, before it is computed with)"
-        )
+def _refuse_missing(
+    images: Tensor | ImageSource | None,
+    labels: Shaped[Tensor, "B *target"],
+    logits: Float[Tensor, "B outputs"],
+    losses: Float[Tensor, " B"],
+    numbers: Sequence[int],
+) -> None:
+    """Raise a FloatingPointError that names an image whose loss, and label or pixels, are not finite, if there is one."""
+    for place in (~losses.isfinite()).nonzero()[:, 0].tolist():
+        if labels.is_floating_point() and logits[place].isfinite().all() and not labels[place].isfinite().all():
+            raise FloatingPointError(
+                f"image {numbers[place]} of the set has the label {labels[place].tolist()}, and its loss is not finite: leave "
+                "out what has none, or write a loss that passes it over (torch.where, before it is computed with)"
+            )
+        if isinstance(images, Tensor):
+            _refuse_pixels(images[place : place + 1], numbers[place : place + 1], FloatingPointError)
 
 
 def _refuse_pixels(images: Tensor | ImageSource, numbers: Sequence[int], error: type[Exception] = ValueError) -> None:
@@ -797,9 +818,14 @@ def check_options(model: nn.Module, options: dict, function: str, exact: bool = 
         raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {called} has none{hint}")
 
 
-def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool = True, stacklevel: int = 3) -> None:
+def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool, stacklevel: int = 3) -> bool:
+    """Warn of floating-point images whose numbers hardly are what the networks expect; whether there was something to warn of.
+
+    Args:
+        first: whether these are the first images of several, which would hardly all be that dark.
+    """
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        return
+        return False
     most, fill = images.max().item(), getattr(model, "fill", 0)
     if most > 64:
         warnings.warn(
@@ -810,7 +836,8 @@ def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: boo
     elif first and 0 < most < 1 / 8 and images.min() >= 0:
         warnings.warn(
             f"floating-point images from 0 up to {most:.2g} in the first batch, nearly black to networks and to a saliency "
-            "prior: divide them by the white of their device (4095 for 12 bits), not by the largest number of the file's type",
+            "prior: unless they are that dark, divide them by the white of their device (4095 for 12 bits), not by the largest "
+            "number of the file's type",
             stacklevel=stacklevel,
         )
     elif fill > 4 * max(most, 1):
@@ -819,6 +846,9 @@ def _warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: boo
             "range; that of uint8, 0 to 255, is for uint8 images",
             stacklevel=stacklevel,
         )
+    else:
+        return False
+    return True
 
 
 def _labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:
@@ -873,8 +903,11 @@ def _measured(
     except RuntimeError as failure:
         if labels.is_floating_point():
             raise
-        said = f"{name} of labels of type {labels.dtype}: {failure}"
-        raise ValueError(f"{said} (labels.float() makes numbers of them)") from failure
+        with suppress(RuntimeError):
+            measure(logits.float(), labels.float())
+            said = f"{name} of labels of type {labels.dtype}: {failure}"
+            raise ValueError(f"{said} (labels.float() makes numbers of them)") from failure
+        raise
     if isinstance(values, Tensor) and values.shape == logits.shape[:1]:
         return values
     single = logits.shape[1:] == (1,) and labels.ndim == 1  # less labels (B,), outputs (B, 1) are (B, B)
@@ -892,14 +925,17 @@ def _warn_of_mixed_images(
     """Of a loss of outputs (B, 1) and labels (B,) in which broadcasting sets every output against every label."""
     if logits.shape[1:] != (1,) or labels.ndim != 1 or len(labels) < 2:
         return
-    with torch.no_grad():
-        alone = _measured(loss, "loss", logits[:1], labels[:1]).float()
-    if not torch.allclose(alone, losses[:1].detach().float(), rtol=1e-3, atol=1e-6, equal_nan=True):
-        warnings.warn(
-            f"the loss of an image depends on the others of its batch: of outputs {tuple(logits.shape)} and labels "
-            f"{tuple(labels.shape)} take logits[:, 0], or each output is set against every label",
-            stacklevel=3,
-        )
+    # Whatever else a loss does with a batch is its own affair, and it may not take one image, or labels (B, 1).
+    with torch.no_grad(), torch.random.fork_rng(), suppress(Exception):
+        alone = loss(logits[:1].float(), labels[:1])
+        beside = loss(logits.float(), labels[:, None])  # what it would be, output by output
+        same = partial(torch.allclose, rtol=1e-3, atol=1e-6)
+        if same(alone, beside[:1]) and not same(alone, losses[:1].detach()):
+            warnings.warn(
+                f"of outputs {tuple(logits.shape)} and labels {tuple(labels.shape)} the loss sets each output against every "
+                "label: take logits[:, 0]",
+                stacklevel=3,
+            )
 
 
 def _errors(
@@ -991,10 +1027,12 @@ class _StopSignals:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, error, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.received is not None and not self.heeded:
+            if error is not None:  # the signal may be the end
+                traceback.print_exception(kind, error, trace)
             signal.raise_signal(self.received)
 
     def _note(self, number, frame) -> None:

@@ -834,6 +834,7 @@ else:
     display(plots.table(["", *heads, "entropy at the end: λ = 0.01", "λ = 0"], rows))
     ends = [[np.mean(curve[-last:]) for curve in group["curve.entropy"]] for group in (long["ATS-10"], free)]
     outside = max(ends[1]) < min(ends[0])
+    stays, rises = ([bool(end - min(curve) <= 0.2) == still for end, curve in zip(each, group["curve.entropy"], strict=True)] for each, group, still in ((ends[1], free, True), (ends[0], long["ATS-10"], False)))
     apart_from = {label: np.log(compared[label]["train_loss"] / np.maximum(free["train_loss"], 1e-6)) for label in compared if label != FREE}
     below = {label: int((logs > 0).sum()) for label, logs in apart_from.items()}
     errors = {label: group["final.test_error"].mean() for label, group in compared.items()}
@@ -842,7 +843,7 @@ else:
     free_outcome = (
         f"Without the reward attention ends with an entropy of {pm(ends[1], 2)} nats, as if {np.exp(np.mean(ends[1])):,.0f} locations shared it"
         + (f", below each of the {len(ends[0])} runs with it ({min(ends[0]):.2f} to {max(ends[0]):.2f})" if outside else f"; the {len(ends[0])} runs with it end with {min(ends[0]):.2f} to {max(ends[0]):.2f}")
-        + (": **it is the reward that spreads attention out again**. " if outside else ". ")
+        + (f". There it stays, once it has fallen; with the reward it rises again in every run. So **it is the reward that spreads attention out again**{', on this fold' if len(free) == 1 else ''}. " if outside and all(stays) and all(rises) else ". ")
         + f"The training loss is lower than with the reward in {below['ATS-10, λ = 0.01']} of {len(free)} fold{'s' * (len(free) > 1)}, and lower than U-10's in {below['U-10']}. "
         + f"The test error is {errors[FREE]:.3f}, with the reward {errors['ATS-10, λ = 0.01']:.3f}, U-10's {errors['U-10']:.3f}"
         + f" ({len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only; sign test {p_text(sign_test(*wrong))}). "
@@ -1421,7 +1422,7 @@ if values and long_name in apart:
         more = sum(without[i] > rewarded_too[i] for i in shared)
         long_outcome += (
             f" Without the reward for entropy ({networks(len(apart[free_name]))}, [trained as long](#cell-colon-free)) the mass near nuclei is {np.mean([without[i] for i in shared]):.2f}, "
-            f"where the networks with it have {np.mean([rewarded_too[i] for i in shared]):.2f} on the same {len(shared)} images, and it is the larger in {more} of them."
+            f"where the networks with it have {np.mean([rewarded_too[i] for i in shared]):.2f} on the same {len(shared)} images, and it is the larger in {more} of them (sign test {p_text(above(without, rewarded_too)[2])})."
         )
     outcome += f" {long_outcome}"
 Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))

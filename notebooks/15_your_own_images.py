@@ -334,6 +334,9 @@ Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {r
 # that always answers the larger class. (Not run here. A learning rate that falls over the epochs asked for, as with `schedule="cosine"`, does not go with an end that comes sooner.)
 #
 # ```python
+# import copy
+# from atslib.training import StopTraining
+#
 # fit, choose = train_set.split(0.2)
 # best = dict(loss=math.inf)
 #
@@ -342,7 +345,7 @@ Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {r
 #         weights = copy.deepcopy(model.state_dict())
 #         best.update(loss=entry["test_loss"], epoch=entry["epoch"], weights=weights)
 #     elif entry["epoch"] >= best["epoch"] + 5:
-#         raise StopTraining  # of atslib.training
+#         raise StopTraining
 #
 # train(model, fit, choose, Settings(epochs=100), on_epoch=keep_best)
 # model.load_state_dict(best["weights"])

@@ -268,6 +268,8 @@ def test_classifier_scales_its_input():
 def test_refusals():
     with pytest.raises(ValueError, match="variant='keras': expected 'paper' or 'released'"):
         MegapixelMNISTAttention(variant="keras")
+    with pytest.raises(ValueError, match=r"channels='released': expected a whole number.*given by its name"):
+        SpeedLimitsAttention("released")
     for build in (SpeedLimitsAttention, ResNet8, partial(ResidualBlock, 4, 4)):
         with pytest.raises(ValueError, match="variant='keras': expected 'paper' or 'released'"):
             build(variant="keras")

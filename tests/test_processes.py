@@ -40,7 +40,7 @@ from test_processes import TINY, UNEVEN, Noisy, data, miss, model, weights
 from atslib.experiments import megapixel_mnist
 from atslib.experiments.__main__ import main
 from atslib.processes import processes
-from atslib.training import evaluate, train
+from atslib.training import StopTraining, evaluate, train
 
 out = Path({out!r})
 group = processes("cpu")
@@ -49,7 +49,15 @@ stopped = train(model(), data(n=16), data("test", 7), UNEVEN, max_seconds=0, **o
 trained = model(seed=99)  # its weights come from the checkpoint
 curve = train(trained, data(n=16), data("test", 7), UNEVEN, **options)
 own = evaluate(trained, data("test", 7), 3, loss=miss, error=miss, progress=False, processes=group)
-result = dict(stopped=stopped, curve=curve, weights=weights(trained), world=group.world, own=own)
+
+
+def enough(entry):
+    raise StopTraining
+
+
+first_only = enough if group.rank == 0 else None
+ended = train(model(), data(n=16), None, UNEVEN, on_epoch=first_only, progress=False, processes=group)
+result = dict(stopped=stopped, curve=curve, weights=weights(trained), world=group.world, own=own, ended=len(ended))
 torch.save(result, out / f"result{{group.rank}}.pt")
 megapixel_mnist.PROFILES["smoke"] = TINY
 sys.exit(main(["megapixel_mnist", "--out", str(out), "--device", "cpu"]))
@@ -84,6 +92,10 @@ def test_two_processes_train_as_one(together):
         for ours, theirs in zip(without_times(curve), without_times(result["curve"]), strict=True):
             assert theirs == pytest.approx(ours, rel=1e-4)
     assert torch.equal(results[0]["weights"], results[1]["weights"])
+
+
+def test_two_processes_stop_where_the_first_says_so(together):
+    assert [torch.load(together / f"result{rank}.pt", weights_only=True)["ended"] for rank in (0, 1)] == [1, 1]
 
 
 def test_two_processes_measure_a_loss_of_the_callers_on_all_images(together):

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -336,6 +338,21 @@ def test_changed_code_of_a_loss_is_refused(tmp_path):
     with pytest.raises(ValueError, match="loss_code was "):
         train(model(), data(), None, ONE_MORE, loss=losses[1], **options)
     assert len(train(model(), data(), None, ONE_MORE, loss=losses[0], **options)) == 2
+
+
+def test_the_code_of_a_loss_is_the_same_in_every_process():
+    program = '''
+from atslib.training import _code
+def loss(logits, labels, kind="mse"):
+    """Anything."""
+    return (logits - labels) if kind in {"mse", "l2", "squared", "sq"} else [kind in ("a", {"b"}) for kind in "ab"]
+print(_code(loss))
+'''
+    seen = {
+        subprocess.check_output([sys.executable, "-c", program], env=os.environ | dict(PYTHONHASHSEED=seed), text=True)
+        for seed in "123"
+    }
+    assert len(seen) == 1 and seen != {"\n"}
 
 
 def test_changed_labels_of_any_set_that_tells_them_are_refused(tmp_path):

@@ -1235,7 +1235,7 @@ def test_tests_in_a_training_keep_no_graph():
     assert graphs == [(True, True), (False, False)]
 
 
-def test_an_optimiser_must_be_a_function_of_the_model():
+def test_an_optimiser_must_be_a_function_of_the_model(tmp_path):
     options = dict(progress=False)
     of_another = torch.optim.AdamW(model(seed=5).parameters())
     for wrong, said in (
@@ -1245,7 +1245,7 @@ def test_an_optimiser_must_be_a_function_of_the_model():
         (lambda trained: of_another, "parameters that are not the model's"),
     ):
         with pytest.raises(ValueError, match=said):
-            train(model(), data(), None, SETTINGS, optimiser=wrong, **options)
+            train(model(), data(), None, SETTINGS, optimiser=wrong, checkpoint=tmp_path / "run.pt", **options)
 
 
 def test_enough_is_enough(tmp_path):
@@ -1313,6 +1313,9 @@ def test_what_is_missing_is_named():
     uniform = UniformSampling(LeNetFeatures(width=4), Classifier(4, 10), patch_size=28, n_patches=40)
     with pytest.raises(FloatingPointError, match=r"image 1 of the set: 0\.033 of its pixels are NaN"):
         train(uniform, [(image, 0), (holes, 1)], None, SETTINGS, progress=False)
+    passed_over = lambda logits, y: squared(logits, y.nan_to_num(0)) * y.isfinite()
+    with pytest.raises(FloatingPointError, match=r"epoch \d, step \d: try a lower learning rate"):
+        train(one_output(), labelled, None, replace(SETTINGS, learning_rate=1e30), loss=passed_over, progress=False)
     with pytest.raises(FloatingPointError, match="epoch 1, step 1: look at the images, the labels and the loss"):
         train(one_output(), [(image, 1.0)], None, SETTINGS, loss=lambda logits, y: logits[:, 0] / 0, progress=False)
 
@@ -1326,11 +1329,17 @@ def test_outputs_set_against_every_label_are_noticed():
     pairs = [(torch.rand(1, 60, 60), float(label)) for label in range(4)]
     with pytest.raises(ValueError, match=r"of outputs \(B, 1\) take logits\[:, 0\]"):
         train(one_output(), pairs, None, SETTINGS, loss=lambda logits, y: (logits - y) ** 2, progress=False)
-    with pytest.warns(UserWarning, match="depends on the others of its batch"):
+    with pytest.warns(UserWarning, match=r"sets each output against every label: take logits\[:, 0\]"):
         train(one_output(), pairs, None, SETTINGS, loss=lambda logits, y: ((logits - y) ** 2).mean(1), progress=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        train(one_output(), pairs, None, SETTINGS, loss=squared, progress=False)
+    for meant in (
+        squared,
+        lambda logits, y: (logits.squeeze() - y).abs(),  # of one image it has no axis
+        lambda logits, y: squared(logits, y) / squared(logits, y).detach().mean(),
+        lambda logits, y: squared(logits, y) * torch.rand(len(y)),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train(one_output(), pairs, None, replace(SETTINGS, epochs=1), loss=meant, progress=False)
 
 
 def test_a_loss_of_numbers_wants_numbers():
@@ -1341,6 +1350,12 @@ def test_a_loss_of_numbers_wants_numbers():
 
     with pytest.raises(ValueError, match=r"loss of labels of type torch.int64: .*labels\.float\(\)"):
         train(one_output(), pairs, None, SETTINGS, loss=crossed, progress=False)
+
+    def exhausted(logits, y):
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        train(one_output(), pairs, None, SETTINGS, loss=exhausted, progress=False)
 
 
 def test_every_image_is_looked_at_for_its_range():
@@ -1353,7 +1368,12 @@ def test_every_image_is_looked_at_for_its_range():
         with pytest.warns(UserWarning, match="images up to 25"):
             action()
     with pytest.warns(UserWarning, match="white of their device"):
-        predict(uniform, [rows[0][0] / 16], progress=False)
+        evaluate(uniform, [(rows[0][0] / 16, 0)], progress=False)
+    for bright in ([rows[1]] * 4, rows + [rows[1]] * 4):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            train(uniform, bright, None, replace(SETTINGS, batch_size=1), progress=False)
+        assert [warning.filename for warning in said] == [__file__]  # once, and where it was called
 
 
 def test_sigterm_reaches_the_program_though_the_training_fails(tmp_path):
@@ -1376,7 +1396,11 @@ def test_parts_by_yes_and_no():
     whole = InMemory(data())
     part = whole.part(whole.labels == whole.labels[0])
     assert part.numbers == (whole.labels == whole.labels[0]).nonzero()[:, 0].tolist()
+    backwards = np.arange(24)[::-1]
+    assert whole.part(backwards).numbers == backwards.tolist() and whole.part([]).numbers == []
+    assert whole.part(np.array([3, 1], np.uint64)).numbers == whole.part(iter((3, 1))).numbers == [3, 1]
     for wrong, said in (
+        ([[1, 2]], r"numbers of shape \(1, 2\)"),
         ([1.5], "image 1.5: expected whole numbers"),
         ([True, False], r"yes or no of shape \(2,\): expected one for each of 24 images"),
         ([24], "image 24: expected 0 to 23"),
