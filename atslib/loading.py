@@ -161,10 +161,15 @@ class _Part(LabelledImages):
 def _of_classes(dataset: Dataset, otherwise: str = "") -> Int[Tensor, " N"]:
     """The labels of a set in which each is a class."""
     labels = known_labels(dataset)
+    check_classes(labels, otherwise)
+    return labels
+
+
+def check_classes(labels: Shaped[Tensor, "N *target"], otherwise: str = "") -> None:
+    """Raise a ValueError unless there is one class for each image; ``otherwise`` ends its message."""
     if labels.ndim != 1 or labels.is_floating_point():
         said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
         raise ValueError(f"labels of {said}: expected the class of each image, (N,){otherwise}")
-    return labels
 
 
 def digest_of(dataset: Dataset) -> str:

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from atslib.checkpoints import load_checkpoint, save_checkpoint
-from atslib.loading import LabelledImages, Loader, epoch_batches, known_labels, seed_for
+from atslib.loading import LabelledImages, Loader, check_classes, epoch_batches, known_labels, seed_for
 from atslib.models import AttentionSampling, Output, evaluating
 from atslib.patches import ImageSource
 from atslib.precision import has_bfloat16
@@ -297,9 +297,7 @@ def train(
         classes = known_labels(train_set)
         if classes is None:
             raise ValueError(f"balanced=True: {type(train_set).__name__} has no attribute labels, the class of each image, (N,)")
-        if classes.ndim != 1 or classes.is_floating_point():
-            said = f"shape {tuple(classes.shape)} and type {classes.dtype}"
-            raise ValueError(f"balanced=True and labels of {said}: expected the class of each image, (N,)")
+        check_classes(classes, " for balanced=True")
     what = asdict(settings) | dict(n_train=len(train_set), augment=_named(augment), model=_how(model))
     given = dict(loss=loss, error=error)
     what |= {name: _named(function) for name, function in given.items() if function is not None}
@@ -627,9 +625,10 @@ def _evaluate(
         found |= dict(loss=F.cross_entropy(logits, labels).item(), confusion=confusion, predicted=predicted)
         found |= dict(balanced_error=1 - right.double().mean().item())
     else:
-        found |= dict(loss=_measured(loss, "loss", *on_device).double().mean().item())
+        losses = _measured(loss, "loss", *on_device)
+        found |= dict(loss=losses.double().mean().item())
         if not math.isfinite(found["loss"]):
-            _refuse_missing(None, on_device[1], logits, _measured(loss, "loss", *on_device), range(len(labels)))
+            _refuse_missing(None, labels, logits, losses, range(len(labels)))
     if error is not None:
         errors = _measured(error, "error", *on_device).cpu().double()
         found |= dict(error=errors.mean().item(), stderr=_stderr(errors))

@@ -843,7 +843,7 @@ else:
     free_outcome = (
         f"Without the reward attention ends with an entropy of {pm(ends[1], 2)} nats, as if {np.exp(np.mean(ends[1])):,.0f} locations shared it"
         + (f", below each of the {len(ends[0])} runs with it ({min(ends[0]):.2f} to {max(ends[0]):.2f})" if outside else f"; the {len(ends[0])} runs with it end with {min(ends[0]):.2f} to {max(ends[0]):.2f}")
-        + (f". There it stays, once it has fallen; with the reward it rises again in every run. So **it is the reward that spreads attention out again**{', on this fold' if len(free) == 1 else ''}. " if outside and all(stays) and all(rises) else ". ")
+        + (f". There it stays, once it has fallen; with the reward it rises again in every run. {'On this fold, in one run, the reward is what spreads attention out again; more folds are to say whether it always is' if len(free) == 1 else 'So **it is the reward that spreads attention out again**'}. " if outside and all(stays) and all(rises) else ". ")
         + f"The training loss is lower than with the reward in {below['ATS-10, λ = 0.01']} of {len(free)} fold{'s' * (len(free) > 1)}, and lower than U-10's in {below['U-10']}. "
         + f"The test error is {errors[FREE]:.3f}, with the reward {errors['ATS-10, λ = 0.01']:.3f}, U-10's {errors['U-10']:.3f}"
         + f" ({len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only; sign test {p_text(sign_test(*wrong))}). "
