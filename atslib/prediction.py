@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from atslib.checks import check_options, check_set, no_answer, warn_of_range
 from atslib.loading import Loader, seed_for
 from atslib.models import AttentionSampling, evaluating
 from atslib.patches import ImageSource
-from atslib.training import _check_set, _device_of, _warn_of_range, check_options, no_answer
+from atslib.processes import device_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def predict(
         raise ValueError("one image for predict: expected several, [image] for one")
     if isinstance(images, ImageSource) and len(images) == 1:
         images = [images]
-    _check_set(images, "a set")
+    check_set(images, "a set")
     if exact and looks > 1:
         raise ValueError(f"exact=True and looks={looks}: the full model draws nothing, and answers alike every time")
     if options.get("return_patches"):
@@ -142,7 +143,7 @@ def predict(
         raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
     if given := options.keys() & {"low", "log_attention"}:
         raise ValueError(f"{min(given)} for predict, which is one image's: call the model, image by image")
-    device = _device_of(model) if device is None else torch.device(device)
+    device = device_of(model) if device is None else torch.device(device)
     answers, warned = [], False
     # A model of one's own may have attention, and a call that does not take it.
     takes = inspect.signature(model.forward).parameters.keys() - options.keys()
@@ -152,7 +153,7 @@ def predict(
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
             if not warned and (device.type == "cpu" or not number):
-                warned = _warn_of_range(image, model, first=False, stacklevel=4)
+                warned = warn_of_range(image, model, first=False)
             draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):

@@ -100,6 +100,11 @@ def processes(device: str | torch.device = "cpu") -> Processes:
     return FabricProcesses(device) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Processes(device)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are, the CPU if it has none."""
+    return next(model.parameters(), torch.empty(0)).device
+
+
 # Functions that give, and methods that fill, a tensor of independent random numbers, row after row.
 _DRAW = (torch.rand, torch.randn)
 _FILL = (torch.Tensor.random_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_)

@@ -342,11 +342,11 @@ def test_changed_code_of_a_loss_is_refused(tmp_path):
 
 def test_the_code_of_a_loss_is_the_same_in_every_process():
     program = '''
-from atslib.training import _code
+from atslib.fingerprints import code_of
 def loss(logits, labels, kind="mse"):
     """Anything."""
     return (logits - labels) if kind in {"mse", "l2", "squared", "sq"} else [kind in ("a", {"b"}) for kind in "ab"]
-print(_code(loss))
+print(code_of(loss))
 '''
     seen = {
         subprocess.check_output([sys.executable, "-c", program], env=os.environ | dict(PYTHONHASHSEED=seed), text=True)

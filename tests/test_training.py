@@ -22,12 +22,14 @@ import atslib.training
 from atslib.checkpoints import load_checkpoint, read_position, save_checkpoint
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
+from atslib.fingerprints import how_it_computes
 from atslib.loading import InMemory, LabelledImages, Loader, _Batch, _heedless, epoch_batches, seed_for
 from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.prediction import predict
 from atslib.processes import Processes
-from atslib.training import Settings, StopTraining, _how, _StopSignals, attention_loss, evaluate, train
+from atslib.signals import StopSignals
+from atslib.training import Settings, StopTraining, attention_loss, evaluate, train
 
 
 def model(seed=0):
@@ -354,8 +356,9 @@ def test_frozen_parts_stay_in_evaluation_mode():
     assert trained.training and trained.features.training and not trained.features[1].training
     assert not trained.features[1].running_mean.any()
     trained.eval()  # the whole of it, as evaluation leaves it with some: that freezes nothing
-    train(trained, data(), None, replace(SETTINGS, epochs=1), progress=False)
-    assert trained.features[1].running_mean.any()
+    with pytest.warns(UserWarning, match="frozen weights") as said:
+        train(trained, data(), None, replace(SETTINGS, epochs=1), progress=False)
+    assert trained.features[1].running_mean.any() and [warning.filename for warning in said] == [__file__]
 
 
 def test_a_test_that_fails_costs_no_epoch(tmp_path):
@@ -927,7 +930,7 @@ def test_checkpoints_are_written_every_so_often(clock, tmp_path, monkeypatch):
 
 def test_a_second_ctrl_c_interrupts():
     before = signal.getsignal(signal.SIGINT)
-    with _StopSignals(listen=True) as signals:
+    with StopSignals(listen=True) as signals:
         signal.raise_signal(signal.SIGINT)
         assert signals.received
         with pytest.raises(KeyboardInterrupt):
@@ -969,14 +972,14 @@ def test_without_a_checkpoint_ctrl_c_is_left_alone():
 
 def test_how_a_model_computes_does_not_depend_on_chunks_or_addresses():
     chunked, whole = (DeepMIL(MILAttention(5), nn.Identity(), Classifier(5, 3), 8, (2, 3), chunk=c) for c in (4, None))
-    assert _how(chunked) == _how(whole)
+    assert how_it_computes(chunked) == how_it_computes(whole)
 
     class Bright:
         def __call__(self, view):
             return view
 
     priors = [SaliencyPrior(MegapixelMNISTAttention(), saliency=Bright()) for _ in range(2)]
-    assert _how(priors[0]) == _how(priors[1])
+    assert how_it_computes(priors[0]) == how_it_computes(priors[1])
 
 
 class Pictures(LabelledImages):
@@ -1365,8 +1368,9 @@ def test_every_image_is_looked_at_for_its_range():
         lambda: evaluate(uniform, rows, batch_size=1, progress=False),
         lambda: predict(uniform, [image for image, _ in rows], progress=False),
     ):
-        with pytest.warns(UserWarning, match="images up to 25"):
+        with pytest.warns(UserWarning, match="images up to 25") as said:
             action()
+        assert [warning.filename for warning in said] == [__file__]
     with pytest.warns(UserWarning, match="white of their device"):
         evaluate(uniform, [(rows[0][0] / 16, 0)], progress=False)
     for bright in ([rows[1]] * 4, rows + [rows[1]] * 4):

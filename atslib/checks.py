@@ -1,0 +1,180 @@
+"""What training, tests and predictions refuse, and what they warn of: sets, labels, pixels and the model's answers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import warnings
+from collections.abc import Collection, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, Dataset
+
+from atslib.loading import LabelledImages, known_labels
+from atslib.models import AttentionSampling
+from atslib.patches import ImageSource
+
+
+def warn(message: str) -> None:
+    """Warn, of the line that called into this package, and not of one in it or in PyTorch."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("atslib", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level + 1)
+
+
+def check_set(dataset: Dataset, what: str) -> None:
+    if isinstance(dataset, DataLoader):
+        raise ValueError(f"a DataLoader for {what}: expected the set itself, loader.dataset, and workers as an argument")
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise ValueError(f"a {type(dataset).__name__} for {what}: expected a set with a length and items, (image, label) each")
+    if not len(dataset):
+        raise ValueError(f"{what} of 0 images: expected at least 1")
+
+
+def check_options(model: nn.Module, options: dict, function: str, exact: bool = False) -> None:
+    """Raise a TypeError for a word that neither a function nor the model's call (or that of ``exact``) knows."""
+    if exact and not hasattr(model, "exact"):
+        raise ValueError(f"exact=True for a {type(model).__name__}: it has no method exact, and draws nothing")
+    accepted = inspect.signature(model.exact if exact else model.forward).parameters
+    unknown = [name for name in options if name not in accepted]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        hint = "; it is called workers here" if unknown[0] == "num_workers" else ""
+        called = f"{type(model).__name__}.{'exact' if exact else 'forward'}()"
+        raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {called} has none{hint}")
+
+
+def check_output(model: nn.Module, out: object) -> None:
+    if not hasattr(out, "logits"):
+        raise ValueError(
+            f"{type(model).__name__} returned a {type(out).__name__}: expected an atslib.models.Output, with logits, and with "
+            "log_attention=None where there is no attention"
+        )
+
+
+def labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:
+    """All labels of a set that is known to tell them, else those of a batch; other sets may mean anything by ``labels``."""
+    return known_labels(dataset) if isinstance(dataset, LabelledImages) else batch
+
+
+def check_kind(labels: Int[Tensor, " B"], logits: Float[Tensor, "B classes"]) -> None:
+    """Raise a ValueError unless there is one whole number for each image."""
+    if isinstance(labels, Tensor) and not labels.is_floating_point() and logits.ndim == 2 and labels.shape == logits.shape[:1]:
+        return
+    said = f"type {type(labels).__name__}"
+    if isinstance(labels, Tensor):
+        said = f"shape {tuple(labels.shape)} and type {labels.dtype}"
+    raise ValueError(
+        f"labels of {said} for logits of shape {tuple(logits.shape)}: expected logits (B, classes) and a tensor (B,) of whole "
+        "numbers, the class of each image; for several labels an image, or a number, combine another loss with out.entropy()"
+    )
+
+
+def check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Float[Tensor, " classes"] | None = None) -> None:
+    if class_weights is not None and class_weights.shape != (n_classes,):
+        raise ValueError(f"class_weights of shape {tuple(class_weights.shape)}: expected one for each of {n_classes} classes")
+    if not labels.numel():
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= n_classes:
+        raise ValueError(
+            f"label {highest if highest >= n_classes else lowest}: expected 0 to {n_classes - 1}, for the model answers with "
+            f"{n_classes} classes"
+        )
+
+
+def no_answer(logits: Float[Tensor, "B outputs"]) -> Bool[Tensor, " B"]:
+    """Logits that say nothing: NaN would be counted as an answer, of the class that comes first. A class may be -inf."""
+    return ~logits.amax(1).isfinite()
+
+
+def refuse_pixels(images: Tensor | ImageSource, numbers: Sequence[int], error: type[Exception] = ValueError) -> None:
+    """Raise an error that names the image of the set whose pixels are not finite, if there is one."""
+    if isinstance(images, Tensor):
+        for number, image in zip(numbers, images, strict=True):
+            if not (finite := image.isfinite()).all():
+                share = 1 - finite.double().mean().item()
+                raise error(
+                    f"image {number} of the set: {share:.2g} of its pixels are NaN or infinite; give what is not known a number, "
+                    "the model's fill, say"
+                )
+
+
+def refuse_missing(
+    images: Tensor | ImageSource | None,
+    labels: Shaped[Tensor, "B *target"],
+    logits: Float[Tensor, "B outputs"],
+    losses: Float[Tensor, " B"],
+    numbers: Sequence[int],
+) -> None:
+    """Raise a FloatingPointError that names an image whose loss, and label or pixels, are not finite, if there is one."""
+    for place in (~losses.isfinite()).nonzero()[:, 0].tolist():
+        if labels.is_floating_point() and logits[place].isfinite().all() and not labels[place].isfinite().all():
+            raise FloatingPointError(
+                f"image {numbers[place]} of the set has the label {labels[place].tolist()}, and its loss is not finite: leave "
+                "out what has none, or write a loss that passes it over (torch.where, before it is computed with)"
+            )
+        if isinstance(images, Tensor):
+            refuse_pixels(images[place : place + 1], numbers[place : place + 1], FloatingPointError)
+
+
+@torch.no_grad()
+def attention_is_finite(model: nn.Module, images: Tensor | ImageSource) -> bool:
+    """Whether the attention on these images is finite, so that something else is wrong; True where it is not known, too."""
+    if not isinstance(model, AttentionSampling) or not isinstance(images, Tensor) or not images.isfinite().all():
+        return True
+    try:
+        log_attention = model.attend(images)[1]
+        return not bool((log_attention.isnan() | (log_attention == math.inf)).any())
+    except ValueError:
+        return True
+
+
+def warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool) -> bool:
+    """Warn of floating-point images whose numbers hardly are what the networks expect; whether there was something to warn of.
+
+    Args:
+        first: whether these are the first images of several, which would hardly all be that dark.
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        return False
+    most, fill = images.max().item(), getattr(model, "fill", 0)
+    if most > 64:
+        warn(
+            f"floating-point images up to {most:g}, which the networks see as they are: uint8 is seen as [0, 1], others are to "
+            "be divided by their white"
+        )
+    elif first and 0 < most < 1 / 8 and images.min() >= 0:
+        warn(
+            f"floating-point images from 0 up to {most:.2g} in the first batch, nearly black to networks and to a saliency "
+            "prior: unless they are that dark, divide them by the white of their device (4095 for 12 bits), not by the largest "
+            "number of the file's type"
+        )
+    elif fill > 4 * max(most, 1):
+        warn(
+            f"fill={fill:g} of the model beside floating-point images up to {most:.2g}: expected a value in the images' own "
+            "range; that of uint8, 0 to 255, is for uint8 images"
+        )
+    else:
+        return False
+    return True
+
+
+def warn_of_moving_statistics(model: nn.Module, frozen: Collection[nn.Module]) -> None:
+    """Of batch normalisation whose weights are frozen, and which is in training mode all the same."""
+    evaluated = set(frozen)
+    moving = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module not in evaluated and module.track_running_stats
+        if module.affine and not any(parameter.requires_grad for parameter in module.parameters())
+    ]
+    if moving:
+        warn(
+            f"batch normalisation with frozen weights ({moving[0]}) in training mode: its mean and variance go on moving; to "
+            "keep them, call model.train() and then eval() of the frozen part, before training"
+        )

@@ -1,0 +1,84 @@
+"""What a checkpoint says of models, functions and optimisers, which it does not hold: enough to see that one is another.
+
+In words or as a digest, and the same in every process: without addresses in memory.
+"""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from types import CodeType
+
+import torch
+from torch import Tensor, nn
+
+
+def how_it_computes(model: nn.Module) -> str:
+    """How a model computes: what its weights do not tell, and a checkpoint has to.
+
+    In words for the parts that are not PyTorch's own, as a digest for all. Deep MIL's chunk changes results by rounding only and
+    is left out, and so are addresses in memory.
+    """
+    said = [(type(part), re.sub(r", chunk=\w+| at 0x\w+", "", part.extra_repr())) for part in model.modules()]
+    own = [f"{kind.__name__}({text})" for kind, text in said if text and not kind.__module__.startswith("torch.")]
+    layers = "; ".join(f"{kind.__name__}({text})" for kind, text in said)
+    return "; ".join([*own, f"layers {hashlib.sha256(layers.encode()).hexdigest()[:8]}"])
+
+
+def named(function: Callable | None) -> str | None:
+    """What a checkpoint says of an augmentation or a loss: its ``repr``, without addresses, which no other process shares."""
+    return None if function is None else re.sub(r" at 0x\w+", "", repr(function))
+
+
+def code_of(function: Callable | None) -> str:
+    """A digest of what a function does, as this version of Python puts it; empty where it is no function of Python's."""
+    if isinstance(function, partial):
+        return code_of(function.func)
+    if not inspect.isfunction(function):
+        return ""
+
+    def said(part: object) -> str:
+        if isinstance(part, CodeType):
+            constants = [said(constant) for constant in part.co_consts if constant != function.__doc__]
+            return repr((part.co_code, part.co_names, part.co_varnames, constants))
+        if isinstance(part, frozenset):  # in an order that differs from process to process
+            return repr(sorted(map(said, part)))
+        return repr([said(one) for one in part]) if isinstance(part, tuple) else repr(part)
+
+    digest = hashlib.sha256(said(function.__code__).encode()).hexdigest()[:8]
+    return f"{digest} (Python {sys.version_info.major}.{sys.version_info.minor})"
+
+
+def held_by(function: Callable | None) -> str:
+    """The numbers and words that a function has as defaults, or has taken from where it was made and does not change."""
+    if isinstance(function, partial):
+        return held_by(function.func)
+    if not inspect.isfunction(function):
+        return ""
+    holds = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    counters = {step.argval for step in dis.get_instructions(function) if step.opname == "STORE_DEREF"}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # a name that has no value yet
+            holds |= {} if name in counters else {name: cell.cell_contents}
+    plain = {name: value for name, value in holds.items() if isinstance(value, str | int | float | complex)}
+    return repr(plain) if plain else ""
+
+
+# Of an optimiser's group: the parameters, and how the same step is computed.
+_NO_SETTINGS = ("params", "foreach", "fused", "capturable", "differentiable")
+
+
+def settings_of(optimiser: torch.optim.Optimizer) -> str:
+    """Kind of an optimiser, and of each of its groups all but the parameters, in words."""
+    groups = []
+    for group in optimiser.param_groups:
+        kept = {key: value for key, value in group.items() if key not in _NO_SETTINGS}
+        options = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in kept.items()}
+        groups.append(", ".join(f"{key} {re.sub(r' at 0x[0-9A-Fa-f]+', '', str(value))}" for key, value in options.items()))
+    return f"{type(optimiser).__name__}: {'; '.join(groups)}"
