@@ -94,7 +94,7 @@ def _plain(value: object) -> object:
 
 def read_position(path: str | os.PathLike) -> dict:
     """Where the run of a checkpoint is."""
-    return torch.load(path, map_location="cpu", weights_only=True)["position"]
+    return torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)["position"]
 
 
 def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
@@ -106,6 +106,7 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
         ValueError: no checkpoint of ours.
         RuntimeError: one of another model.
     """
+    path = Path(path).expanduser()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         weights = state if all(isinstance(value, Tensor) for value in state.values()) else state["model"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
-import warnings
 from collections.abc import Collection, Sequence
 
 import torch
@@ -17,17 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from atslib.loading import LabelledImages, known_labels
 from atslib.models import AttentionSampling
 from atslib.patches import ImageSource
-
-
-def warn(message: str) -> None:
-    """Warn, of the line that called into this package, and not of one in it or in PyTorch."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("atslib", "torch"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level + 1)
+from atslib.warned import warn
 
 
 def check_set(dataset: Dataset, what: str) -> None:
+    """Raise a ValueError for a loader, for what is no set, and for one without images; ``what`` it should be, for the message."""
     if isinstance(dataset, DataLoader):
         raise ValueError(f"a DataLoader for {what}: expected the set itself, loader.dataset, and workers as an argument")
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
@@ -37,7 +29,19 @@ def check_set(dataset: Dataset, what: str) -> None:
 
 
 def check_options(model: nn.Module, options: dict, function: str, exact: bool = False) -> None:
-    """Raise a TypeError for a word that neither a function nor the model's call (or that of ``exact``) knows."""
+    """Raise for words that the model's call (or that of ``exact``) is not to be given by ``predict`` or ``evaluate``.
+
+    Raises:
+        ValueError: words that are one call's affair; ``exact`` of a model without.
+        TypeError: a word that neither the function nor the model's call knows.
+    """
+    if options.get("return_patches"):
+        alone = "call the model, model(image, return_patches=True)"
+        raise ValueError(f"return_patches for {function}, which keeps logits only: {alone}")
+    if "generator" in options:
+        raise ValueError(f"a generator for {function}: expected a seed, from which it makes the draws of all images")
+    if given := options.keys() & {"low", "log_attention"}:
+        raise ValueError(f"{min(given)} for {function}, which is one image's: call the model, image by image")
     if exact and not hasattr(model, "exact"):
         raise ValueError(f"exact=True for a {type(model).__name__}: it has no method exact, and draws nothing")
     accepted = inspect.signature(model.exact if exact else model.forward).parameters
@@ -48,12 +52,21 @@ def check_options(model: nn.Module, options: dict, function: str, exact: bool = 
         raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {called} has none{hint}")
 
 
-def check_output(model: nn.Module, out: object) -> None:
+def check_output(model: nn.Module, out: object, count: int) -> Float[Tensor, "count outputs"]:
+    """The logits of what the model returned for ``count`` images, or a ValueError that says what is wrong with it."""
     if not hasattr(out, "logits"):
         raise ValueError(
             f"{type(model).__name__} returned a {type(out).__name__}: expected an atslib.models.Output, with logits, and with "
             "log_attention=None where there is no attention"
         )
+    logits = out.logits
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count or not logits.shape[1]:
+        said = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
+        raise ValueError(
+            f"{type(model).__name__} returned logits of {said} for a batch of {count}: expected ({count}, outputs), one row for "
+            f"each image, ({count}, 1) of a single output"
+        )
+    return logits
 
 
 def labels_of(dataset: Dataset, batch: Int[Tensor, " B"]) -> Int[Tensor, " N"]:
@@ -75,6 +88,7 @@ def check_kind(labels: Int[Tensor, " B"], logits: Float[Tensor, "B classes"]) ->
 
 
 def check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Float[Tensor, " classes"] | None = None) -> None:
+    """Raise a ValueError for labels that are no class of the model, and for weights that are not one a class."""
     if class_weights is not None and class_weights.shape != (n_classes,):
         raise ValueError(f"class_weights of shape {tuple(class_weights.shape)}: expected one for each of {n_classes} classes")
     if not labels.numel():

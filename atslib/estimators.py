@@ -123,8 +123,9 @@ class Estimator:
             The estimate, in float32 (float64 if the inputs are).
 
         Raises:
-            ValueError: shapes that do not fit, or a built-in baseline of an estimator that has none; on the CPU also attention
-                above one at the locations drawn, so that it is no logarithm of a distribution, or distinct draws that are not.
+            ValueError: shapes that do not fit, a draw of no location, or a built-in baseline of an estimator that has none; on
+                the CPU also attention above one at the locations drawn, so that it is no logarithm of a distribution, or distinct
+                draws that are not.
 
         Derivatives of any order are unbiased where the first is. The factor is computed as
         :math:`\\exp(\\log a - \\mathrm{sg}(\\log a)) = a / \\mathrm{sg}(a)`: it has the value and the first derivative of the one
@@ -619,7 +620,7 @@ def _check_drawn(log_a: Float[Tensor, "B n"], given: torch.dtype, index: Int[Ten
 
     On the CPU only: a GPU would have to wait.
     """
-    if not log_a.is_cpu or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(log_a):
+    if not _can_look(log_a):
         return
     if distinct and (index.sort(1).values.diff(dim=1) == 0).any():
         raise ValueError("the draw holds a location twice: expected distinct ones, as this estimator's own sample() draws them")
@@ -632,8 +633,18 @@ def _check_drawn(log_a: Float[Tensor, "B n"], given: torch.dtype, index: Int[Ten
         )
 
 
+def _can_look(values: Tensor) -> bool:
+    """Whether looking at values costs nothing: not on a GPU, which would have to wait, nor where they are not known yet, in a
+    compiled model or mapped by ``torch.func``, of which PyTorch has no public sign."""
+    if not values.is_cpu or torch.compiler.is_compiling():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(values)
+
+
 def _check_draw(log_attention: Tensor, index: Tensor, features: Tensor) -> None:
     """Shapes only: nothing here looks at values, so that a GPU need not wait."""
+    if index.ndim == 2 and not index.shape[1]:
+        raise ValueError(f"index of shape {tuple(index.shape)} holds no location: expected n >= 1 for each image")
     if features.ndim != 3 or features.shape[:2] != index.shape:
         raise ValueError(
             f"features of shape {tuple(features.shape)} do not go with index of shape {tuple(index.shape)}: "
@@ -674,10 +685,9 @@ def _log_masses(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     log_a = flat.gather(1, index)  # (B, n)
     drawn = log_a.exp().sum(1)
     never_drawn = drawn.neg().log1p_()[:, None]  # (B, 1)
-    # On a GPU, looking is cheaper than asking.
-    looks = flat.is_cpu and not torch.compiler.is_compiling()
-    rows = (drawn > 0.5).nonzero()[:, 0] if looks else torch.arange(len(flat), device=flat.device)
-    if len(rows):
+    if not _can_look(log_a):
+        never_drawn = flat.scatter(1, index, -math.inf).logsumexp(1, keepdim=True)
+    elif len(rows := (drawn > 0.5).nonzero()[:, 0]):
         never_drawn[rows] = flat[rows].scatter_(1, index[rows], -math.inf).logsumexp(1, keepdim=True)
     from_the_end = torch.cat([never_drawn, log_a.flip(1)], dim=1)  # (B, 1 + n)
     return log_a, from_the_end.logcumsumexp(1)[:, 1:].flip(1)
@@ -734,7 +744,8 @@ def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor,
 @lru_cache(maxsize=32)
 def _hilbert_curve_on(device: torch.device, height: int, width: int) -> Int[Tensor, " height*width"]:
     """The curve, made once, and copied to a GPU once; not to be changed."""
-    return hilbert_curve(height, width).to(device)
+    with torch.inference_mode(False):  # kept, so that it must not be a tensor that no training may use
+        return hilbert_curve(height, width).to(device)
 
 
 def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
@@ -743,11 +754,16 @@ def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
     Successive locations touch (by a side; at odd sizes, a few by a corner), and a stretch of the curve fills a compact
     region, so that equal steps along it are spread evenly over the map.
 
+    Raises:
+        ValueError: a side below 1.
+
     Source: the recursion of J. Červený, *Generalized Hilbert space-filling curve for rectangular domains*, 2018.
 
     >>> hilbert_curve(2, 2).tolist()
     [0, 2, 3, 1]
     """
+    if min(height, width) < 1:
+        raise ValueError(f"a map of {height} × {width}: expected at least one location")
     if width >= height:
         x, y = _hilbert(width, height)
     else:

@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -46,14 +47,14 @@ def evaluate(
     """Error and loss of ``model`` on ``dataset``, the model in evaluation mode and without gradients.
 
     Args:
-        model, dataset: as in :func:`train`.
+        model, dataset: as in :func:`atslib.training.train`.
         batch_size: images at a time.
         seed: of the draws of locations: with the same images in the same order and batches of the same size, the same seed
-            looks at the same patches. What is drawn for an image depends on those before it; :func:`predict` draws for each by
-            itself.
-        bfloat16: compute in it, as :func:`train` does where it trains in it.
+            looks at the same patches. What is drawn for an image depends on those before it;
+            :func:`atslib.prediction.predict` draws for each by itself.
+        bfloat16: compute in it, as :func:`atslib.training.train` does where it trains in it.
         device: where to; the model's own if none is given. The model is not moved.
-        loss, error: in place of the cross-entropy, and of being wrong, as in :func:`train`.
+        loss, error: in place of the cross-entropy, and of being wrong, as in :func:`atslib.training.train`.
         exact: ask the full model, :meth:`atslib.models.AttentionSampling.exact`, which looks everywhere: for a few images.
         workers: processes that read images ahead.
         processes: share the images where there are several, and all get the answer.
@@ -69,7 +70,9 @@ def evaluate(
 
     Raises:
         ValueError: a set without images, or a loader in place of one; labels that are no class of the model; a ``loss`` or
-            ``error`` that returns anything but a number for each image; ``exact`` of a model without; what the model raises.
+            ``error`` that returns anything but a number for each image; ``exact`` of a model without; ``return_patches`` and
+            other words of one call, a generator, say; a model that returns no logits ``(B, outputs)``; what the model raises.
+        TypeError: an option that neither this function nor the model's call has.
         FloatingPointError: logits with NaN or +inf, or all -inf; a ``loss`` that is not finite where a label is not.
     """
     group = processes or Processes(device_of(model) if device is None else device)
@@ -80,7 +83,10 @@ def evaluate(
     check_options(model, options, "evaluate", exact)
     loader = Loader(dataset, device, workers=workers, any_label=loss is not None)
     return evaluate_batches(
-        *(model, loader, batch_size, group),
+        model,
+        loader,
+        batch_size,
+        group,
         seed=seed,
         bfloat16=bfloat16,
         loss=loss,
@@ -123,17 +129,18 @@ def evaluate_batches(
                 except ValueError:
                     refuse_pixels(images, numbers)
                     raise
-            check_output(model, out)
+            answered = check_output(model, out, len(numbers)).float()
             if not warned and (device.type == "cpu" or logits is None):
                 warned = warn_of_range(images, model, first=logits is None)
             if logits is None:
-                logits = torch.zeros(len(dataset), out.logits.shape[1], device=device)
+                logits = torch.zeros(len(dataset), answered.shape[1], dtype=torch.float32, device=device)  # whatever the default
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)
                 whole = torch.ones((), device=device)
                 if loss is None:
                     check_labels(labels_of(dataset, targets), logits.shape[1])
             if group.rank < len(batch):
-                logits[numbers], labels[numbers] = out.logits.float(), targets.double()
+                place = slice(numbers[0], numbers[-1] + 1, group.world)  # a list would be copied to a GPU, which waits for it
+                logits[place], labels[place] = answered, targets.double()
                 whole *= not targets.is_floating_point()
     logits, labels, whole = group.sum(logits), group.sum(labels), group.sum(whole).item() == group.world
     labels = labels.long() if whole else labels.float()

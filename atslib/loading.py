@@ -333,7 +333,10 @@ class Loader:
         if (whole := self._in_memory) is not None:
             for numbers in batches:
                 chosen = torch.tensor(numbers) if self._numbers is None else self._numbers[torch.tensor(numbers)]
-                chosen = chosen.to(whole.images.device)
+                home = whole.images.device
+                if home.type == "cuda":  # from pinned memory, so that the host does not wait
+                    chosen = chosen.pin_memory()
+                chosen = chosen.to(home, non_blocking=home.type == "cuda")
                 yield whole.images[chosen].to(self.device), whole.labels[chosen].to(self.device)
             return
         self._asked[:] = [(seed_for("workers", seed, first + place), numbers) for place, numbers in enumerate(batches)]
@@ -344,7 +347,7 @@ class Loader:
 
 def _in_memory(dataset: Dataset) -> tuple[InMemory | None, Int[Tensor, " n"] | None]:
     """The set in memory that this one is, or is a part of, and the numbers of its images there (None: all); else None twice."""
-    if isinstance(dataset, InMemory):
+    if isinstance(dataset, InMemory) and type(dataset).__getitem__ is InMemory.__getitem__:  # else its items are its own
         return dataset, None
     if (inner := part_of(dataset)) is None:
         return None, None

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from atslib.checks import check_kind, check_labels, warn
+from atslib.checks import check_kind, check_labels
 from atslib.models import Output
+from atslib.warned import warn
 
 # Of logits and labels of a batch, a number for each image.
 Measure = Callable[[Float[Tensor, "B outputs"], Shaped[Tensor, "B *target"]], Float[Tensor, " B"]]
@@ -43,8 +44,8 @@ def attention_loss(
             labels that are no class of the model. (On a GPU asking would make the host wait. PyTorch then stops at most of them,
             and −100 counts nothing.)
 
-    Where an image has several labels, or a number is to be predicted, give :func:`train` a ``loss``. In a loop of your own,
-    write another and reward the entropy in it:
+    Where an image has several labels, or a number is to be predicted, give :func:`atslib.training.train` a ``loss``. In a loop of
+    your own, write another and reward the entropy in it:
     ``binary_cross_entropy_with_logits(out.logits, y) - entropy_weight * out.entropy().mean()``.
     """
     check_kind(labels, out.logits)
@@ -60,6 +61,7 @@ def attention_loss(
 def cross_entropy_of(
     out: Output, labels: Int[Tensor, " B"], class_weights: Float[Tensor, " classes"] | None
 ) -> Float[Tensor, " B"]:
+    """The cross-entropy of each image, in float32, times its class's weight where there are weights."""
     cross_entropy = F.cross_entropy(out.logits.float(), labels, reduction="none")
     return cross_entropy if class_weights is None else class_weights[labels] * cross_entropy
 

@@ -16,7 +16,6 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from atslib.dependence import counts_batch, depends_on
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention, check_geometry
 from atslib.patches import ImageSource, PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
+from atslib.warned import warn
 
 
 @dataclass
@@ -136,10 +136,9 @@ class AttentionSampling(nn.Module):
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
         self.estimator = estimator
         if (apart := attention.stride / scale) > min(pair(patch_size)) * (1 + 1e-9):  # and not by rounding
-            warnings.warn(
+            warn(
                 f"locations {apart:.4g} pixels apart (stride {attention.stride} of the attention network at scale {scale:.4g}) "
-                f"for patches of {patch_size}: parts of the image lie between them, and no patch can show those",
-                stacklevel=2,
+                f"for patches of {patch_size}: parts of the image lie between them, and no patch can show those"
             )
 
     @property

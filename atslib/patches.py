@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -162,9 +163,9 @@ def distinct_patches(patches: Shaped[Tensor, "M C h w"]) -> tuple[Int[Tensor, " 
     """
     if patches.ndim != 4:
         raise ValueError(f"patches of shape {tuple(patches.shape)}: expected rank 4, (M, C, h, w)")
-    rows = patches.permute(0, 2, 3, 1).flatten(1)  # no copy where the channels lie last
-    bits = rows.view(_BITS[rows.element_size()])
-    which = bits.unique(dim=0, return_inverse=True)[1]
+    rows = patches.permute(0, 2, 3, 1).flatten(1).contiguous().view(torch.uint8)  # no copy where the channels lie last
+    rows = F.pad(rows, (0, -rows.shape[1] % 8)).view(torch.int64)  # eight bytes are compared as quickly as one
+    which = rows.unique(dim=0, return_inverse=True)[1]
     everyone = torch.arange(len(patches), device=patches.device)
     first = torch.full_like(everyone, len(patches)).scatter_reduce(0, which, everyone, "amin")
     first, order = first[first < len(patches)].sort()
@@ -233,8 +234,10 @@ class PatchGeometry:
         return torch.stack(axes, dim=-1)
 
     def _cells(self, index: Tensor) -> Tensor:
-        """Flat index to (row, column) of the map."""
-        width = self.map_size[1]
+        """Flat index to (row, column) of the map, in 64 bits: pixels of a large image times the view's do not fit into 32."""
+        if index.is_floating_point():
+            raise ValueError(f"index of type {index.dtype}: expected whole numbers, flat locations of the map")
+        index, width = index.long(), self.map_size[1]
         return torch.stack([index.div(width, rounding_mode="floor"), index % width], dim=-1)  # (B, N, 2)
 
 
@@ -275,12 +278,13 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
     # Expanded, or channels last: image by image, or all of it would be copied.
     together = batch == 1 or channels == 1 or image.stride(0) == channels * image.stride(1)
     planes = [image.reshape(batch * channels, height, width)] if together else list(image)
+    blocks = _column_blocks(width, size[1], image.device, working)  # once for all strips
     views = []
     with torch.autocast(image.device.type, enabled=False):  # a mean of hundreds of pixels, in full precision
         for plane in planes:
             parts = []
             for rows in _row_means(plane, size[0], working):
-                columns = _column_means(rows, size[1])
+                columns = _column_means(rows, *blocks)
                 parts.append((columns / 255 if image.dtype == torch.uint8 else columns).to(dtype))
             views.append(torch.cat(parts, dim=1))
         return torch.cat(views).reshape(batch, channels, *size)
@@ -311,19 +315,19 @@ def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) 
             yield weights @ image[:, start:stop].to(dtype)
 
 
-def _column_means(rows: Float[Tensor, "C r W"], coarse: int) -> Float[Tensor, "C r q"]:
-    """Means along the rows, down to ``coarse`` columns."""
-    fine = rows.shape[2]
+def _column_blocks(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> tuple[int, list[tuple[int, int, Tensor]]]:
+    """In how many groups of columns the weights repeat; and of a group, which go together (from, up to), with what weights."""
     groups = math.gcd(fine, coarse)
     if (p := fine // groups) <= _LONG:
-        weights = overlaps(p, coarse // groups).to(rows)
-        return (rows.unflatten(2, (groups, p)) @ weights.T).flatten(2)
-    blocks = []
-    for first in range(0, coarse, 32):
-        last = min(first + 32, coarse)
-        start, stop = covered(fine, coarse, first, last)
-        blocks.append(rows[..., start:stop] @ overlaps(fine, coarse, first, last).to(rows).T)
-    return torch.cat(blocks, dim=2)
+        return groups, [(0, p, overlaps(p, coarse // groups).to(device, dtype).T)]
+    parts = [(first, min(first + 32, coarse)) for first in range(0, coarse, 32)]
+    return 1, [(*covered(fine, coarse, *part), overlaps(fine, coarse, *part).to(device, dtype).T) for part in parts]
+
+
+def _column_means(rows: Float[Tensor, "C r W"], groups: int, blocks: list[tuple[int, int, Tensor]]) -> Float[Tensor, "C r q"]:
+    """Means along the rows, of groups and blocks as :func:`_column_blocks` gives them."""
+    rows = rows.unflatten(2, (groups, -1))  # (C, r, groups, p)
+    return torch.cat([rows[..., start:stop] @ weights for start, stop, weights in blocks], dim=3).flatten(2)
 
 
 def low_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -387,7 +391,7 @@ def check_fill(dtype: torch.dtype, fill: float) -> None:
         raise ValueError(f"fill={fill} for a {str(dtype).removeprefix('torch.')} image: expected a {kind}, {lowest} … {highest}")
 
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}  # by bytes, to compare or to copy
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}  # by bytes
 
 
 def _fill_(patches: Tensor, where: Tensor, fill: float) -> None:

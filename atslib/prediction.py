@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from atslib.checks import check_options, check_set, no_answer, warn_of_range
+from atslib.checks import check_options, check_output, check_set, no_answer, warn_of_range
 from atslib.loading import Loader, seed_for
 from atslib.models import AttentionSampling, evaluating
 from atslib.patches import ImageSource
@@ -116,7 +116,7 @@ def predict(
     Raises:
         ValueError: no image, a loader in place of a set, or one image; looks that are no whole number above 0, or several with
             ``exact``; ``return_patches``, for which there is the model's own call; what the model raises, with the number of the
-            image; an item that is no image.
+            image; a model that returns no logits ``(1, outputs)``; an item that is no image.
         DataError: a file that is no image.
         TypeError: an option that neither this function nor the model's call has.
         FloatingPointError: logits with NaN or +inf, or all -inf.
@@ -137,18 +137,12 @@ def predict(
     check_set(images, "a set")
     if exact and looks > 1:
         raise ValueError(f"exact=True and looks={looks}: the full model draws nothing, and answers alike every time")
-    if options.get("return_patches"):
-        raise ValueError("return_patches for predict, which keeps logits only: call the model, model(image, return_patches=True)")
-    if "generator" in options:
-        raise ValueError("a generator for predict: expected a seed, from which each image has draws of its own")
-    if given := options.keys() & {"low", "log_attention"}:
-        raise ValueError(f"{min(given)} for predict, which is one image's: call the model, image by image")
+    check_options(model, options, "predict", exact)
     device = device_of(model) if device is None else torch.device(device)
     answers, warned = [], False
     # A model of one's own may have attention, and a call that does not take it.
     takes = inspect.signature(model.forward).parameters.keys() - options.keys()
     attends_once = looks > 1 and isinstance(model, AttentionSampling) and {"low", "log_attention"} <= takes
-    check_options(model, options, "predict", exact)
     loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
@@ -160,7 +154,7 @@ def predict(
                     # View and attention are the same in every look.
                     attended = dict(zip(("low", "log_attention"), model.attend(image), strict=True)) if attends_once else {}
                     call = model.exact if exact else partial(model, generator=draws, **attended)
-                    every = [call(image, **options).logits[0].float() for _ in range(int(looks))]
+                    every = [check_output(model, call(image, **options), 1)[0].float() for _ in range(int(looks))]
             except (ValueError, RuntimeError) as error:
                 if type(error) not in (ValueError, RuntimeError):  # others may not be made of a message
                     raise

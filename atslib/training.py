@@ -219,19 +219,20 @@ def train(
     Raises:
         ValueError: a checkpoint of other settings, of other labels (of an :class:`atslib.loading.LabelledImages`), or of a model
             with other parts frozen; the differences are listed. A checkpoint in a later epoch than is asked for.
-            ``balanced`` and a set without ``labels``. A training set without images, or a loader in place of a set. Labels that
-            are no class of the model (on a GPU only those of the first batch, if the set is no
+            ``balanced`` and a set without ``labels``, one for each image. A training set without images, or a loader in place of
+            one. Labels that are no class of the model (on a GPU only those of the first batch, if the set is no
             :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
             ``error`` that returns anything but a number for each image. Several processes and a model with batch normalisation.
-            An optimiser in place of a function that makes one, or, with a checkpoint, one that holds parameters which are not the
-            model's.
+            An optimiser in place of a function that makes one, one that holds no parameter of the model, or, with a checkpoint,
+            one that holds others, too. A model that returns no logits ``(B, outputs)``, an ``augment`` that returns no image
+            ``(1, C, H, W)``.
         FloatingPointError: the loss or the gradient became NaN or infinite. An image of that step with pixels or a label that are
             not finite is named (on a GPU only if it is among the last of several steps). The last good checkpoint is kept.
     """
     group = processes or Processes(device_of(model) if device is None else device)
     training = _Training(
         *(model, train_set, test_set, settings, group),
-        checkpoint=checkpoint,
+        checkpoint=None if checkpoint is None else Path(checkpoint).expanduser(),
         save_every=save_every,
         max_seconds=max_seconds,
         augment=augment,
@@ -258,11 +259,11 @@ class StopTraining(Exception):
 class _Sums(NamedTuple):
     """Of the epoch under way, over the images that were seen in it; the last is not 0 after a step that was not finite."""
 
-    loss: float = 0.0
-    wrong: float = 0.0
-    entropy: float = 0.0
-    images: float = 0.0
-    bad: float = 0.0
+    loss: float | Tensor = 0.0
+    wrong: float | Tensor = 0.0
+    entropy: float | Tensor = 0.0
+    images: float | Tensor = 0.0
+    bad: float | Tensor = 0.0
 
 
 @dataclass(eq=False)
@@ -274,7 +275,7 @@ class _Training:
     test_set: Dataset | None
     settings: Settings
     group: Processes
-    checkpoint: str | os.PathLike | None
+    checkpoint: Path | None
     save_every: float
     max_seconds: float
     augment: Callable[[Tensor, torch.Generator], Tensor] | None
@@ -301,10 +302,10 @@ class _Training:
         self.step, self.sums, self.seconds = 0, _Sums(), 0.0
         self.held = self._functions_hold()
         self.what = self._settings_of_run()
-        if self.checkpoint is not None and Path(self.checkpoint).exists():
+        if self.checkpoint is not None and self.checkpoint.exists():
             self._resume()
         weights = self.settings.class_weights
-        self.class_weights = None if weights is None else torch.tensor(weights, device=self.device)
+        self.class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=self.device)
         self.train_loader, self.test_loader = (
             None if dataset is None else Loader(dataset, self.device, workers=self.workers, any_label=self.loss is not None)
             for dataset in (self.train_set, self.test_set)
@@ -370,6 +371,8 @@ class _Training:
             kind = type(self.train_set).__name__
             raise ValueError(f"balanced=True: {kind} has no attribute labels, the class of each image, (N,)")
         check_classes(classes, " for balanced=True")
+        if len(classes) != len(self.train_set):
+            raise ValueError(f"balanced=True: {len(classes)} labels for {len(self.train_set)} images, expected one for each")
         return classes
 
     def _functions_hold(self) -> dict[str, str]:
@@ -456,8 +459,9 @@ class _Training:
                 self.on_step(epoch, self.step, self.steps)
             self.speed.add(len(batch))
             if self.progress:
+                left = self.speed.left((epoch - 1) * len(self.train_set) + bar.n + len(batch))
+                bar.set_postfix(self._shown(left), refresh=False)  # drawn by update, and not more often than can be read
                 bar.update(len(batch))
-                bar.set_postfix(self._shown(self.speed.left((epoch - 1) * len(self.train_set) + bar.n)))
             if stopping or saving:
                 self.seconds = time.monotonic() - began
                 self._save()
@@ -536,7 +540,7 @@ class _Training:
     def _check_answer(self, out: object, images: Tensor | ImageSource, labels: Shaped[Tensor, "B *target"]) -> None:
         """Whether output, images and labels are what they should be; on a GPU only where the host need not wait, or once."""
         on_cpu, first = self.device.type == "cpu", self._first_step()
-        check_output(self.model, out)
+        check_output(self.model, out, len(images))
         self.attends |= out.log_attention is not None
         if not self.warned and (on_cpu or first):
             self.warned = warn_of_range(images, self.model, first=first)
@@ -570,7 +574,7 @@ class _Training:
             loss=missed.detach().sum(),
             wrong=wrong.sum(),
             entropy=entropy.detach().sum(),
-            images=torch.tensor(len(rows)),
+            images=torch.full((), float(len(rows)), dtype=torch.float64, device=self.device),  # no copy to wait for
             bad=~(objective.detach().isfinite() & norm.isfinite()),
         )
         self.tally += counted * torch.stack([part.to(self.device, torch.float64) for part in sums])
@@ -594,7 +598,7 @@ class _Training:
         advice = f"try a lower learning rate than {rate} or a tighter clip_norm than {norm}"
         if (epoch, step) == (1, 1):  # no step has been made yet that could have been too large
             advice = "look at the images, the labels and the loss"
-        there = self.checkpoint is not None and Path(self.checkpoint).exists()
+        there = self.checkpoint is not None and self.checkpoint.exists()
         good = f"; {self.checkpoint} is of a good step before it" if there else ""
         return FloatingPointError(f"loss or gradient is not finite in {where}: {advice}{good}")
 
@@ -621,6 +625,11 @@ def _made(optimiser: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Mod
         raise ValueError(f"optimiser made a {type(made).__name__}: expected a torch.optim.Optimizer")
     if isinstance(made, torch.optim.LBFGS):
         raise ValueError("optimiser LBFGS: expected one that makes a step from one gradient, such as torch.optim.AdamW")
+    if set(model.parameters()).isdisjoint(parameter for group in made.param_groups for parameter in group["params"]):
+        raise ValueError(
+            "optimiser with none of the model's parameters, so that nothing would be trained: make it for the model that the "
+            "function is given"
+        )
     return made
 
 
@@ -640,13 +649,17 @@ def _augmented(
     """Each image changed by itself: what happens to it depends on its number, the epoch, and its place if it has one."""
     if isinstance(images, ImageSource):
         raise ValueError(f"augment={named(augment)} for images that are read patch by patch: expected none, or tensors")
-    generator = torch.Generator()
-    return torch.cat(
-        [
-            augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number, *place)))
-            for image, number, place in zip(images, numbers, places, strict=True)
-        ]
-    )
+    generator, changed = torch.Generator(), []
+    for image, number, place in zip(images, numbers, places, strict=True):
+        made = augment(image[None], generator.manual_seed(seed_for("augmentation", seed, epoch, number, *place)))
+        if not isinstance(made, Tensor) or made.ndim != 4 or len(made) != 1:
+            said = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"type {type(made).__name__}"
+            raise ValueError(
+                f"augment={named(augment)} returned {said} for image {number}, of shape {tuple(image[None].shape)}: expected one "
+                "image, (1, C, H, W)"
+            )
+        changed.append(made)
+    return torch.cat(changed)
 
 
 class _Speed:

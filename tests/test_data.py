@@ -152,6 +152,29 @@ def test_the_released_view_is_no_downsampling():
         dataset.low(0, scale=0.01)
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_labels_are_those_of_the_layouts(variant, seed, monkeypatch):
+    dataset = MegapixelMNIST("test", 30, size=400, n_noise=4, seed=seed, variant=variant)
+    layouts = [dataset.layout(number).label for number in range(30)]
+    monkeypatch.setattr(MegapixelMNIST, "_place", None)  # no glyph is placed to learn a label
+    assert dataset.labels.tolist() == layouts and len(set(layouts)) > 5
+
+
+def test_the_released_variant_in_the_smallest_image():
+    dataset = MegapixelMNIST(n_images=3, size=(56, 3000), n_noise=2, variant="released")
+    assert all((dataset.layout(number).noise_corners[:, 0] == 28).all() and dataset[number][0].any() for number in range(3))
+    assert MegapixelMNIST(n_images=1, size=(55, 3000), n_noise=0, variant="released")[0][0].shape == (1, 55, 3000)
+
+
+def test_an_image_has_a_whole_number():
+    dataset = MegapixelMNIST(n_images=3, size=300, n_noise=4)
+    for number in (slice(0, 2), 1.0):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            dataset[number]
+    assert torch.equal(dataset[torch.tensor(1)][0], dataset[-2][0])
+
+
 def test_labels_are_known_without_drawing():
     dataset = MegapixelMNIST(n_images=50, size=400, n_noise=4)
     assert dataset.labels.tolist() == [dataset[i][1] for i in range(50)]
@@ -208,6 +231,12 @@ def test_sizes_of_any_integer_type():
         ({"noise": "salt"}, "noise='salt'"),
         ({"variant": "mine"}, "variant='mine': expected 'paper' or 'released'"),
         ({"digits": "all"}, "digits='all': expected 'full'"),
+        ({"n_images": -1}, "n_images=-1: expected a whole number, at least 0"),
+        ({"n_images": 2.5}, r"n_images=2\.5: expected a whole number"),
+        (
+            {"size": (55, 4000), "variant": "released"},
+            r"size=\(55, 4000\): noise of the released variant keeps 28 pixels off the border; expected sides of at least 56",
+        ),
         ({"size": 200}, r"size=\(200, 200\): 5 digits and 50 pieces of noise .* do not fit"),
         ({"n_same": 6}, "n_same=6 of n_digits=5"),
         ({"digits": (IMAGES.astype(np.float32) / 255, LABELS)}, r"digits of type float32: expected uint8, 0 … 255"),

@@ -53,6 +53,13 @@ def test_items_depend_on_seed_split_and_number_only(kind):
     assert not torch.equal(one[0][0], kind("test", n_images=3, **options)[0][0])
 
 
+def test_an_image_has_a_whole_number(kind):
+    dataset = kind(n_images=2, **SMALL[kind])
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        dataset[0:2]
+    assert torch.equal(dataset[torch.tensor(1)][0], dataset[-1][0])
+
+
 def test_classes_are_balanced(kind):
     dataset = kind(n_images=40, **SMALL[kind])
     assert dataset.class_counts().tolist() == [40 // len(dataset.classes)] * len(dataset.classes)
@@ -128,6 +135,9 @@ def test_faces():
         (lambda: GeneratedHistology("val"), "split='val': expected 'train' or 'test'"),
         (lambda: GeneratedHistology(size=64), r"size=\(64, 64\): expected at least 128"),
         (lambda: GeneratedHistology(max_glands=0), "max_glands=0: expected at least 1"),
+        (lambda: GeneratedHistology(n_images=-1), "n_images=-1: expected a whole number, at least 0"),
+        (lambda: GeneratedRoads(n_images=-4), "n_images=-4: expected a whole number, at least 0"),
+        (lambda: GeneratedRoads(n_images=1.5), r"n_images=1\.5: expected a whole number"),
         (lambda: GeneratedRoads("val"), "split='val': expected 'train' or 'test'"),
         (lambda: GeneratedRoads(size=(100, 640)), r"size=\(100, 640\): too small for signs up to 28 pixels wide"),
         (lambda: GeneratedRoads(sign_width=(40, 20)), r"sign_width=\(40, 20\): expected the narrowest"),

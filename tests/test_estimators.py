@@ -639,6 +639,28 @@ def test_a_hilbert_curve_is_the_callers_own():
     assert hilbert_curve(4, 4).max() == 15
     flat = torch.full((1, 4, 4), -math.log(16))
     assert ESTIMATORS["systematic"].sample(flat, 4).max() < 16
+    with pytest.raises(ValueError, match="a map of 0 × 3: expected at least one location"):
+        hilbert_curve(0, 3)
+
+
+@pytest.mark.parametrize("name", ["systematic", "stratified", "pps"])
+def test_a_curve_first_seen_in_inference_mode_serves_training(name):
+    estimators._hilbert_curve_on.cache_clear()
+    logits = torch.randn(2, 5, 6)
+    with torch.inference_mode():
+        ESTIMATORS[name].sample(logits.flatten(1).log_softmax(1).view_as(logits), 3)
+    log_attention = logits.requires_grad_().flatten(1).log_softmax(1).view_as(logits)
+    order = estimators.curve_order(log_attention, "hilbert")
+    log_attention.flatten(1)[:, order].sum().backward()  # an index that is saved for the gradient
+    assert logits.grad.isfinite().all()
+    index = ESTIMATORS[name].sample(log_attention, 3)
+    ESTIMATORS[name](log_attention, index, torch.randn(2, 3, 4))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_draw_of_no_location_is_refused(name):
+    with pytest.raises(ValueError, match=r"index of shape \(1, 0\) holds no location: expected n >= 1"):
+        ESTIMATORS[name](UNIFORM, torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0, 8))
 
 
 @pytest.mark.parametrize(
@@ -757,9 +779,11 @@ def test_a_location_twice_is_another_estimators_draw(name):
         ESTIMATORS[name](UNIFORM, torch.tensor([[2, 0, 2]]), torch.ones(1, 3, 1))
 
 
-def test_gradients_by_image_can_be_mapped():
-    estimator, log_attention = ESTIMATORS["with_replacement"], torch.randn(3, 50).log_softmax(1)
-    index, features = estimator.sample(log_attention, 5), torch.randn(3, 5, 4)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_gradients_by_image_can_be_mapped(name):
+    estimator = ESTIMATORS[name]
+    log_attention = (2 * torch.randn(3, 7, 7)).flatten(1).log_softmax(1)  # peaked: some draws hold more than half of it
+    index, features = estimator.sample(log_attention.view(3, 7, 7), 5), torch.randn(3, 5, 4)
 
     def total(log_a, i, f):
         return estimator(log_a[None], i[None], f[None]).sum()
@@ -767,6 +791,13 @@ def test_gradients_by_image_can_be_mapped():
     mapped = torch.vmap(torch.func.grad(total))(log_attention, index, features)
     single = [torch.func.grad(total)(*parts) for parts in zip(log_attention, index, features, strict=True)]
     torch.testing.assert_close(mapped, torch.stack(single))
+    of_one = torch.vmap(torch.func.grad(total), in_dims=(None, 0, 0))(log_attention[0], index, features)
+    single = [torch.func.grad(total)(log_attention[0], *parts) for parts in zip(index, features, strict=True)]
+    torch.testing.assert_close(of_one, torch.stack(single))
+    # And as without torch.func.
+    by_hand = log_attention.clone().requires_grad_()
+    estimator(by_hand, index, features).sum().backward()
+    torch.testing.assert_close(mapped, by_hand.grad)
 
 
 def test_a_standard_error_is_as_precise_as_the_estimate():

@@ -1038,8 +1038,9 @@ def test_where_the_patches_were(monkeypatch):
 
 def test_locations_too_far_apart_for_the_patches_are_warned_of():
     parts = SpeedLimitsAttention(), ResNet8Features(), Classifier(32, 4)
-    with pytest.warns(UserWarning, match=r"locations 26\.67 pixels apart \(stride 8 .* scale 0\.3\) for patches of 26"):
+    with pytest.warns(UserWarning, match=r"locations 26\.67 pixels apart \(stride 8 .* scale 0\.3\) for patches of 26") as said:
         AttentionSampling(*parts, patch_size=26, scale=0.3)
+    assert [warning.filename for warning in said] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AttentionSampling(*parts, patch_size=27, scale=0.3)

@@ -16,6 +16,13 @@ from atslib.profiling import peak_memory
 from atslib.training import attention_loss
 
 
+def test_regions_too_far_apart_are_warned_of_where_the_model_is_made():
+    within = AttentionSampling(attention(), features(), nn.Identity(), 6, 2, scale=1 / 6)
+    with pytest.warns(UserWarning, match="locations 20 pixels apart") as said:
+        NestedSampling(attention(), within, Classifier(5, 3), region_size=12, scale=0.05)
+    assert [warning.filename for warning in said] == [__file__]
+
+
 def attention():
     return AttentionNetwork(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1))
 

@@ -1,5 +1,7 @@
 """The files that say what the package is and what it needs agree with each other."""
 
+import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -212,6 +214,24 @@ def test_sdist_holds_what_makes_the_same_wheel_and_no_tests_that_cannot_run(whee
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {"atslib"}
     again = built("wheel", tmp_path, folder)
     assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "atslib").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_name_is_known_in_its_file(path):
+    """Annotations are not evaluated, and the linter does not look for names in them: shapes in quotes are none."""
+    known, used = {*dir(builtins), "__file__", "__path__"}, {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used.setdefault(node.id, node.lineno)
+        elif isinstance(node, ast.Name):
+            known.add(node.id)
+        elif isinstance(node, ast.alias):
+            known.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+            known.add(node.name)
+    assert not {name: line for name, line in used.items() if name not in known}
 
 
 def test_readme_is_whole_on_a_page_that_lies_elsewhere():

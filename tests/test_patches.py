@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from atslib.networks import AttentionNetwork
-from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
+from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, overlaps, pair
 from atslib.profiling import peak_memory
 
 DTYPES = [torch.uint8, torch.uint16, torch.uint64, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
@@ -78,6 +78,21 @@ def test_extract_patches_is_differentiable_in_the_image():
     image = torch.rand(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     corners = torch.tensor([[[-1, 0], [2, 3]]])
     assert torch.autograd.gradcheck(lambda x: extract_patches(x, corners, 3), image)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.complex128])
+@pytest.mark.parametrize("length", range(1, 10))
+def test_distinct_patches_of_any_type_and_length(dtype, length):
+    """Eight bytes are compared at a time, and patches need not end with one of these."""
+    values = torch.randint(0, 2, (30, 3, 1, length)).to(dtype)
+    for patches in (values, values[:, 1:2], values[..., -1:]):  # the second is no row of its memory
+        seen, expected = [], []
+        for patch in patches.tolist():
+            if patch not in seen:
+                seen.append(patch)
+            expected.append(seen.index(patch))
+        first, which = distinct_patches(patches)
+        assert which.tolist() == expected and [patches[number].tolist() for number in first] == seen
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bfloat16, torch.float32, torch.float64])
@@ -154,6 +169,16 @@ def test_geometry_rounds_the_formula(image, ratio, patch, stride, padding, field
     torch.testing.assert_close(geometry.centre(index)[0, :cells, 1], expected)
 
 
+def test_locations_of_any_whole_type():
+    """A pixel of the image times the view's side is beyond 32 bits."""
+    geometry = PatchGeometry((100_000, 100_000), (30_000, 30_000), (30_000, 30_000), patch_size=50)
+    index = torch.tensor([[0, 30_000**2 - 1]])
+    assert torch.equal(geometry.top_left(index.int()), geometry.top_left(index))
+    assert torch.equal(geometry.centre(index.int()), geometry.centre(index))
+    with pytest.raises(ValueError, match=r"index of type torch.float32: expected whole numbers"):
+        geometry.top_left(index.float())
+
+
 def test_geometry_of_a_map_that_is_not_square():
     geometry = PatchGeometry((960, 1280), (288, 384), (35, 47), 100, stride=8, padding=0, receptive_field=16)
     index = torch.tensor([[0, 46, 34 * 47]])
@@ -223,6 +248,21 @@ def test_downsample_keeps_every_stroke():
         image = torch.zeros(1, 1, 60, 60)
         image[..., column] = 1
         assert downsample(image, (7, 7)).mean().item() == pytest.approx(1 / 60)
+
+
+@pytest.mark.parametrize("size", [(30, 45), (31, 37)])  # columns in 45 groups of 20, and in one of 900
+def test_downsample_makes_the_weights_of_columns_once(size, monkeypatch):
+    image, calls = torch.rand(1, 2, 600, 900), []
+    expected = downsample(image, size)
+
+    def counted(fine, coarse, *part):
+        calls.append(fine)
+        return overlaps(fine, coarse, *part)
+
+    monkeypatch.setattr("atslib.patches.overlaps", counted)
+    monkeypatch.setattr("atslib.patches._STRIP", 1 << 14)  # some ten rows at a time
+    torch.testing.assert_close(downsample(image, size), expected)
+    assert sum(fine in (900, 20) for fine in calls) <= 2  # in two blocks; in groups, beside those of the rows, of 20 pixels, too
 
 
 def test_downsample_in_strips_is_the_same(monkeypatch):

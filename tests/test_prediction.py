@@ -14,6 +14,7 @@ from atslib.loading import seed_for
 from atslib.models import Output
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, ResNet8
 from atslib.prediction import Prediction, predict
+from atslib.training import Settings, evaluate, train
 
 
 def model(seed=0):
@@ -228,9 +229,57 @@ def test_what_predict_does_not_take_is_named():
         predict(model(), images(1), return_patches=True, progress=False)
 
 
-def test_what_is_one_images_is_refused():
-    with pytest.raises(ValueError, match="low for predict, which is one image's"):
-        predict(model(), [torch.rand(1, 40, 40)] * 2, low=torch.rand(1, 1, 10, 10), progress=False)
+@pytest.mark.parametrize(
+    "word, value, said",
+    [
+        ("low", torch.rand(1, 1, 10, 10), "which is one image's: call the model"),
+        ("log_attention", torch.zeros(1, 10, 10), "which is one image's: call the model"),
+        ("return_patches", True, "which keeps logits only: call the model"),
+        ("generator", torch.Generator(), "expected a seed"),
+    ],
+)
+@pytest.mark.parametrize("function", [predict, evaluate])
+def test_what_is_one_calls_is_refused(function, word, value, said):
+    with pytest.raises(ValueError, match=f"{word} for {function.__name__}.*{said}"):
+        function(model(), [(torch.rand(1, 40, 40), 0)] * 2, progress=False, **{word: value})
+
+
+class Answering(nn.Module):
+    """A model that makes logits as it is told."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make, self.layer = make, nn.Linear(1, 3)
+
+    def forward(self, image, generator=None):
+        return self.make(self.layer(image.mean((2, 3))))
+
+
+def output(logits):
+    return Output(logits=logits, log_attention=None, index=None, pooled=None)
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda logits: logits, "returned a Tensor: expected an atslib.models.Output"),
+        (lambda logits: output(logits[:, 0]), r"returned logits of shape \({n},\) for a batch of {n}: expected \({n}, outputs\)"),
+        (lambda logits: output(logits[:, None]), r"returned logits of shape \({n}, 1, 3\) for a batch of {n}"),
+        (lambda logits: output(logits.repeat(2, 1)), r"returned logits of shape \({twice}, 3\) for a batch of {n}"),
+        (lambda logits: output(logits.tolist()), "returned logits of type list for a batch of {n}"),
+        (lambda logits: output(logits[:, :0]), r"returned logits of shape \({n}, 0\) for a batch of {n}"),
+    ],
+    ids=["no output", "a number each", "a further axis", "too many", "a list", "none"],
+)
+def test_what_is_no_logits_is_named(make, said):
+    answering, pairs = Answering(make), [(torch.rand(1, 40, 40), 0)] * 4
+    of_two = f"Answering {said.format(n=2, twice=4)}"
+    with pytest.raises(ValueError, match=f"^{of_two}"):
+        train(answering, pairs, None, Settings(batch_size=2), progress=False)
+    with pytest.raises(ValueError, match=f"^{of_two}"):
+        evaluate(answering, pairs, batch_size=2, progress=False)
+    with pytest.raises(ValueError, match=f"^image 0: Answering {said.format(n=1, twice=2)}"):
+        predict(answering, pairs, progress=False)
 
 
 def test_the_image_of_other_channels_is_named():

@@ -19,7 +19,7 @@ from atslib.data import Augmentation, DataError, ImagePyramid
 from atslib.data.pyramids import _SlideLevel, _whole_place
 from atslib.loading import InMemory, Loader
 from atslib.networks import AttentionNetwork, Classifier, MILAttention
-from atslib.patches import ImageBatch
+from atslib.patches import ImageBatch, overlaps
 from atslib.training import Settings, evaluate, train
 
 tifffile = pytest.importorskip("tifffile")
@@ -88,6 +88,25 @@ def test_patches_and_views_are_those_of_the_tensor(shape, n, fraction, first, fi
     view = downsample(pyramid, size)
     assert view.dtype == downsample(image, size).dtype
     torch.testing.assert_close(view, downsample(image, size))
+
+
+@pytest.mark.parametrize("chunks", [None, (50, 2000, 1), (128, 128, 1)])
+def test_a_view_of_many_blocks_makes_weights_of_columns_once_and_only_those_that_count(chunks, monkeypatch):
+    monkeypatch.setattr("atslib.data.pyramids._BLOCK", 1 << 16)
+    made = []
+
+    def recorded(fine, coarse, first=0, last=None):
+        made.append(overlaps(fine, coarse, first, last))
+        return made[-1]
+
+    monkeypatch.setattr("atslib.data.pyramids.overlaps", recorded)
+    pixels = pixels_of(2000, 2000, 1)
+    recorder = Recorder(pixels, chunks)
+    view = downsample(ImagePyramid([recorder]), 100)
+    torch.testing.assert_close(view, downsample(as_tensor(pixels), 100))
+    blocks_of_rows = len(recorder.read) if chunks != (128, 128, 1) else round(len(recorder.read) ** 0.5)
+    assert len(recorder.read) > 20 and len(made) <= blocks_of_rows + 20
+    assert max(weights.numel() for weights in made) <= 32 * 640
 
 
 @pytest.mark.parametrize("chunks", [(64, 64, 3), (32, 397, 3), (301, 397, 3), None])
@@ -244,8 +263,9 @@ def test_tiff_with_other_axes(tmp_path, axes, shape, index, channels_first):
     array = np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
     tifffile.imwrite(tmp_path / "cells.ome.tif", array, ome=True, metadata={"axes": axes}, tile=(32, 32))
     left_out = [f"the first of {side} along {axis}" for axis, side in zip(axes, shape, strict=True) if axis in "TZ"]
-    with pytest.warns(UserWarning, match=" and ".join(left_out)) if left_out else nullcontext():
+    with pytest.warns(UserWarning, match=" and ".join(left_out)) if left_out else nullcontext([]) as said:
         pyramid = ImagePyramid.open(tmp_path / "cells.ome.tif", white=65535)
+    assert all(warning.filename == __file__ for warning in said)
     expected = torch.from_numpy(array[index].astype(np.float32) / 65535)
     expected = (expected if channels_first else expected.permute(2, 0, 1))[None]
     assert pyramid.shape == expected.shape
@@ -623,8 +643,9 @@ def test_tiles_that_a_file_lacks_have_the_value_that_is_named(tmp_path):
         for code in (324, 325):  # offsets and byte counts: all tiles but one are taken away
             tag = file.pages[0].tags[code]
             tag.overwrite([value if number == 4 else 0 for number, value in enumerate(tag.value)])
-    with pytest.warns(UserWarning, match=r"sparse\.tif: 5 tiles are not in the file and are read as 0; name what stands"):
+    with pytest.warns(UserWarning, match=r"sparse\.tif: 5 tiles are not in the file and are read as 0; name what stands") as said:
         black = ImagePyramid.open(path)
+    assert [warning.filename for warning in said] == [__file__]
     assert downsample(black, (2, 3))[0, 0].mul(255).round().tolist() == [[0, 0, 0], [0, 100, 0]]
     white = ImagePyramid.open(path, missing=240)
     for image in (white, pickle.loads(pickle.dumps(white))):
@@ -646,5 +667,6 @@ def test_an_orientation_that_is_not_applied_is_said(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     path = tmp_path / "side.tif"
     tifffile.imwrite(path, np.zeros((8, 10), np.uint8), extratags=[(274, "H", 1, 6, True)])
-    with pytest.warns(UserWarning, match="the file's orientation is not applied"):
+    with pytest.warns(UserWarning, match="the file's orientation is not applied") as said:
         assert ImagePyramid.open(path).shape == (1, 1, 8, 10)
+    assert [warning.filename for warning in said] == [__file__]

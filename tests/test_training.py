@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import atslib.training
-from atslib.checkpoints import load_checkpoint, read_position, save_checkpoint
+from atslib.checkpoints import load_checkpoint, load_weights, read_position, save_checkpoint
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
 from atslib.fingerprints import how_it_computes
@@ -329,6 +329,12 @@ def test_balanced_needs_labels():
     for dataset, kind in ((items, "list"), (Subset(items, range(4)), "Subset")):
         with pytest.raises(ValueError, match=f"{kind} has no attribute labels"):
             train(model(), dataset, None, replace(SETTINGS, balanced=True), progress=False)
+    more = data()
+    more.n_images = 20  # of the labels there are 24 still
+    assert len(data().labels) == 24
+    more.labels = data().labels
+    with pytest.raises(ValueError, match="balanced=True: 24 labels for 20 images, expected one for each"):
+        train(model(), more, None, replace(SETTINGS, balanced=True), progress=False)
 
 
 def test_an_augmentation_that_is_a_function_resumes(tmp_path):
@@ -630,10 +636,23 @@ def test_a_run_ends_in_the_precision_it_was_begun_in(tmp_path, monkeypatch):
     assert read_position(path)["bfloat16"] is True
 
 
-def test_progress_says_how_it_goes(capsys):
+def test_progress_says_how_it_goes(capsys, monkeypatch):
+    monkeypatch.setattr("tqdm.std.time", itertools.count().__next__)  # a second from look to look: every step is drawn
     train(model(), data(), None, replace(SETTINGS, epochs=1), progress=True)
     shown = capsys.readouterr().err
     assert all(word in shown for word in ("epoch 1/1", "loss=", "error=", "entropy=", "images/s=", "left="))
+
+
+def test_the_bar_is_not_drawn_at_every_step(capsys, monkeypatch):
+    """A fiftieth of a second a step, by a clock of its own: five steps to a tenth of a second, tqdm's least time between two."""
+    now = [0.0]
+
+    def next_step(*_):
+        now[0] += 0.02
+
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    train(Dropping(), [(torch.rand(1, 120, 120), 0)] * 300, None, Settings(epochs=1, batch_size=1), on_step=next_step)
+    assert 10 < capsys.readouterr().err.count("epoch 1/1") < 100
 
 
 def test_another_seed_is_another_run():
@@ -1245,10 +1264,72 @@ def test_an_optimiser_must_be_a_function_of_the_model(tmp_path):
         (torch.optim.AdamW, r"optimiser AdamW: expected a function of the model that makes one, lambda model: AdamW\(model"),
         (of_another, "optimiser AdamW: expected a function of the model that makes one"),
         (lambda trained: None, "optimiser made a NoneType"),
-        (lambda trained: of_another, "parameters that are not the model's"),
+        (lambda trained: of_another, "optimiser with none of the model's parameters, so that nothing would be trained"),
+        (lambda trained: torch.optim.SGD([*trained.parameters(), *model().parameters()]), "parameters that are not the model's"),
     ):
         with pytest.raises(ValueError, match=said):
             train(model(), data(), None, SETTINGS, optimiser=wrong, checkpoint=tmp_path / "run.pt", **options)
+    with pytest.raises(ValueError, match="none of the model's parameters"):  # without a checkpoint, too
+        train(model(), data(), None, SETTINGS, optimiser=lambda trained: of_another, **options)
+
+
+@pytest.mark.parametrize(
+    "augment, said",
+    [
+        (lambda image, generator: image[0], r"returned shape \(1, 120, 120\)"),
+        (lambda image, generator: image.repeat(2, 1, 1, 1), r"returned shape \(2, 1, 120, 120\)"),
+        (lambda image, generator: image.numpy(), "returned type ndarray"),
+    ],
+)
+def test_an_augmentation_that_makes_no_image_is_named(augment, said):
+    with pytest.raises(ValueError, match=rf"augment=.*lambda.* {said} for image \d+, of shape \(1, 1, 120, 120\): expected one"):
+        train(model(), data(), None, SETTINGS, augment=augment, progress=False)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_another_default_type_changes_nothing(default):
+    settings, runs = replace(SETTINGS, epochs=1, class_weights=(1.3,) * 10), []
+    for dtype in (torch.float32, default):
+        trained, before = model(), torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(dtype)
+            runs.append(without_times(train(trained, data(), data("test", 8), settings, progress=False)))
+            assert evaluate(trained, data("test", 8), progress=False)["logits"].dtype == torch.float32
+        finally:
+            torch.set_default_dtype(before)
+    for key, value in runs[0][0].items():
+        assert runs[1][0][key] == pytest.approx(value, rel=1e-3)
+
+
+class Doubled(InMemory):
+    """A set in memory whose items are not what lies there."""
+
+    def __getitem__(self, number):
+        image, label = super().__getitem__(number)
+        return 2 * (image // 2), 9 - label
+
+
+def test_a_set_in_memory_with_items_of_its_own_is_asked_for_them():
+    plain, own = InMemory(data()), Doubled(data())
+    for some in (own, own.part(range(4)), Subset(own, [3, 5])):
+        images, labels = next(iter(Loader(some, "cpu").batches([[1, 0]])))
+        assert torch.equal(images, torch.stack([some[1][0], some[0][0]])) and labels.tolist() == [some[1][1], some[0][1]]
+    found = evaluate(model(), own, progress=False)
+    assert torch.equal(found["labels"], 9 - plain.labels)
+    assert not torch.equal(found["logits"], evaluate(model(), plain, progress=False)["logits"])
+
+
+def test_a_home_folder_is_that_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    settings, trained = replace(SETTINGS, epochs=1), model()
+    for _ in range(2):  # and it is found there
+        curve = train(trained, data(), None, settings, checkpoint="~/run/x.pt", progress=False)
+    assert (tmp_path / "run" / "x.pt").is_file() and not (tmp_path / "~").exists()
+    assert read_position("~/run/x.pt")["curve"] == curve
+    other = model(seed=3)
+    load_weights("~/run/x.pt", other)
+    assert torch.equal(weights(other), weights(trained))
 
 
 def test_enough_is_enough(tmp_path):

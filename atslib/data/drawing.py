@@ -5,6 +5,8 @@ NumPy only, so that a machine without an imaging library draws them too.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -12,6 +14,15 @@ from jaxtyping import Float, Int
 def stream(*key: int) -> np.random.RandomState:
     """A random stream that depends on the key alone; its numbers are frozen for good (NumPy NEP 19)."""
     return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def count_of_images(given: int | None, usual: int) -> int:
+    """How many images a set has, ``usual`` where nothing is said. Raises a ValueError for what is no whole number from 0."""
+    if given is None:
+        return usual
+    if not isinstance(given, Integral) or given < 0:
+        raise ValueError(f"n_images={given!r}: expected a whole number, at least 0")
+    return int(given)
 
 
 def balanced_labels(n_images: int, n_classes: int, *key: int) -> Int[np.ndarray, " N"]:

@@ -24,8 +24,8 @@ from atslib.checkpoints import whole
 from atslib.loading import LabelledImages, as_numbers
 from atslib.patches import ImageSource
 
-# What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
 _ON_THE_SIDE = (5, 6, 7, 8)  # the orientations of EXIF whose rows are columns
+# What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
 _DAMAGED_EXIF = (KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError, struct.error)
 _lifting = threading.Lock()
 if hasattr(os, "register_at_fork"):  # no worker is to begin while the limit is lifted, or with a lock that nobody opens

@@ -7,6 +7,7 @@ does on this task, not how it does on tissue.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from atslib.data.drawing import balanced_labels, inside, noise, stream, to_bytes, window
+from atslib.data.drawing import balanced_labels, count_of_images, inside, noise, stream, to_bytes, window
 from atslib.loading import LabelledImages
 from atslib.patches import pair
 
@@ -95,7 +96,7 @@ class GeneratedHistology(LabelledImages):
         if max_glands < 1:
             raise ValueError(f"max_glands={max_glands}: expected at least 1")
         self.split, self.seed, self.max_glands = split, seed, max_glands
-        n_images = n_images if n_images is not None else {"train": 400, "test": 200}[split]
+        n_images = count_of_images(n_images, {"train": 400, "test": 200}[split])
         self.labels = torch.from_numpy(balanced_labels(n_images, 2, seed, _SPLITS.index(split), 0))
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
@@ -107,7 +108,7 @@ class GeneratedHistology(LabelledImages):
         return self._draw(number)[1]
 
     def _draw(self, number: int) -> tuple[UInt8[np.ndarray, "3 H W"], Tissue]:
-        number = range(len(self))[number]  # IndexError beyond the end, negative numbers from the end
+        number = range(len(self))[operator.index(number)]  # IndexError beyond the end, negative numbers from the end
         random = stream(self.seed, _SPLITS.index(self.split), 1, number)
         label = int(self.labels[number])
         height, width = self.size

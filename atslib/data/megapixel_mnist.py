@@ -7,6 +7,7 @@ machine draws the same pixels.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from atslib.data.digits import mnist_digits
+from atslib.data.drawing import count_of_images
 from atslib.data.mnist import full_mnist
 from atslib.loading import LabelledImages
 from atslib.patches import pair
@@ -68,8 +70,8 @@ class MegapixelMNIST(LabelledImages):
     Items are ``(image, label)``: uint8 of shape ``(1, H, W)`` and an int.
 
     Raises:
-        ValueError: an unknown split, noise or variant, an image too small for what is to lie in it, digits of another type or
-            shape, or without one of the classes.
+        ValueError: an unknown split, noise or variant, a number of images that is none, an image too small for what is to lie in
+            it, digits of another type or shape, or without one of the classes.
         DataError: all of MNIST is wanted and not there.
 
     >>> image, label = MegapixelMNIST("train", n_images=1, size=300, n_noise=8)[0]
@@ -104,7 +106,7 @@ class MegapixelMNIST(LabelledImages):
         if not 1 <= n_same <= n_digits:
             raise ValueError(f"n_same={n_same} of n_digits={n_digits} of one class: expected 1 <= n_same <= n_digits")
         self.split = split
-        self.n_images = n_images if n_images is not None else {"train": 5000, "test": 1000}[split]
+        self.n_images = count_of_images(n_images, {"train": 5000, "test": 1000}[split])
         self.size = pair(size)
         self.n_digits, self.n_same, self.n_noise, self.noise, self.seed = n_digits, n_same, n_noise, noise, seed
         self.variant = variant
@@ -113,6 +115,11 @@ class MegapixelMNIST(LabelledImages):
             raise ValueError(
                 f"size={self.size}: {n_digits} digits and {n_noise} pieces of noise of {GLYPH} × {GLYPH} pixels do not fit "
                 "without crowding; take a larger image or less noise"
+            )
+        if variant == "released" and n_noise and min(self.size) < 2 * GLYPH:
+            raise ValueError(
+                f"size={self.size}: noise of the released variant keeps {GLYPH} pixels off the border; expected sides of at "
+                f"least {2 * GLYPH}, or n_noise=0"
             )
         if digits is None:
             digits = mnist_digits(split)
@@ -130,7 +137,9 @@ class MegapixelMNIST(LabelledImages):
     @cached_property
     def labels(self) -> Int[Tensor, " N"]:
         """Class of every image."""
-        return torch.tensor([self.layout(number).label for number in range(self.n_images)], dtype=torch.int64)
+        # Nothing is placed, which would take most of the time.
+        classes = [_class(self._random(number, of="image")) for number in range(self.n_images)]
+        return torch.tensor(classes, dtype=torch.int64)
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "1 H W"], int]:
         image = np.zeros(self.size, dtype=np.uint8)
@@ -193,9 +202,9 @@ class MegapixelMNIST(LabelledImages):
 
     def _compose(self, number: int) -> tuple[Layout, np.random.RandomState]:
         """Choose label, digits and places; the generator goes on with the noise."""
-        number = range(self.n_images)[number]  # IndexError beyond the end, negative numbers from the end
+        number = range(self.n_images)[operator.index(number)]  # IndexError beyond the end, negative numbers from the end
         random = self._random(number, of="image")
-        label = int(random.randint(0, 10))
+        label = _class(random)
         same, other = self._of_class[label], self._of_other[label]
         digits = np.concatenate(
             [
@@ -239,6 +248,11 @@ class MegapixelMNIST(LabelledImages):
         # RandomState's streams are frozen for good (NumPy NEP 19), those of default_rng are not.
         key = [self.seed, _SPLITS.index(self.split), ("image", "bank").index(of), number]
         return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _class(random: np.random.RandomState) -> int:
+    """Class of an image, the first thing that is drawn of it."""
+    return int(random.randint(0, 10))
 
 
 def _check_digits(images: np.ndarray, labels: np.ndarray) -> None:

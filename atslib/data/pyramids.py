@@ -37,6 +37,7 @@ from torch import Tensor
 
 from atslib.data.files import DataError, needed
 from atslib.patches import ImageSource, check_aspect, covered, overlaps
+from atslib.warned import warn
 
 # Pixel values that are read at a time for a view, if one pixel of it does not need more: some ten megabytes in floating point.
 _BLOCK = 1 << 22
@@ -153,13 +154,12 @@ class ImagePyramid(ImageSource):
         path = Path(path).expanduser()
         opened = _open(path, missing)
         if opened.absent and missing is None:
-            warnings.warn(
+            warn(
                 f"{path}: {opened.absent} tiles are not in the file and are read as {opened.fill:g}; name what stands for them, "
-                "missing=255 for white",
-                stacklevel=2,
+                "missing=255 for white"
             )
         if opened.turned:
-            warnings.warn(f"{path}: the file's orientation is not applied; rows and columns are as they are stored", stacklevel=2)
+            warn(f"{path}: the file's orientation is not applied; rows and columns are as they are stored")
         if opened.bits and white is None:
             opened.close()
             raise ValueError(f"{path}: values of {opened.bits} bits: expected white={2**opened.bits - 1}, what networks see as 1")
@@ -291,21 +291,34 @@ def _means(
     else:  # strips: whole ones, if need be the image
         columns_at_a_time = coarse[1]
         rows_at_a_time = max(1, int(_BLOCK / (pixels * coarse[1])), tile_height * coarse[0] // height)
+    lefts = range(0, coarse[1], columns_at_a_time)
+    spans = [_span(width, coarse[1], left, min(left + columns_at_a_time, coarse[1])) for left in lefts]  # the same in all rows
     means = None
     for top in range(0, coarse[0], rows_at_a_time):
-        for left in range(0, coarse[1], columns_at_a_time):
-            bottom, right = min(top + rows_at_a_time, coarse[0]), min(left + columns_at_a_time, coarse[1])
-            rows, columns = covered(height, coarse[0], top, bottom), covered(width, coarse[1], left, right)
-            block = read(slice(*rows), slice(*columns))
+        bottom = min(top + rows_at_a_time, coarse[0])
+        rows, down = slice(*covered(height, coarse[0], top, bottom)), overlaps(height, coarse[0], top, bottom)  # (q, p)
+        for left, right, columns, across in spans:
+            block = read(rows, columns)
             block = block.to(torch.promote_types(block.dtype, torch.float32))
-            down = overlaps(height, coarse[0], top, bottom).to(block)  # (q, p)
-            across = overlaps(width, coarse[1], left, right).to(block)  # (s, r)
-            with torch.autocast("cpu", enabled=False):
-                part = down @ block.permute(2, 0, 1) @ across.T  # (C, q, s)
             if means is None:
-                means = part.new_empty(channels, *coarse)
-            means[:, top:bottom, left:right] = part
+                means = block.new_empty(channels, *coarse)
+            with torch.autocast("cpu", enabled=False):
+                part = down.to(block) @ block.permute(2, 0, 1)  # (C, q, r)
+                parts = [part[..., start:stop] @ weights.to(block).T for start, stop, weights in across]
+            means[:, top:bottom, left:right] = torch.cat(parts, dim=2)
     return means
+
+
+def _span(fine: int, coarse: int, left: int, right: int) -> tuple[int, int, slice, list[tuple[int, int, Float[Tensor, "s r"]]]]:
+    """A stretch of the view's columns (from, up to), the pixels under it, and for every 32 columns which of these (from, up to),
+    with what weights: those of a whole row would be nearly all zero."""
+    start, stop = covered(fine, coarse, left, right)
+    across = []
+    for first in range(left, right, 32):
+        last = min(first + 32, right)
+        near, far = covered(fine, coarse, first, last)
+        across.append((near - start, far - start, overlaps(fine, coarse, first, last)))
+    return left, right, slice(start, stop), across
 
 
 def _close_in(process: int, close: Callable[[], object]) -> None:
@@ -449,10 +462,9 @@ class _Plane:
         others = [(axis, side) for axis, side in zip(axes, array.shape, strict=True) if axis not in kept and side > 1]
         if others:
             lost = " and ".join(f"the first of {side} along {axis}" for axis, side in others)
-            warnings.warn(
+            warn(
                 f"an array of axes {axes} and shape {tuple(array.shape)}: {lost} is taken; for bands as channels open it with "
-                "tifffile or zarr, and give ImagePyramid([array], channels_first=…) the array",
-                stacklevel=2,
+                "tifffile or zarr, and give ImagePyramid([array], channels_first=…) the array"
             )
         self._array, self._kept = array, [axis in kept for axis in axes]
         self.shape = tuple(side for side, keep in zip(array.shape, self._kept, strict=True) if keep)

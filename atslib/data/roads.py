@@ -9,6 +9,7 @@ it does on roads.
 from __future__ import annotations
 
 import itertools
+import operator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from atslib.data.drawing import balanced_labels, blend, inside, noise, stream, to_bytes, window
+from atslib.data.drawing import balanced_labels, blend, count_of_images, inside, noise, stream, to_bytes, window
 from atslib.data.speed_limits import Sign
 from atslib.loading import LabelledImages
 from atslib.patches import pair
@@ -90,7 +91,7 @@ class GeneratedRoads(LabelledImages):
                 f"{4 * sign_width[1]} × {4 * sign_width[1]}, or give a smaller sign_width"
             )
         self.split, self.seed, self.size, self.sign_width = split, seed, size, tuple(sign_width)
-        n_images = n_images if n_images is not None else {"train": 800, "test": 400}[split]
+        n_images = count_of_images(n_images, {"train": 800, "test": 400}[split])
         self.labels = torch.from_numpy(balanced_labels(n_images, 4, seed, _SPLITS.index(split), 2))
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
@@ -120,7 +121,7 @@ class GeneratedRoads(LabelledImages):
 
     def _compose(self, number: int) -> tuple[float, list[_Placed]]:
         """Where the horizon is and what signs stand where."""
-        number = range(len(self))[number]  # IndexError beyond the end, negative numbers from the end
+        number = range(len(self))[operator.index(number)]  # IndexError beyond the end, negative numbers from the end
         random = stream(self.seed, _SPLITS.index(self.split), 3, number)
         height, width = self.size
         horizon = (0.42 + 0.12 * random.rand()) * height
