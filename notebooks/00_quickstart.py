@@ -133,6 +133,25 @@ attention = out.log_attention.exp().flatten(1).gather(1, out.index)[0]
 plots.show_patches(out.patches[0], [f"attention {a:.3f}" for a in attention.tolist()])
 plt.show()
 
+# %% tags=["hide-input"]
+def showing(glyph_corners, corners):
+    """Which patches (by row) show the middle of which digit or scribble (by column)?"""
+    middle = torch.as_tensor(glyph_corners)[None] + 14 - corners[:, None]
+    return ((middle >= 0) & (middle < 50)).all(-1)
+
+
+everywhere = geometry.top_left(torch.arange(180 * 180)[None])[0]
+on_scribbles = showing(layout.noise_corners, everywhere) & ~showing(layout.digit_corners, everywhere).any(1, keepdim=True)
+mass = out.log_attention.exp().flatten()
+of_each = (mass[:, None] * on_scribbles).sum(0)
+together = (mass * on_scribbles.any(1)).sum().item()
+here = int(on_scribbles.any(1)[out.index[0]].sum())
+Markdown(
+    f"Of the fifty scribbles most have next to nothing (half of them less than {of_each.median():.2%} of the attention each), but together they have {together:.0%}"
+    + (f", so that a patch in {1 / together:.0f} or so falls on one of them; " if together < 0.4 else "; ")
+    + f"of the ten here, {here}."
+)
+
 # %% [markdown]
 # These ten patches are everything that the feature network saw of the image.
 
@@ -190,12 +209,31 @@ plt.show()
 # %% tags=["hide-input"]
 truth = images.layout(number)
 right = (answers.argmax(1) == label_w).float().mean().item()
+said = int(answers[bad].argmax())
+with torch.no_grad():  # each patch by itself
+    alone = model.classifier(model.features(looks.patches[bad].float() / 255))
+# equal weights and a linear classifier: the answer is the mean of the patches'
+assert torch.allclose(alone.mean(0), looks.logits[bad], atol=1e-3)
+shown = showing(truth.digit_corners, geometry.top_left(looks.index[bad][None])[0])
+of_class = {k: shown[:, torch.as_tensor(truth.digit_classes == k)].any(1) for k in (label_w, said)}
+speaks = {k: (alone[of_class[k]][:, k] - alone[of_class[k]][:, label_w + said - k]).mean().item() for k in of_class}
+misread = sorted({int(k) for k in alone[of_class[label_w]].argmax(1)} - {label_w})
+why = "The classifier averages what each patch says by itself, and not all speak equally loudly. "
+if of_class[said].any() and speaks[said] > speaks[label_w] > 0:
+    in_words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    many, few = (int(of_class[k].sum()) for k in (label_w, said))
+    confused = int((alone[of_class[label_w]].argmax(1) != label_w).sum())
+    why += (
+        f"Of the ten patches here, {in_words[many]} {'shows' if many == 1 else 'show'} a {label_w} and {in_words[few]} {'shows' if few == 1 else 'show'} a {said}. "
+        f"But one with a {said} puts class {said} before class {label_w} by {speaks[said]:.1f} logits on average, one with a {label_w} puts its class before the other by {speaks[label_w]:.1f} only"
+        + (f"; of the latter {in_words[confused]} {'is' if confused == 1 else 'are'} read as a {' or a '.join(map(str, misread))}" if misread else "")
+        + ". "
+    )
 Markdown(
     f"Image {number} holds the digits {', '.join(map(str, truth.digit_classes))}; the answer should be {label_w}. "
     f"Of 100 looks at this image, with other random draws, {right:.0%} give the right answer. "
     + (
-        "Which patches happen to be drawn decides: how often each digit is among them, and whether it is whole. "
-        "Looking more often helps."
+        f"{why}Other draws shift the balance; looking more often helps."
         if 0.05 < right < 0.95
         else "So here it is not the luck of the draw: the attention misses a digit or the features misread one."
     )
@@ -296,7 +334,8 @@ if is_live():
 # :::{solution} ex-00-seed
 # :class: dropdown
 # `model(image[None], generator=torch.Generator().manual_seed(5))`. The locations differ, but they fall on the same few digits,
-# and the answer is nearly always the same. Systematic draws differ only by one uniform number.
+# and the answer is nearly always the same. Two systematic draws differ only in the one uniform number that they start from, and so hit
+# nearly the same digits.
 # :::
 #
 # :::{exercise}

@@ -59,6 +59,8 @@ print("pooled feature:", pooled.tolist(), " by hand:", by_hand)
 print("output:", g(pooled).tolist())
 
 # %% [markdown]
+# The formulas count locations from 1, as the paper does; the code, and outputs that print an index, from 0.
+#
 # (cell-eq2)=
 # (cell-eq3)=
 # Since $a_i \ge 0$ and $\sum_i a_i = 1$, attention is a probability distribution over locations. Draw a location $I$ from it; then

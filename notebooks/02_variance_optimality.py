@@ -58,7 +58,7 @@ def row(values, digits=3):
 # the same mean and one $N$-th of the variance, whatever $p$ is. So it is enough to study one draw.
 #
 # Three locations, small enough to check by hand. The attention prefers location 1, but the feature of location 3 is
-# four times as long.
+# four times as long as that of location 1.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -83,7 +83,7 @@ print(f"mu = {row(mu)}")
 for name, p in distributions.items():
     estimates = one_draw(p, a, f)  # (K, D)
     values = ", ".join(row(estimate, 2) for estimate in estimates)
-    print(f"{name:10} p = {row(p)}  estimates {values}  mean {row(p @ estimates, 2)}")
+    print(f"{name:9} p {row(p)}; estimates {values}; mean {row(p @ estimates, 2)}")
 
 # %% [markdown]
 # The mean is the same in the three lines. The estimates are not: with `another`, location 1 gives five times its feature.
@@ -417,7 +417,7 @@ for number in range(images):
     uniform = torch.full((len(raw),), 1 / len(raw))
     v, rho = spread_and_alignment(uniform, raw)
     print(
-        f"norms from {raw.norm(dim=1).min():.2f} to {raw.norm(dim=1).max():.2f}, v = {v:.2f}, rho = {rho:.2f}, 1 / (1 - rho^2) = {1 / (1 - rho**2):.0f}: "
+        f"norms from {raw.norm(dim=1).min():.2f} to {raw.norm(dim=1).max():.2f}, v = {v:.2f}, rho = {rho:.2f}, 1 / (1 - rho^2) = {1 / (1 - rho**2):.0f}:\n"
         f"price {price(uniform, raw):.2f}, normalised {price(uniform, raw / raw.norm(dim=1, keepdim=True)):.2f}"
     )
 

@@ -329,7 +329,7 @@ print(f"plain autograd  {errors['plain autograd'][-1]:.2f}")
 #
 # has the mean of the features as its value and eq. 12 as its gradient, for attention and features alike. Autograd does
 # the rest. The paper's released code registers an operation with a hand-written backward pass; none is needed, here or for the other estimators of this
-# book, which differ in how they draw and in $W_m$ only: why weights that depend on the attention may be held constant, [chapter 4](04_without_replacement.ipynb) says where it meets the first.
+# book, which differ in how they draw and in $W_m$ only. In [chapter 4](04_without_replacement.ipynb) the weights depend on the attention; there we show why they may still be held constant.
 
 
 # %%
@@ -663,7 +663,7 @@ print("\n".join(table))
 # - $\mathrm{sg}(W)\,(1 + \log a - \mathrm{sg}(\log a))\, f$ has eq. 12 as its gradient, draw by draw. No custom backward pass is needed.
 # - For the attention, eq. 12 is the score-function estimator with one response for each draw. With the mean response subtracted it has less variance than REINFORCE on the
 #   output from two draws on; without, it has less in the examples above, though not always. For a nonlinear loss it has a bias that falls as $1/N$.
-# - A baseline changes no mean. Leave-one-out removes what the responses share, and hurts where they share nothing.
+# - With independent draws, a baseline that does not depend on its own draw changes no mean. Leave-one-out removes what the responses share, and hurts where they share nothing.
 
 # %% [markdown]
 # ## Exercises

@@ -103,10 +103,10 @@ print("by eq. 13   :", eq13)
 print("difference  :", sp.simplify(race - eq13))  # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# The difference is zero whatever the attention: **eq. 13 is confirmed** as what the Gumbel draw does. The library follows the same law without a key for each location: it draws independently, in order, and leaves out repeats, for each *new* location is then one drawn from
-# what is left. Only if these run short does it draw keys. Both with numbers. Take three locations with
-# attention 0.5, 0.3 and 0.2 and draw two. Check a row by hand: first location 0, then location 1 out of what is left,
-# $0.5 \cdot 0.3 / (0.3 + 0.2) = 0.3$.
+# The difference is zero whatever the attention: **eq. 13 is confirmed** as what the Gumbel draw does. The library obeys the same law in a cheaper way: it draws independently, one after the other, and skips repeats,
+# so that each new location is one drawn from what is left. Only if too few new locations come does it draw keys. The next cell compares both ways with eq. 13. Take three locations with
+# attention 0.5, 0.3 and 0.2 and draw two. Check a row by hand: first location 1, then location 2 out of what is left,
+# $0.5 \cdot 0.3 / (0.3 + 0.2) = 0.3$. (The code counts from 0: in the output this is the draw (0, 1).)
 
 # %%
 three = torch.tensor([0.5, 0.3, 0.2])
@@ -939,9 +939,9 @@ for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)
             logits = (logits + torch.autograd.grad(z, logits)[0]).detach().requires_grad_()
         ends[name] = logits.softmax(0).tolist()
     print(
-        f"start {start}: "
+        f"start {start} ends at: "
         + "; ".join(
-            f"{labels[name]} ends at {', '.join(f'{x:.2f}' for x in end)}"
+            f"{labels[name]} {', '.join(f'{x:.2f}' for x in end)}"
             for name, end in ends.items()
         )
     )
@@ -1102,6 +1102,6 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # :class: dropdown
 # For the order (1, 2): $w_1 = 1$, $t_1 = f_1$, $w_2 = \tfrac12$, $t_2 = \tfrac12(f_1 + f_2) = \mu$. The derivative by $a_1$ is
 # $\tfrac12 \cdot 2 f_1 = f_1$, the one by $a_2$ is $\tfrac12(\mu + f_1 - f_2)$. The other order is the same with 1 and 2 exchanged. The mean derivative by $a_1$ is
-# $\tfrac12\big(f_1 + \tfrac12(\mu + f_2 - f_1)\big) = \tfrac14(f_1 + f_2) + \tfrac14 \mu = \tfrac34 \mu$, and by symmetry the one by $a_2$ is the same. A logit moves attention from one to the other,
+# $\tfrac12\big(f_1 + \tfrac12(\mu + f_2 - f_1)\big)$ $= \tfrac14(f_1 + f_2) + \tfrac14 \mu = \tfrac34 \mu$, and by symmetry the one by $a_2$ is the same. A logit moves attention from one to the other,
 # so its derivative is proportional to the difference of the two: zero. The truth is $\tfrac14 (f_1 - f_2)$.
 # :::

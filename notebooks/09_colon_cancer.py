@@ -11,7 +11,7 @@
 # - how much 100 images can say, and what is only noise;
 # - Figures 4 and 8: where attention lies, and, as numbers, how well that agrees with the nuclei that an expert marked;
 # - what happens to the error of U-10 and ATS-10, the two that were run so, when neighbouring images are kept together;
-# - on what kind of images the same network does not start to learn, and a way to start it.
+# - on which drawn images the same network did not start to learn, with one seed, and what started it.
 #
 # **Time and hardware:** one or two minutes on one CPU core; nothing is downloaded. The runs behind the tables were made before, on
 # one core each, in [the minutes given for each machine](#cell-colon-runs); `profile="laptop"` repeats them.
@@ -46,7 +46,14 @@ from atslib.data import ColonCancer, DataError, GeneratedHistology
 from atslib.data.colon_cancer import N_FOLDS, N_IMAGES, SIZE
 from atslib.experiments import colon_cancer, load_records, nuclei
 from atslib.experiments.runs import Run, sweep
-from atslib.experiments.summary import least_p, mean_and_stderr, method_name, permutation_test, sign_test
+from atslib.experiments.summary import (
+    beyond_chance,
+    least_p,
+    mean_and_stderr,
+    method_name,
+    permutation_test,
+    sign_test,
+)
 from atslib.loading import InMemory
 from atslib.processes import Processes
 from atslib.training import train
@@ -302,11 +309,15 @@ plt.show()
 # %% tags=["hide-input"]
 awake = {label: group["final.test_error"] for label, group in of.items() if not len(stuck(label)) and len(group) > 1}
 within = np.median([error.max() - error.min() for error in awake.values()])
-means = [error.mean() for error in awake.values()]
 asleep = [label for label in of if label not in awake]
+farthest = max(itertools.combinations(awake, 2), key=lambda pair: abs(awake[pair[0]].mean() - awake[pair[1]].mean()))
+if awake[farthest[0]].mean() < awake[farthest[1]].mean():
+    farthest = farthest[::-1]
+gap = (awake[farthest[0]] - awake[farthest[1]]).dropna()  # fold by fold
 Markdown(
-    f"The folds of one method differ by {within:.2f} in the median, from the best to the worst; the means of the methods{', ' + listed(asleep) + ' aside,' if asleep else ''} by {max(means) - min(means):.2f}"
-    + (": **the folds scatter more than the methods differ**. " if within > max(means) - min(means) else ". ")
+    f"The folds of one method differ by {within:.2f} in the median, from the best to the worst, and the mean of a method over its folds has a standard error of about {np.median([mean_and_stderr(error)[1] for error in awake.values()]):.2f} (median of the methods"
+    + (f", {listed(asleep)} aside). " if asleep else "). ")
+    + f"The two farthest means, {farthest[0]}'s {awake[farthest[0]].mean():.2f} and {farthest[1]}'s {awake[farthest[1]].mean():.2f}, differ by {pm(gap, 2)}, fold by fold; whether that is more than chance is tested [below](#how-much-can-100-images-say). "
     + "More patches in the test change the error "
     + ", ".join(f"of {label} from {errors[0]:.2f} ({looks[0]} patches) to {errors[-1]:.2f} ({looks[-1]})" for label, (looks, errors) in more_looks.items())
     + "."
@@ -554,6 +565,16 @@ def table_of_pairs(pairs, groups=of):
     return plots.table(head, rows)
 
 
+if c := judged(*farthest):
+    outcome = {"both": f"{favoured(*farthest, c)} is better", "sign": "open, since only the sign test points to a difference", "none": "no difference is shown"}[evidence(c)]
+    display(
+        Markdown(
+            f"So for the two farthest means of the figure, {farthest[0]}'s and {farthest[1]}'s, over {folds(c)}: {c['only'][0]} images that {farthest[0]} alone gets wrong, {c['only'][1]} that {farthest[1]} alone does, sign test {p_text(c['sign'])}; permutation test {p_text(c['permutation'])}: {outcome}. "
+            f"They were picked as the farthest of {math.comb(len(awake), 2)} pairs, which makes these p-values too small."
+        )
+    )
+
+
 # %% [markdown]
 # (cell-claim-colon-error)=
 # ### Does ATS-10 equal Deep MIL and the CNN in error?
@@ -572,18 +593,25 @@ def shorter_cnn():
             continue
         text += (
             f" With {seen:,} images, {seen / of['ATS-10']['seen'].iloc[0]:.2f} of ATS-10's, CNN 0.5 has an error of {pm(group['final.test_error'])}, {'not higher than' if c['means'][1] <= c['means'][0] else 'above'} ATS-10's {c['means'][0]:.3f} "
-            f"({c['only'][0]} images that ATS-10 alone gets wrong, {c['only'][1]} that the CNN alone does; sign test {p_text(c['sign'])}), after {listed(minutes(group))}, ATS-10's after {listed(minutes(of['ATS-10']))}: "
-            + ("on images of 500 pixels sampling has bought no accuracy for training time here." if c["means"][1] <= c["means"][0] else "")
+            f"({c['only'][0]} images that ATS-10 alone gets wrong, {c['only'][1]} that the CNN alone does; sign test {p_text(c['sign'])}, permutation {p_text(c['permutation'])}), after {listed(minutes(group))}, ATS-10's after {listed(minutes(of['ATS-10']))}"
         )
+        quick, slow = minutes_on(group), minutes_on(of["ATS-10"])
+        longer = quick.keys() <= slow.keys() and all(min(slow[machine]) >= max(quick[machine]) for machine in quick)
+        text += ": on these images of 500 pixels, that sampling buys accuracy for training time is not shown." if longer and c["means"][1] <= c["means"][0] else "."
     return text
 
 
-def minutes(group):
-    """Shortest and longest training of some runs, machine by machine: times compare within one only."""
+def minutes_on(group):
+    """The training times of some runs by machine, by its letter: times compare within one machine only."""
     times, letter_of = {}, {machine: letter for letter, machine in letters.items()}
     for _, row in group.iterrows():
         times.setdefault(letter_of[row["machine"]], []).append(row["curve.seconds"][-1] / 60)
-    return [f"{min(each):.1f} to {max(each):.1f} minutes on machine {where}" for where, each in sorted(times.items())]
+    return times
+
+
+def minutes(group):
+    """Shortest and longest training of some runs, machine by machine."""
+    return [f"{min(each):.1f} to {max(each):.1f} minutes on machine {where}" for where, each in sorted(minutes_on(group).items())]
 
 
 cheap_cnn = shorter_cnn()
@@ -592,15 +620,18 @@ known = {b: c for b in rivals if (c := judged("ATS-10", b)) is not None}
 differ = [b for b, c in known.items() if evidence(c) == "both"]
 hinted = [b for b, c in known.items() if evidence(c) == "sign"]
 few = [b for b in ("Deep MIL", "CNN 1") if b not in known or known[b]["folds"] < N_FOLDS]
-width = max((max(abs(x) for x in c["interval"]) for c in known.values()), default=math.nan)
 level = [b for b in known if b not in differ + hinted]
+# excluded is what lies outside of both intervals; with fewer than three folds that of the folds has no end
+limits = [x for b in level for key in ("interval", "by_fold") for x in known[b][key]]
+width = max((abs(x) for x in limits if math.isfinite(x)), default=math.nan)
+endless = [b for b in level if not all(map(math.isfinite, known[b]["by_fold"]))]
 if not known:
     verdict = "Nothing to compare yet."
 else:
     verdict = " ".join(
         [f"The error differs from that of {b}, with these budgets: {favoured('ATS-10', b, known[b])} is better." for b in differ]
         + [f"Against {b} only the sign test points to a difference, in favour of {favoured('ATS-10', b, known[b])}." for b in hinted]
-        + ([f"Against {listed(level)} no difference is shown, but one of up to {width:.2f} could hide in so few images."] if level else [])
+        + ([f"Against {listed(level)} no difference is shown, but one of up to {width:.2f} could hide in so few images and folds{f' (for {listed(endless)} the images alone were asked: so few folds set no limit)' if endless else ''}."] if level else [])
     )
     if few:
         counts = [f"{known[b]['folds'] if b in known else 0} folds of {b}" for b in few]
@@ -777,7 +808,7 @@ else:
         peak = max(on_the_way.values())
         long_verdict += (
             f" But it is lower **on the way**: in every fold, with an interval above one, after {', '.join(f'{part:.0%}' for part in sooner)} of the training, at most {peak[0]:.1f} times "
-            f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner, and the order changes within the last {1 - max(sooner):.0%} of the training."
+            f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner; on average the order has changed by the end."
             + (" Nowhere in the table is three times within the interval." if max(high for _, _, high, _ in on_the_way.values()) < 3 else "")
         )
     verdict = f"At the paper's number of updates. {long_verdict}"
@@ -795,13 +826,16 @@ Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 # #### Without the reward for entropy
 #
 # Is it the reward for entropy that spreads attention out again, and does it keep the training loss from falling further? The same training with λ = 0, all else as above,
-# on the same folds and with the same seeds.
+# with the same folds and seeds, as far as it has been run.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10, of ATS-10 with the reward for entropy and of ATS-10 without it, on a logarithmic axis against thousands of images seen. Right, the entropy of the attention of the latter two and a dotted line for uniform attention: with the reward it falls and rises again to near that line, without the reward it falls and stays low."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10, of ATS-10 with the reward for entropy and of ATS-10 without it, on a logarithmic axis against thousands of images seen. Right, the entropy of the attention of the latter two and a dotted line for uniform attention: with the reward it falls and rises again to near that line."}}
 FREE, FREE_PLAN = "ATS-10, λ = 0", dict(method=["ats"], n_patches=[10], changes=[(("entropy_weight", 0), *long_run[0])])
 free = chosen("stratified", among=as_long, entropy_weight="0").get("ATS-10")
 if free is not None and {"ATS-10", "U-10"} <= long.keys():
     free = free.loc[free.index.intersection(long["ATS-10"].index).intersection(long["U-10"].index)]
+else:
+    free = None
+if free is not None and len(free):
     compared = {"U-10": long["U-10"].loc[free.index], "ATS-10, λ = 0.01": long["ATS-10"].loc[free.index], FREE: free}
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4))
     for (label, group), colour, style in zip(compared.items(), (plots.GREY, plots.ORANGE, plots.BLUE), (":", "-", "--"), strict=True):
@@ -821,33 +855,82 @@ if free is not None and {"ATS-10", "U-10"} <= long.keys():
     display(Markdown("Each point is the mean of ten recorded epochs, over the folds the geometric mean; what is below one millionth is drawn there."))
 
 # %% tags=["hide-input"]
+def at_the_end(group):
+    """The entropy in the last twentieth of the training."""
+    return np.array([np.mean(curve[-last:]) for curve in group["curve.entropy"]])
+
+
+def number(value, digits):
+    """Rounded, but never to zero."""
+    return f"{value:.{digits}f}" if round(value, digits) > 0 or value == 0 else f"below {10**-digits:g}"
+
+
+def over_folds(a, b):
+    """What an exact paired test says over the folds, in brackets; nothing for one fold, which it cannot judge."""
+    if len(a) < 2:
+        return ""
+    p = permutation_test(a, b, paired=True)
+    return f" ({p_text(p)}, {beyond_chance(p, least_p(len(a), len(a), paired=True))})"
+
+
 free_outcome = ""
 if free is None or not len(free):
-    print("No run without the reward has ended yet:", command(FREE_PLAN, range(N_FOLDS)))
+    print("No run without the reward that could be compared has ended yet:", command(FREE_PLAN, range(N_FOLDS)))
 else:
+    n_free, usual_long = len(free), compared["ATS-10, λ = 0.01"]
     rows = []
-    for seed in free.index:
-        at_end = [np.mean(group.loc[seed, "curve.entropy"][-last:]) for label, group in compared.items() if label != "U-10"]
-        numbers = [[f"{group.loc[seed, key]:.{digits}f}" for group in compared.values()] for key, digits in (("train_loss", 4), ("final.test_error", 2))]
-        rows.append([f"fold {seed}", *numbers[0], *numbers[1], *(f"{value:.2f}" for value in at_end)])
-    heads = [f"{what}: {name}" if i == 0 else name for what in ("training loss", "test error") for i, name in enumerate(("U-10", "λ = 0.01", "λ = 0"))]
-    display(plots.table(["", *heads, "entropy at the end: λ = 0.01", "λ = 0"], rows))
-    ends = [[np.mean(curve[-last:]) for curve in group["curve.entropy"]] for group in (long["ATS-10"], free)]
+    measures = (
+        ("training loss", 4, "train_loss"),
+        ("test error", 2, "final.test_error"),
+        ("test loss", 2, "final.test_loss"),
+        ("entropy at the end", 2, None),
+    )
+    for what, digits, key in measures:
+        for label, group in compared.items():
+            if key or label != "U-10":
+                values = group[key].tolist() if key else at_the_end(group).tolist()
+                finer = digits + (what == "test error")
+                mean = pm(values, finer) if round(np.mean(values), finer) > 0 else number(np.mean(values), finer)
+                rows.append([f"{what}, {label}", *(number(value, digits) for value in values), *([mean] if n_free > 1 else [])])
+    display(plots.table(["", *(f"fold {seed}" for seed in free.index), *(["mean"] if n_free > 1 else [])], rows))
+    ends = [at_the_end(group) for group in (long["ATS-10"], free)]
     outside = max(ends[1]) < min(ends[0])
     stays, rises = ([bool(end - min(curve) <= 0.2) == still for end, curve in zip(each, group["curve.entropy"], strict=True)] for each, group, still in ((ends[1], free, True), (ends[0], long["ATS-10"], False)))
-    apart_from = {label: np.log(compared[label]["train_loss"] / np.maximum(free["train_loss"], 1e-6)) for label in compared if label != FREE}
-    below = {label: int((logs > 0).sum()) for label, logs in apart_from.items()}
-    errors = {label: group["final.test_error"].mean() for label, group in compared.items()}
-    few = len(free) < N_FOLDS
-    wrong = [{(seed, i) for seed in group.index for i in group.loc[seed, "final.wrong"]} for group in (free, compared["ATS-10, λ = 0.01"])]
+    as_many = list(dict.fromkeys(f"{math.exp(nats):,.0f}" for nats in (min(ends[1]), max(ends[1]))))
+    logs = {
+        key: {label: np.log(np.maximum(group[key], 1e-6)) for label, group in compared.items()}
+        for key in ("train_loss", "final.test_loss")
+    }
+    with_label = "ATS-10, λ = 0.01"
+    below = {label: int((logs["train_loss"][FREE] < logs["train_loss"][label]).sum()) for label in compared if label != FREE}
+    above_it = int((logs["final.test_loss"][FREE] > logs["final.test_loss"][with_label]).sum())
+    in_folds = f"of {n_free} fold{'s' * (n_free > 1)}"
+    errors = {label: group["final.test_error"] for label, group in compared.items()}
+    test_losses = {label: pm(group["final.test_loss"], 2) for label, group in compared.items()}
+    wrong = [{(seed, i) for seed in group.index for i in group.loc[seed, "final.wrong"]} for group in (free, usual_long)]
+    spread_again = (
+        "On this fold, in one run, the reward is what spreads attention out again"
+        if n_free == 1
+        else f"On each of {'the' if n_free == N_FOLDS else 'these'} {n_free} folds, in one run each, it is the reward that spreads attention out again"
+    ) + ("; more folds are to say whether it always is. " if n_free < N_FOLDS else ". ")
     free_outcome = (
-        f"Without the reward attention ends with an entropy of {pm(ends[1], 2)} nats, as if {np.exp(np.mean(ends[1])):,.0f} locations shared it"
-        + (f", below each of the {len(ends[0])} runs with it ({min(ends[0]):.2f} to {max(ends[0]):.2f})" if outside else f"; the {len(ends[0])} runs with it end with {min(ends[0]):.2f} to {max(ends[0]):.2f}")
-        + (f". There it stays, once it has fallen; with the reward it rises again in every run. {'On this fold, in one run, the reward is what spreads attention out again; more folds are to say whether it always is' if len(free) == 1 else 'So **it is the reward that spreads attention out again**'}. " if outside and all(stays) and all(rises) else ". ")
-        + f"The training loss is lower than with the reward in {below['ATS-10, λ = 0.01']} of {len(free)} fold{'s' * (len(free) > 1)}, and lower than U-10's in {below['U-10']}. "
-        + f"The test error is {errors[FREE]:.3f}, with the reward {errors['ATS-10, λ = 0.01']:.3f}, U-10's {errors['U-10']:.3f}"
-        + f" ({len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only; sign test {p_text(sign_test(*wrong))}). "
-        + (f"Trained so far: {len(free)} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`." if few else "")
+        ("One fold, one run of each: no test can judge it. " if n_free == 1 else f"Over {n_free} folds, in pairs of one seed. ")
+        + f"Without the reward attention ends with an entropy of {pm(ends[1], 2)} nats{over_folds(ends[1], at_the_end(usual_long))}, as if {' to '.join(as_many)} location{'s' * (as_many != ['1'])} shared it"
+        + (f", below each of the {len(ends[0])} runs with it ({min(ends[0]):.2f} to {max(ends[0]):.2f}). " if outside else f"; the {len(ends[0])} runs with it end with {min(ends[0]):.2f} to {max(ends[0]):.2f}. ")
+        + (
+            f"There it stays, once it has fallen; with the reward it rises again in every run. {spread_again}"
+            if outside and all(stays) and all(rises)
+            else f"Once it has fallen it stays low in {sum(stays)} of {n_free} run{'s' * (n_free > 1)}; with the reward it rises again in {sum(rises)} of {len(rises)}. "
+        )
+        + f"The training loss is lower than with the reward in {below[with_label]} {in_folds}{over_folds(logs['train_loss'][FREE], logs['train_loss'][with_label])}, "
+        + f"and lower than U-10's in {below['U-10']}{over_folds(logs['train_loss'][FREE], logs['train_loss']['U-10'])}. "
+        + f"The test loss is {test_losses[FREE]}, with the reward {test_losses[with_label]}, U-10's {test_losses['U-10']}; it is higher than with the reward in {above_it} {in_folds}{over_folds(logs['final.test_loss'][FREE], logs['final.test_loss'][with_label])}. "
+        + ("(The tests are of the logarithms of the losses; what is below one millionth counts as that.) " if n_free > 1 else "")
+        + f"The test error is {pm(errors[FREE])}, with the reward {pm(errors[with_label])}, U-10's {pm(errors['U-10'])}"
+        + f" ({len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only; sign test {p_text(sign_test(*wrong))}"
+        + (f", permutation {p_text(permutation_test(errors[FREE], errors[with_label], paired=True))}" if n_free > 1 else "")
+        + "). "
+        + (f"Trained so far: {n_free} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`." if n_free < N_FOLDS else "")
     )
 Markdown(f"**Outcome.** {free_outcome}" if free_outcome else "")
 
@@ -888,7 +971,7 @@ Markdown(
     + (
         f" Deep MIL's memory is a choice: computed in chunks, its patches twice, it takes {chunked['peak_mb'] / base['peak_mb']:.1f} times ATS-10's "
         f"and {chunked['ms'] / base['ms']:.0f} times its time"
-        + (", less than all at once: memory that has to be fetched anew costs time, too." if chunked["ms"] < measured["Deep MIL"]["ms"] else ".")
+        + (", less than all at once, perhaps because fresh memory costs time, too." if chunked["ms"] < measured["Deep MIL"]["ms"] else ".")
         if chunked
         else ""
     )
@@ -937,7 +1020,7 @@ if len(drawn) > 1:
     there_at = drawn[shortest][0][-1]
     early = {label: float(np.interp(there_at, x, loss)) for label, (x, loss, _) in drawn.items()}
     lines.append(
-        f"At {1000 * there_at:,.0f} images, where the line of {shortest} ends, the training loss is {', '.join(f'{early[label]:.2f} ({label})' for label in sorted(early, key=early.get))}. "
+        f"at {1000 * there_at:,.0f} images, where the line of {shortest} ends, the training loss is {', '.join(f'{early[label]:.2f} ({label})' for label in sorted(early, key=early.get))}. "
         f"That is no ranking: {shortest} is at the end of its schedule there, with a learning rate near zero, and the methods that go on are at the beginning of theirs."
     )
     further = {label: error for label, (x, _, error) in drawn.items() if x[-1] > 2 * there_at}
@@ -948,7 +1031,7 @@ if len(drawn) > 1:
             f"From the third quarter of their training to the last, the test errors change by {', '.join(f'{change[label]:+.3f} ({label})' for label in change)}"
             + (f"; each is less than one standard error of {N_IMAGES} images, {binomial(p, N_IMAGES):.3f}." if max(map(abs, change.values())) < binomial(p, N_IMAGES) else ".")
         )
-Markdown("**To be seen.** " + " ".join(lines) if lines else "No two methods to compare yet.")
+Markdown("**What to see:** " + " ".join(lines) if lines else "No two methods to compare yet.")
 
 # %% [markdown]
 # ### Live, on drawn tissue
@@ -1073,7 +1156,9 @@ real = shares.get("real, 500 pixels")
 Markdown(
     f"The error on 48 test images ends at {', '.join(f'{error:.2f} ({name})' for name, error in final.items())}; guessing gives 0.50 ± {binomial(0.5, 48):.2f}. "
     + (
-        "So the network can read the larger images: it does so once it has seen glands undiluted, after no more updates in all than the run from scratch had. It is the start that fails (one seed; a longer run might start). "
+        "So the network can read the larger images: it does so from weights that were trained on smaller ones, after no more updates in all than the run from scratch had. It is the start that fails (one seed; a longer run might start).\n\n"
+        "A reading that fits, from one seed on drawn images and not tested further: where the object is rare, the loss hardly depends on it until attention has found it, and attention has no reason to move until the loss does. "
+        "After a training on smaller images, in which more of the locations count, the network did start, in this one run; a [prior](07_entropy_and_exploration.ipynb) is another thing to try.\n\n"
         if chance["250 pixels"] and not chance["128 pixels"] and not chance["250, from 128"]
         else "On this machine the contrast did not come out as it did on ours; try another seed. "
     )
@@ -1087,9 +1172,6 @@ Markdown(
 )
 
 # %% [markdown]
-# This is a limit of attention sampling that Table 1 cannot show: where the object is rare, the loss hardly depends on it until attention has found it, and attention
-# has no reason to move until the loss does. Training on crops first broke the circle here, with the one seed of this page; a [prior](07_entropy_and_exploration.ipynb) is another way.
-#
 # ## Where it looks
 #
 # At the end of training, for each positive test image: where does attention lie? The paper weighs each patch by
@@ -1156,7 +1238,7 @@ else:
 # %% tags=["hide-input"]
 absent = [label for label in LOOKING if label not in maps]
 Markdown(
-    "**To be seen.** Every map is bright where the marked nuclei are: the shapes are the same in all of them. Deep MIL's are bright throughout with sharp edges; those of ATS are dimmer and uneven, with a few bright points. "
+    "**What to see:** every map is bright where the marked nuclei are: the shapes are the same in all of them. Deep MIL's are bright throughout with sharp edges; those of ATS are dimmer and uneven, with a few bright points. "
     "AUC, below each map, is the probability that a location near an epithelial nucleus has more attention than one that is not; 0.5 is chance. "
     + (f"Not here, because no run on this fold that had begun to learn is recorded: {', '.join(absent)}. " if absent else "")
     + ("" if tests else "The positions of the nuclei are drawn where the data set is installed; here it is not.")
@@ -1169,7 +1251,9 @@ Markdown(
 # (cell-fig8)=
 # ### Figure 8: further test images
 #
-# The paper shows more images in its Figure 8 and finds both attentions "very similar", in agreement even on wrong patches.
+# The paper's Figure 8 shows further test images in groups of four pictures: the stained tissue, where its epithelial cells are, the
+# attention of Deep MIL and that of attention sampling. The paper finds the two attentions "very similar", in agreement even on wrong
+# patches. Ours has one image a row: dots at the marked epithelium, and the attention of each method; the tissue may not be shown.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three more test images, one a row: dots at epithelial nuclei where they are known, then the normalised attention of each method that was measured."}}
 if ids[1:]:
@@ -1222,7 +1306,7 @@ for a, b in pairs:
 if rows:
     display(
         Markdown(
-            "**To be seen.** Row by row the columns have the same bright shapes, also where no nucleus is marked, as at the right of image 30. On image 36 the maps differ most: those of ATS have a faint glow over the whole tissue that Deep MIL's has not.\n\n"
+            "**What to see:** row by row the columns have the same bright shapes, also where no nucleus is marked, as at the right of image 30. On image 36 the maps differ most: those of ATS have a faint glow over the whole tissue that Deep MIL's has not.\n\n"
             f"As a number: rank correlation of two attentions over the 2,500 cells of an image, mean of {len(ids)} images ± standard error; 1 is the same order, 0 none:"
         )
     )
@@ -1238,14 +1322,14 @@ if rows:
         )
         if tests:
             mil_dark, ats_dark = (alike[name, DARK][0] for name in ("Deep MIL", "ATS-10"))
-            left, left_away = (beyond("Deep MIL", "ATS-10", DARK, where).mean() for where in (None, far_from_nuclei))
+            left, left_away = (beyond("Deep MIL", "ATS-10", DARK, where) for where in (None, far_from_nuclei))
             text += (
                 f"**But plain darkness of the image** is as like Deep MIL's map ({mil_dark:.2f}) and ATS-10's ({ats_dark:.2f}) as they are like each other. "
                 if min(mil_dark, ats_dark) > near - 0.05
                 else f"Plain darkness of the image is less like them ({mil_dark:.2f} and {ats_dark:.2f}). "
             ) + (
-                f"Between cells of equal darkness the rank correlation of the two is {left:.2f}, and {left_away:.2f} away from the nuclei (partial correlation, mean of the images): "
-                + ("beyond both preferring dark tissue little likeness is shown." if left < 0.5 else "they are alike beyond both preferring dark tissue.")
+                f"Between cells of equal darkness the rank correlation of the two is {pm(left, 2)}, and {pm(left_away, 2)} away from the nuclei (partial correlation, mean of the {len(ids)} images ± standard error): "
+                + ("beyond both preferring dark tissue little likeness is shown." if left.mean() < 0.5 else "they are alike beyond both preferring dark tissue.")
             )
         display(Markdown(text))
 else:
@@ -1341,6 +1425,16 @@ def networks(count):
     return f"{count} network{'s' * (count != 1)}"
 
 
+def side_by_side(name, other, key):
+    """Of networks of two methods that were tested on the same images, the means of each over them."""
+    return [
+        tuple(np.mean([row[key] for row in numbers["final"]]) for numbers in (mine, theirs))
+        for mine in apart.get(name, ())
+        for theirs in apart.get(other, ())
+        if {row["id"] for row in mine["final"]} == {row["id"] for row in theirs["final"]}
+    ]
+
+
 by_key, lines = {"auc": [], "auc_nuclei": []}, []
 for name in (name for name in sorted(apart) if not name.endswith(IDLE)):
     for key, rows in by_key.items():
@@ -1364,8 +1458,12 @@ if by_key["auc"]:
 mil = max(("Deep MIL", TERM), key=lambda label: len(apart.get(label, ())))  # of which more networks had learned
 n_mil = len(apart.get(mil, ()))
 unmeasured = [f"{label}, fold {seed}" for label in agreements for seed, row in (every[label].iterrows() if label in every else ()) if not (Path("../results/nuclei") / Path(row["file"]).name).exists()]
+for name, group in (("ATS-10", long.get("ATS-10")), (FREE, free)):
+    for seed, row in group.iterrows() if group is not None else ():
+        if not (Path("../results/nuclei") / Path(row["file"]).name).exists():
+            unmeasured.append(f"{name}, {LONG}, fold {seed}")
 if unmeasured:
-    lines.append(f"- Not measured yet: {'; '.join(unmeasured)} (`python -m atslib.experiments.nuclei`).")
+    lines.append(f"- Not measured yet: {'; '.join(unmeasured)} (`python -m atslib.experiments.nuclei --data DIR`).")
 comparison = "No network of Deep MIL that had learned is measured yet."
 if n_mil:
     which = f"the {networks(n_mil)} of {mil}{' that had learned' * (mil + IDLE in apart)}"
@@ -1373,12 +1471,7 @@ if n_mil:
     words = []
     for key, called in (("auc", "AUC"), ("mass", "mass near nuclei")):
         more, n, p_value = above(by_image("ATS-10", key), by_image(mil, key))
-        by_fold = [
-            tuple(np.mean([row[key] for row in numbers["final"]]) for numbers in (mine, theirs))
-            for mine in apart.get("ATS-10", ())
-            for theirs in apart[mil]
-            if {row["id"] for row in mine["final"]} == {row["id"] for row in theirs["final"]}
-        ]
+        by_fold = side_by_side("ATS-10", mil, key)
         if n and by_fold:
             words.append(
                 f"the {called} of ATS-10 is the higher in {more} of {n} images (sign test {p_text(p_value)}, as if images were independent) and on average in {sum(mine > theirs for mine, theirs in by_fold)} of {len(by_fold)} folds "
@@ -1403,9 +1496,11 @@ if values and long_name in apart:
     mass, area = (np.mean([np.mean([row[key] for row in numbers["final"]]) for numbers in apart[long_name]]) for key in ("mass", "area"))
     more, n, p_value = above(by_image(long_name, "auc_nuclei"), dict.fromkeys(by_image(long_name, "auc_nuclei"), 0.5))
     short_mass = np.mean(list(by_image("ATS-10", "mass").values()))
+    masses = side_by_side(long_name, "ATS-10", "mass")
+    lower = f"lower in {sum(mine < theirs for mine, theirs in masses)} of {len(masses)} folds{over_folds(*zip(*masses, strict=True)) if masses else ''}"
     long_outcome = (
         f"With as many updates as the paper ({networks(len(apart[long_name]))}) the mass near nuclei is {mass:.2f}, on {area:.2f} of the area"
-        + (f": less than after the short training, {short_mass:.2f}." if mass < short_mass else f"; after the short training it is {short_mass:.2f}.")
+        + f". After the short training it is {short_mass:.2f}; after the long one it is {lower}."
     )
     if darkness:
         dark = {key: np.nanmean([numbers[key] for numbers in darkness.values()]) for key in ("auc", "auc_nuclei")}
@@ -1419,10 +1514,12 @@ if values and long_name in apart:
     if free_name in apart:
         without, rewarded_too = ({row["id"]: row["mass"] for numbers in apart[name] for row in numbers["final"]} for name in (free_name, long_name))
         shared = without.keys() & rewarded_too.keys()
+        both_ways = side_by_side(free_name, long_name, "mass")
         more = sum(without[i] > rewarded_too[i] for i in shared)
         long_outcome += (
             f" Without the reward for entropy ({networks(len(apart[free_name]))}, [trained as long](#cell-colon-free)) the mass near nuclei is {np.mean([without[i] for i in shared]):.2f}, "
-            f"where the networks with it have {np.mean([rewarded_too[i] for i in shared]):.2f} on the same {len(shared)} images, and it is the larger in {more} of them (sign test {p_text(above(without, rewarded_too)[2])})."
+            f"where the networks with it have {np.mean([rewarded_too[i] for i in shared]):.2f} on the same {len(shared)} images, and it is the larger in {more} of them (sign test {p_text(above(without, rewarded_too)[2])})"
+            + (f", on average in {sum(mine > theirs for mine, theirs in both_ways)} of {len(both_ways)} folds{over_folds(*zip(*both_ways, strict=True))}." if len(both_ways) > 1 else ".")
         )
     outcome += f" {long_outcome}"
 Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
@@ -1548,7 +1645,11 @@ points = [
         if values["auc"]
         else "Attention has not been measured yet."
     ),
-    ("Where what counts covers little of an image, the same networks may not start to learn, as on the larger drawn images. " if chance["250 pixels"] else "")
+    (
+        f"On drawn images of 250 pixels, {shares['drawn, 250 pixels']:.0%} of whose locations are near a nucleus that counts, the same network did not start to learn (one seed). "
+        if chance["250 pixels"]
+        else ""
+    )
     + f"On the colon images {started} of {sum(len(of[label]) for label in sampling)} runs of U and ATS began to learn"
     + (f", {len(of['Deep MIL']) - len(stuck('Deep MIL'))} of the {len(of['Deep MIL'])} shorter ones of Deep MIL." if "Deep MIL" in of else "."),
 ]

@@ -42,6 +42,14 @@ from atslib.processes import Processes
 from atslib.training import Settings
 
 plots.use_style()
+
+
+def series(values, digits=2):
+    """Numbers or words with commas between them and "and" before the last."""
+    words = [value if isinstance(value, str) else f"{value:.{digits}f}" for value in values]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 STYLES = {
     0.0: dict(color=plots.BLACK, linestyle="-"),
     0.005: dict(color=plots.SKY, linestyle="-"),
@@ -161,7 +169,8 @@ turned = [f"{weight:g}" for weight, r in small.items() if ends[weight] - min(r["
 of_value, of_chance = abs(ends[0.05] - ends[0.005]), abs(ends[0.01] - again["entropy"][-1])
 display(
     Markdown(
-        "Grey lines: uniform attention. "
+        f"**What to see:** all lines begin near the grey ones, uniform attention (log 576 = {math.log(576):.2f} nats, and {tests.striped().float().mean():.2f} on the stripes). "
+        + f"At the end the attention on the stripes is {small[min(small)]['mass'][-1]:.2f} with λ = {min(small):g} and {small[max(small)]['mass'][-1]:.2f} with λ = {max(small):g}, in one run of each. "
         + ("The larger λ, the higher the entropy at the end" if rising else f"The entropy at the end is lowest at λ = {lowest:g}, but does not rise with every step of λ")
         + f"; with λ = 1 it is {math.log(576) - ends[1.0]:.2f} nats below uniform. "
         + (f"With λ = {', '.join(turned)} it falls first and then rises again, by more than a tenth of a nat. " if turned else "")
@@ -386,6 +395,34 @@ def entropy_at(row, epoch):
 # Grey: uniform attention over 10,000 locations, $\log K$. Thin lines: single runs, each with a seed and training images of its own; thick: their mean.
 
 # %% tags=["hide-input"]
+def leaves(runs):
+    """The first recorded epoch at which the mean over runs is a tenth of a nat below uniform attention; None if it never is."""
+    mean = np.mean(list(runs["curve.entropy"]), axis=0)
+    return next((epoch for epoch, value in zip(runs["curve.epoch"].iloc[0], mean, strict=True) if value < LOG_K - 0.1), None)
+
+
+if runs_of:
+    left_at = {weight: leaves(runs) for weight, runs in runs_of.items()}
+    gone, stayed = ([w for w in left_at if (left_at[w] is None) == never] for never in (False, True))
+    deepest = {weight: min(curve[-1] for curve in runs["curve.entropy"]) for weight, runs in runs_of.items()}
+    lowest_of = min(deepest, key=deepest.get)
+    at_end = {weight: np.mean([curve[-1] for curve in runs["curve.entropy"]]) for weight, runs in runs_of.items()}
+    words = []
+    if gone:
+        soonest, latest = min(left_at[w] for w in gone), max(left_at[w] for w in gone)
+        words.append(
+            f"at first the thick lines stay near the grey one; a tenth of a nat below it is the first at epoch {soonest} (λ = {series([f'{w:g}' for w in gone if left_at[w] == soonest])})"
+            + (f", the last at epoch {latest} (λ = {series([f'{w:g}' for w in gone if left_at[w] == latest])})" if latest > soonest else "")
+        )
+    if stayed:
+        words.append(f"with λ = {series([f'{w:g}' for w in stayed])} the mean is never so far below")
+    words.append(
+        f"at the end the means lie between {min(at_end.values()):.2f} nats (λ = {min(at_end, key=at_end.get):g}) and {max(at_end.values()):.2f} (λ = {max(at_end, key=at_end.get):g}), "
+        f"and the lowest single run, with λ = {lowest_of:g}, at {deepest[lowest_of]:.2f}"
+    )
+    display(Markdown(f"**What to see:** {'; '.join(words)}."))
+
+# %% tags=["hide-input"]
 if of:
     row = next(iter(of.values()))
     steps = math.ceil(row["dataset.n_train"] / row["settings.training.batch_size"])
@@ -418,12 +455,6 @@ if of:
 
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: share of attention near epithelial nuclei against epoch for each weight. Right: the AUC of attention for being near an epithelial nucleus. Thin lines are single runs, thick ones their means."}}
-def series(values, digits=2):
-    """Numbers or words with commas between them and "and" before the last."""
-    words = [value if isinstance(value, str) else f"{value:.{digits}f}" for value in values]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def on_nuclei(name):
     path = Path("../results/nuclei") / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
@@ -439,15 +470,39 @@ def share_by_seed(weight, key="mass"):
     return {seed: float(np.mean([image[key] for image in numbers["final"]])) for seed, numbers in found.items() if numbers}
 
 
-def seed_by_seed(peak):
-    """In how many seeds the share near nuclei is below that with this weight, for each other one."""
-    at_peak = share_by_seed(peak)
-    counts = []
+def against_peak(peak):
+    """For each other weight: in how many seeds the share near nuclei is below that with this weight, of how many, and the p-value
+    of exchanging the two within each seed."""
+    at_peak, found = share_by_seed(peak), {}
     for weight in measured:
-        pairs = [(share, at_peak[seed]) for seed, share in share_by_seed(weight).items() if seed in at_peak]
-        if weight != peak and pairs:
-            counts.append(f"in {sum(a < b for a, b in pairs)} of {len(pairs)} seeds with λ = {weight:g}")
-    return f"Seed by seed it is below that {series(counts)}. " if counts else ""
+        shares = share_by_seed(weight)
+        both = sorted(shares.keys() & at_peak.keys())
+        if weight != peak and both:
+            pair = [[of_weight[seed] for seed in both] for of_weight in (shares, at_peak)]
+            found[weight] = (sum(a < b for a, b in zip(*pair, strict=True)), len(both), permutation_test(*pair, paired=True))
+    return found
+
+
+def seed_by_seed(peak):
+    """The same as words, and below and above which λ a fall is shown."""
+    found = against_peak(peak)
+    if not found:
+        return ""
+    counts = [f"in {lower} of {n} seeds with λ = {weight:g} (p = {p:.2g})" for weight, (lower, n, p) in found.items()]
+    told = []
+    for side, chosen in (("Below", [w for w in found if w < peak]), ("Above", [w for w in found if w > peak])):
+        fall = [w for w in chosen if found[w][2] < 0.05 and found[w][0] > found[w][1] / 2]
+        if fall and len(fall) == len(chosen):
+            told.append(f"{side} λ = {peak:g} a fall is beyond chance at {'every λ' if len(chosen) > 1 else 'the one λ'} that was run")
+        elif fall:
+            told.append(f"{side} λ = {peak:g} a fall is beyond chance with λ = {series([f'{w:g}' for w in fall])} only")
+        elif chosen:
+            told.append(f"{side} λ = {peak:g} a fall is not shown")
+    fewest = min(n for _, n, _ in found.values())
+    return (
+        f"Seed by seed it is below that {series(counts)}; p is that of exchanging the two runs within each seed in every way, which for {fewest} seeds cannot give less than {least_p(fewest, fewest, paired=True):.2g}, "
+        f"and is corrected neither for {len(found)} tests nor for picking the highest mean from the same runs. {'. '.join(told)}. "
+    )
 
 
 def off_the_nuclei():
@@ -488,13 +543,13 @@ if measured:
     peak = max(near, key=near.get)
     falling = list(near.values()) == sorted(near.values(), reverse=True)
     text = (
-        f"Each run on its own test images. Near: within {radii} pixels. Grey: uniform attention, left the range over the folds. "
+        f"Each run is measured on its own test images. Near: within {radii} pixels. Grey: uniform attention, left the range over the folds.\n\n**What to see:** "
         + (
-            "The share near nuclei, as the mean over runs, falls with every step of λ. "
+            "the share near nuclei, as the mean over runs, falls with every step of λ. "
             if falling
-            else f"The share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lower on both sides: {near[min(near)]:.2f} at λ = {min(near):g}, {near[max(near)]:.2f} at λ = {max(near):g}. "
+            else f"the share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lower at both ends: {near[min(near)]:.2f} at λ = {min(near):g}, {near[max(near)]:.2f} at λ = {max(near):g}. "
             if peak not in (min(near), max(near))
-            else f"The share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lowest at λ = {min(near, key=near.get):g} ({min(near.values()):.2f}). "
+            else f"the share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lowest at λ = {min(near, key=near.get):g} ({min(near.values()):.2f}). "
         )
         + seed_by_seed(peak)
         + f"The AUC at the end is between {min(rank.values()):.2f} and {max(rank.values()):.2f} for every λ"
@@ -661,12 +716,18 @@ display(Markdown("\n\n".join(verdicts)))
 lone = {weight: unscaled[unscaled["settings.training.entropy_weight"] == weight].set_index("seed").sort_index() for weight in (0.0, 0.01)}
 seeds = [seed for seed in lone[0.0].index.intersection(lone[0.01].index) if all(seed in runs_of.get(weight, lone[0.0][:0]).index for weight in lone)]
 if seeds:
-    rows, constant = [], 0.95 * math.log(2)  # training loss of a network that has not begun to learn
+    rows, begun_at, constant = [], [], 0.95 * math.log(2)  # training loss of a network that has not begun to learn
     for scale, kind in ((usual_scale, runs_of), (1, lone)):
         runs = {weight: kind[weight].loc[seeds] for weight in lone}
         by_run = np.array([[entropy_at(row, 60) for _, row in of_weight.iterrows()] for of_weight in runs.values()])  # (λ, seeds)
         at_60 = by_run.mean(1)
         losses = [of_weight["final.train_loss"].mean() for of_weight in runs.values()]
+        begun = [
+            next((epoch for epoch, loss in zip(row["curve.epoch"], row["curve.train_loss"], strict=True) if loss < constant), math.inf)
+            for of_weight in runs.values()
+            for _, row in of_weight.iterrows()
+        ]
+        begun_at.append(" to ".join(f"{epoch:.0f}" if math.isfinite(epoch) else "never" for epoch in (min(begun), max(begun))))
         rows.append([f"features times {scale:g}", *(f"{value:.2f}" for value in (*at_60, at_60[0] - at_60[1], *losses))])
     display(plots.table([f"seeds {', '.join(map(str, seeds))}", "entropy at epoch 60, λ = 0", "λ = 0.01", "difference", "training loss at the end, λ = 0", "λ = 0.01"], rows))
     display(
@@ -675,7 +736,7 @@ if seeds:
             + (
                 "They have not begun to learn, and say nothing."
                 if min(losses) > constant
-                else f"They learn in the same epochs, and are sharper without the term, on their training images, in {(by_run[0] < by_run[1]).sum()} of {len(seeds)} seeds; that is not enough for a test."
+                else f"Their training loss is first below that of a constant answer at epochs {begun_at[1]} (with the factor: {begun_at[0]}). They are sharper without the term, on their training images, in {(by_run[0] < by_run[1]).sum()} of {len(seeds)} seeds; that is not enough for a test."
             )
         )
     )
@@ -687,7 +748,7 @@ if seeds:
 stuck = off_the_nuclei() if measured else []
 Markdown(
     (
-        f"One run ended in a way that would fit, though whether an early decision was the cause was not tested: {'; '.join(stuck)}. It has learned its training images by a few places and says little of new ones: a training loss does not show such a run. "
+        f"{'One run' if len(stuck) == 1 else f'{len(stuck)} runs'} ended in a way that would fit, though whether an early decision was the cause was not tested: {'; '.join(stuck)}. The training loss alone does not show {'such a run' if len(stuck) == 1 else 'such runs'}. "
         if stuck
         else "No run here ends with less attention near the nuclei than a uniform one has. "
     )
@@ -699,14 +760,14 @@ Markdown(
 
 # %% tags=["hide-input"]
 of_tissue = {0.01: np.mean([r["usual"][1] for r in tests_of.values()])} | {weight: r["entropy"][1] for weight, r in tests_of.items()} if tests_of else {}
-steadily = {"in the toy": rising}
+steadily = {"in the toy, one run each,": rising}
 if of_tissue:
     steadily["on tissue, as the mean over seeds"] = [of_tissue[w] for w in sorted(of_tissue)] == sorted(of_tissue.values())
 words = [f"{'at every step of λ' if every else 'not at every step of λ'} {where}" for where, every in steadily.items()]
 Markdown(
     f"- The larger λ, the closer attention ends to uniform: {series(words)}.\n"
     + (f"- Without the term attention on tissue is {early_on}.\n" if early_on else "")
-    + (f"- Off the nuclei ended one run: {'; '.join(stuck)}.\n" if stuck else "")
+    + (f"- Off the nuclei ended {'one run' if len(stuck) == 1 else f'{len(stuck)} runs'}: {'; '.join(stuck)}.\n" if stuck else "")
     + f"- Does the value matter around 0.01? {plateau} {'p is not corrected for four tests; corrected, none could be significant.' if len(around) == 2 and least > level else ''} In the toy, going from 0.005 to 0.05 changes the entropy by {of_value:.2f} nats, another seed by {of_chance:.2f}.\n"
     f"- λ is measured in units of the loss. In the toy, where two squares hold everything, λ = 1 has an error of {small[1.0]['error']:.2f} and λ = 0.01 one of {small[0.01]['error']:.2f}. Carry no value from one task to another without looking at the entropy.\n"
     "- A few seeds and 20 test images show the shape of the attention. They cannot rank errors."

@@ -37,7 +37,7 @@ from atslib.experiments import load_records
 from atslib.experiments.history import exchange_test, load_maps, total_variation
 from atslib.experiments.runs import sweep
 from atslib.experiments.stripes import Stripes, build_model, follow
-from atslib.experiments.summary import least_p, permutation_test
+from atslib.experiments.summary import beyond_chance, least_p, mean_and_stderr, permutation_test
 from atslib.processes import Processes
 from atslib.training import Settings
 
@@ -440,6 +440,23 @@ if len(epochs):
     right.legend(loc="lower right")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plt.show()
+    to_see = []
+    if other_n and len(yardstick):
+        means = np.array([values.mean(0) for values in other_n.values()])  # (N, epochs)
+        over, under = means > yardstick.max(0), means < yardstick.min(0)
+        to_see.append(
+            f"left, of the {len(means)} coloured lines, which are means, {(~over & ~under)[:, -1].sum()} end among the grey ones, single pairs from {yardstick[:, -1].min():.2f} to {yardstick[:, -1].max():.2f}, "
+            f"{under[:, -1].sum()} below all of these and {over[:, -1].sum()} above; on the way they are above all at {over[:, 1:].mean():.0%} of the epochs that were measured"
+        )
+    last_entropy = {}
+    for run in known.values():
+        last_entropy.setdefault(run["n_patches"], []).append(run["entropy"][-1])
+    ends_at = sorted((float(np.mean(values)), n) for n, values in last_entropy.items())
+    deepest = min(min(values) for values in last_entropy.values())
+    to_see.append(
+        f"right, the entropy falls from {math.log(100 * 100):.2f} nats of uniform attention (grey) and ends at {ends_at[0][0]:.2f} (N = {ends_at[0][1]}) to {ends_at[-1][0]:.2f} (N = {ends_at[-1][1]}), means over the runs; the lowest single run is at {deepest:.2f}"
+    )
+    display(Markdown(f"**What to see:** {'; '.join(to_see)}."))
 else:
     print("No distances are stored yet: python -m atslib.experiments.history --data DIR")
 
@@ -561,6 +578,20 @@ for n, row in of.items():
 ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
 ax.legend(ncols=3)
 plt.show()
+if of:
+    smoothed = {n: np.convolve(np.pad(row["curve.train_loss"], 2, mode="edge"), np.ones(5) / 5, mode="valid") for n, row in of.items()}
+    left_chance = {n: next((epoch for epoch, loss in zip(row["curve.epoch"], smoothed[n], strict=True) if loss < 0.95 * math.log(2)), None) for n, row in of.items()}
+    started = [epoch for epoch in left_chance.values() if epoch is not None]
+    by_loss = sorted(smoothed, key=lambda n: smoothed[n][-1])
+    display(
+        Markdown(
+            f"**What to see:** the loss stays near that of a constant answer, {math.log(2):.2f}, at first; {f'all {len(started)}' if len(started) == len(left_chance) else f'{len(started)} of {len(left_chance)}'} networks leave it"
+            + (f", between epoch {min(started)} and epoch {max(started)}" if started else "")
+            + f". The thick lines end at {', '.join(f'{smoothed[n][-1]:.2f} (N = {n})' for n in by_loss)}: "
+            + ("the more patches in training, the lower. " if by_loss == sorted(by_loss, reverse=True) else "not in the order of N throughout. ")
+            + "It is one network each."
+        )
+    )
 
 tested = [
     n
@@ -579,15 +610,23 @@ rows = [
     ]
     for n, row in of.items()
 ]
-display(plots.table(["seed 0", *(f"test loss, N = {k}" for k in tested), "training loss, last epoch", "test error, own N"], rows))
+display(plots.table(["seed 0: one network each, 20 test images", *(f"test loss, N = {k}" for k in tested), "training loss, last epoch", "test error, own N"], rows))
 ends = {(int(row["n_patches"]), int(row["seed"])): row["final.train_loss"] for _, row in real.iterrows()}
 both = sorted(seed for n, seed in ends if n == 10 and (50, seed) in ends)
 lower = sum(ends[50, seed] < ends[10, seed] for seed in both)
+
+
+def pm(values):
+    mean, stderr = mean_and_stderr(values)
+    return f"{mean:.2f}" + ("" if math.isnan(stderr) else f" ± {stderr:.2f}")
+
+
 if both:
+    p_loss, least_loss = permutation_test([ends[50, s] for s in both], [ends[10, s] for s in both], paired=True), least_p(len(both), len(both), paired=True)
     display(
         Markdown(
-            f"The training loss at the end is lower with N = 50 than with N = 10 in {lower} of {len(both)} seeds (mean {np.mean([ends[50, s] for s in both]):.2f} against {np.mean([ends[10, s] for s in both]):.2f})"
-            + (", as the first section predicts. " if lower == len(both) else ". ")
+            f"The training loss at the end is lower with N = 50 than with N = 10 in {lower} of {len(both)} seeds (mean {pm([ends[50, s] for s in both])} against {pm([ends[10, s] for s in both])}; p = {p_loss:.2g} by exchanging the two within each seed, {beyond_chance(p_loss, least_loss)})"
+            + (", as the first section predicts, and as networks that are better trained would show, too. " if lower == len(both) else ". ")
             + "Each loss is measured with its own N, and the bias of few patches is part of it: a lower training loss need not mean a better network."
         )
     )

@@ -1090,9 +1090,10 @@ rows, tested = [], sorted(tops)
 for kind in sorted(families.keys() | stuck.keys()):
     for members, lost in ((families.get(kind, []), False), (stuck.get(kind, []), True)):
         if members:
-            mean_at = {n: np.mean([curve[n] for _, curve in members]) for n in tested if all(n in curve for _, curve in members)}
+            values_at = {n: [curve[n] for _, curve in members] for n in tested if all(n in curve for _, curve in members)}
+            error_at = {n: (np.mean(v), math.hypot(images_error(np.mean(v), members[0][0]), networks_error(v))) for n, v in values_at.items()}
             name = f"N = {kind[0]}, λ = {kind[2]:g}, {kind[3]} epochs, {digits[kind[1]]}" + (": **at chance**" if lost else "")
-            rows.append([name, len(members), *(f"{mean_at[n]:.3f}" if n in mean_at else "–" for n in tested)])
+            rows.append([name, len(members), *(with_error(*error_at[n], 3).replace(" ±", "<br>±") if n in error_at else "–" for n in tested)])
 display(plots.table(["trained with", "networks", *(f"error with {n}" for n in tested)], rows))
 
 
@@ -1128,7 +1129,7 @@ Markdown(
     + (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {least_p(len(errors), len(errors), paired=True):.2g}, so that this is for these networks)" if clear else "No step of N lowers the error beyond chance")
     + (f"; {' and '.join(unclear)} no fall is shown" if unclear and clear else "")
     + (f"; it rises {' and '.join(worse)}" if worse else "")
-    + f". Of all networks that have left chance, in every setting, it falls {falls_shown()}; this test takes networks of one seed, and different settings, for independent. The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. ± after a mean covers test images and networks. "
+    + f". Of all networks that have left chance, in every setting, it falls {falls_shown()}; this test takes networks of one seed, and different settings, for independent. The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. In both tables ± is the standard error of a mean, of the test images and, where there are several, of the networks. "
     "Whether it is better to *train* with the N of the budget, [chapter 8](08_megapixel_mnist.ipynb) compares."
 )
 
@@ -1312,7 +1313,7 @@ Markdown(
     + (f"- On 2.25 megapixels, by time of a step relative to ATS-10: {', '.join(headline)}. Identical computations differ by up to a factor of {timing:.2f}. "
        f"CNN 1 and Deep MIL pay for fresh pages there, ATS-10 does not; had CNN 1's time grown with the pixels from {x[0]:g} megapixels on, it would be {in_proportion_ms / range_at('ATS, view fixed')[1]:.0f} to {in_proportion_ms / range_at('ATS, view fixed')[0]:.0f} times.\n" if headline else "")
     + f"- CNNs and Deep MIL grow in memory {'in proportion to the pixels' if in_proportion else 'with the pixels'} (slopes {between(exponents['memory'])})"
-    + (f". At the last step the time of {' and '.join(on)} grew faster, although the arithmetic does not: that belongs to this machine.\n" if on else f", in time with slopes of {between(exponents['time'])}.\n")
+    + (f". At the last step the time of {' and '.join(on)} grew faster, although the arithmetic does not; why was not measured.\n" if on else f", in time with slopes of {between(exponents['time'])}.\n")
     + f"- In chunks, Deep MIL's memory hardly grows ({chunk_growth:.2f} MB a megapixel at the end). Then most of the paper's factor in memory is gone; the factor in time is not.\n"
     f"- Draws that show the same need not be computed twice. Settled attention shows {last_points[most]['patches']:.0f} different patches in {most} draws, and a training step is {last_points[most]['each']['ms'] / last_points[most]['shared']['ms']:.1f} times as fast.\n"
     "- N trades error for time after training, in steps of one patch, above a fixed cost for view and attention. "

@@ -405,6 +405,28 @@ if trained is not None:
 else:
     print("Not trained yet.")
 
+# %% tags=["hide-input"]
+if trained is not None:
+    with torch.no_grad():  # each region by itself
+        alone = trained.classifier(seen.within.pooled).softmax(1)
+    inside = (torch.as_tensor(layout.digit_corners)[None] + 14 - tops[:, None]).div(240)
+    inside = ((inside >= 0) & (inside < 1)).all(-1)  # (regions, digits)
+    holds = [[int(c) for c, yes in zip(layout.digit_classes, row) if yes] for row in inside.tolist()]
+    found = int(inside[:, torch.as_tensor(layout.digit_classes == int(answer))].any(0).sum())
+    own = [k for k, classes in enumerate(holds) if classes == [int(answer)]]
+    mistaken = [k for k in own if alone[k].argmax() != int(answer)]
+    read_as = [f"region {k + 1} as a {int(alone[k].argmax())} (probability {alone[k].max():.2f})" for k in mistaken]
+    other = sum(bool(classes) and int(answer) not in classes for classes in holds)
+    text = (
+        f"What to see: the five regions show {'all' if found == 3 else f'{found} of the'} three {int(answer)}s; "
+        f"with other digits only: {other}, with a scribble or nothing: {sum(not classes for classes in holds)}. "
+    )
+    if read_as and found == 3 and int(seen.logits.argmax()) != int(answer):
+        text += f"Read by themselves, some regions with a {int(answer)} are taken for something else: {', '.join(read_as)}. Here the features err, not the attention."
+    elif read_as:
+        text += f"Read by themselves, some regions with a {int(answer)} are taken for something else: {', '.join(read_as)}."
+    display(Markdown(text))
+
 # %% [markdown]
 # ## How to split the budget, for this network
 #

@@ -360,7 +360,7 @@ print(
 logits = torch.tensor([2.0, 0.5, -1.0])
 returned, expected = logits[:2], logits.softmax(0)[:2]
 print(
-    f"first two drawn: 'attention' {returned.tolist()}, mass left {1 - returned.sum():.1f}; "
+    f"first two drawn: 'attention' {returned.tolist()}, mass left {1 - returned.sum():.1f};\n"
     f"right: {[round(v, 2) for v in expected.tolist()]}, mass left {1 - expected.sum():.2f}"
 )
 # NBVAL_CHECK_OUTPUT
@@ -450,7 +450,7 @@ print(f"{overlap.flatten(1).any(1).double().mean():.1f} of the images have an ov
 # %%
 for a in (0.5, 0.9, 0.99):
     log_attention, seen = torch.tensor([[a, 1 - a]]).log(), torch.ones(1, 1, 1)
-    line = f"attention of the drawn location {a:.2f}: "
+    line = f"attention of the drawn location {a:.2f}:"
     for name in ("des_raj", "legacy_idiap", "legacy_port"):
         by_feature = gradient(
             lambda f, e=ESTIMATORS[name], la=log_attention: e(la, torch.tensor([[0]]), f).sum(),
@@ -475,7 +475,7 @@ for first in (0, 3):
     nearest = F.interpolate(image, scale_factor=0.12)
     averaged = downsample(image, (180, 180))
     print(
-        f"lines from row {first}: mean brightness of the image {image.mean():.3f}, nearest {nearest.mean():.3f}, atslib.downsample {averaged.mean():.3f}"
+        f"lines from row {first}: mean brightness {image.mean():.3f}, nearest {nearest.mean():.3f}, atslib.downsample {averaged.mean():.3f}"
     )
 # NBVAL_CHECK_OUTPUT
 

@@ -12,6 +12,11 @@ NAMES = sources.notebook_names()
 REFERENCE = {"errata"}  # pages to look things up in: a summary, but no exercises
 WITHOUT_DATA = ("not found", "here it is not", "needs the data", "needs the photographs", "only be said where the data set is")
 SIZE_LIMIT = 1_500_000  # bytes; a page with more is slow to load and its diffs cannot be read
+OUTPUT_WIDTH = 89  # columns of an output that are seen on a screen of 1280 pixels; the rest has to be scrolled to
+WIDE_OUTPUTS = {  # pages that still print longer lines: commands, lists and logs
+    *("08_megapixel_mnist", "10_speed_limits", "11_ablation_entropy", "12_ablation_patches", "13_cost"),
+    *("data_colon_cancer", "data_megapixel_mnist"),
+}
 PAGE_WIDTH = 96  # columns of code that a page of the book shows beside its two side bars, on a screen of 1440 pixels
 
 pytestmark = pytest.mark.skipif(not NAMES, reason="no notebook in _toc.yml")
@@ -156,3 +161,14 @@ def test_code_is_as_wide_as_the_page(name, source):
         if cell.cell_type == "code" and not {"hide-input", "remove-input", "parameters"} & set(cell.metadata.get("tags", ())):
             wide = [line for line in cell.source.splitlines() if len(line) > PAGE_WIDTH and '"' not in line and "'" not in line]
             assert not wide, f"{name}, {sources.describe_cell(source, position)}: {wide[0]}"
+
+
+def test_outputs_are_as_wide_as_the_page(name, executed):
+    """The point of a printed line often stands at its end, and nobody looks for it beyond the edge."""
+    if name in WIDE_OUTPUTS:
+        pytest.skip("prints long lines")
+    for position, cell in enumerate(executed.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                wide = [line for line in output.text.splitlines() if len(line) > OUTPUT_WIDTH]
+                assert not wide, f"{name}, {sources.describe_cell(executed, position)}: {wide[0]}"
