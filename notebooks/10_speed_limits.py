@@ -171,17 +171,19 @@ def group(runs):
     return groups
 
 
-def runs_of(name, runs):
-    """The runs of a method that are compared: the longest, and without the reward where there are such."""
+def by_length(name, runs):
+    """The runs of a method, those of one length together, the shortest first; without the reward where there are such."""
     found = [r for r in runs if name_of(r) == name and not variant(r)]
     found = [r for r in found if not r["rewarded"]] or found
-    longest = max(map(images_seen, found), default=None)
-    return [r for r in found if images_seen(r) == longest]
+    lengths = {}
+    for r in sorted(found, key=lambda r: (images_seen(r), r["seed"])):
+        lengths.setdefault(images_seen(r), []).append(r)
+    return list(lengths.values())
 
 
-def brief(runs):
-    """Those about as long as the profile's, or shorter."""
-    return [r for r in runs if images_seen(r) < 2 * windows.updates * windows.training.batch_size]
+def runs_of(name, runs):
+    """The runs of a method that are compared: the longest."""
+    return (by_length(name, runs) or [[]])[-1]
 
 
 def marked(name, runs):
@@ -205,10 +207,6 @@ def error_of(r):
 def shown(values, between=" "):
     mean, stderr = mean_and_stderr(values)
     return f"{mean:.3f}" + ("" if math.isnan(stderr) else f"{between}± {stderr:.3f}")
-
-
-def p_text(p):
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def classes_of(runs):
@@ -251,12 +249,26 @@ def kept(dataset, at_most):
 
 roads = GeneratedRoads("test", small.n_test, small.size, sign_width=small.sign_width)
 small_numbers, small_images, small_boxes = kept(roads, 60)
-labels_of = {"small": roads.labels.tolist()}  # of the test images, by profile
+# Labels of the test images, also where the photographs are not at hand.
+labelled = json.loads(Path("../results/labels/gtsdb.json").read_text(encoding="utf-8"))["profiles"]
+
+
+def labels_for(r):
+    """Labels of the images that a run was tested on; None where they are not known here."""
+    if "stand-in" in r["dataset"]["name"]:
+        return roads.labels.tolist() if r["profile"] == "small" and r["dataset"]["n_test"] == len(roads) else None
+    known = labelled.get(r["profile"], {"digest": ""})
+    return known["labels"] if r["dataset"]["digest"] == known["digest"] else None
+
+
+questions = {"photographs, which limit": windowed, "photographs, any limit": finding}
 on_photographs = {}  # question -> its runs, and test images with a sign
 if photographs:
     window_sets = [SignWindows(part, windows.window) for part in (train_set, test_set)]
     find_sets = [SignWindows(GTSDB(split=part, limits="any"), windows.window, negatives=True) for part in ("train", "test")]
-    labels_of |= {"windows": test_set.labels.tolist(), "find": find_sets[1].labels.tolist()}
+    for name, (_, tested) in (("windows", window_sets), ("find", find_sets)):
+        if labelled[name]["labels"] != tested.labels.tolist():
+            raise ValueError(f"photographs of the profile {name} with other labels than results/labels/gtsdb.json has: is the set whole?")
     _, which_images, which_boxes = kept(window_sets[1], 30)
     real_numbers, real_images, real_boxes = kept(find_sets[1], 30)
     on_photographs = {"photographs, which limit": (windowed, which_images, which_boxes), "photographs, any limit": (finding, real_images, real_boxes)}
@@ -274,7 +286,7 @@ for title, runs in list(SETS.items())[:2]:
             + (f" No more than {max(others[name] for name in shorter):,} were shown to {listed(shorter)}." if shorter else "")
             + " Its attention starts where the view is red, which the paper's does not."
         )
-if found := [(name, some) for name in ("ATS-5", "U-5", "CNN 0.3") if (some := runs_of(name, compared))]:
+if found := [(name, some) for name in ("ATS-5", "ATS-10", "U-5", "U-10", "CNN 0.3") if (some := runs_of(name, compared))]:
     state.append(f"**Drawn roads**: the test error is {listed([f'{shown([plain(r) for r in some])} with {name} ({count(some)})' for name, some in found])}.")
 state.append(
     f"{len(WANTED) - len(missing)} of the {len(WANTED)} runs that this chapter asks for, three seeds of each method at its full length, exist; [the rest](#cell-what-ran) is missing. Beside them there are shorter ones; where Table 2 says *not run* there is none."
@@ -286,9 +298,11 @@ display(
         + (
             "photographs, the German Traffic Sign Detection Benchmark {cite}`houben2013`, and, where it says so, drawn ones"
             if photographs
-            else "**drawn**: the German photographs were not found below `ATSLIB_DATA`"
+            else "**drawn**: the German photographs were not found below `ATSLIB_DATA`. Errors on photographs come from the records, tests of them use the labels that are kept beside these. "
+            "What needs the photographs themselves (Figure 1 with German signs and their widths, attention on signs, pictures of it) is shown with the photographs installed, "
+            "and what is said of it at the top of this chapter was found there. Drawn are"
         )
-        + f"; {len(train_set)} to train on, {len(test_set)} to test, of {height} × {width} pixels. The paper's Swedish photographs {{cite}}`larsson2011` were not at hand."
+        + f"{';' if photographs else ''} {len(train_set)} to train on, {len(test_set)} to test, of {height} × {width} pixels. The paper's Swedish photographs {{cite}}`larsson2011` were not at hand."
     )
 )
 
@@ -336,7 +350,7 @@ plt.show()
 widths = np.array([sign_width(box) for part in (train_set, test_set) for i in range(len(part)) for box in part.boxes(i)])
 display(
     Markdown(
-        "At 0.3 the ring is still to be seen, the number is not. "
+        "**What to see:** at 0.3 a ring of red is left, and inside it no number that can be read. "
         f"All {len(widths)} signs that give an image its label, training and test. A digit is about a quarter as wide as its sign; with five pixels for a digit, "
         "a rough measure of what is easy to read, a sign would have twenty:"
     )
@@ -370,17 +384,24 @@ full, low = digits["1.0"], digits["0.3"]
 guessing = 2 / 3
 left_of_it = (guessing - low["which_limit"]) / (guessing - full["which_limit"])  # of what is read beyond guessing at full size
 holds = low["sign_or_none"] < 0.05 and left_of_it < 0.75
+
+
+def of_crops(share, n):
+    """With its binomial standard error."""
+    return f"{share:.3f} ± {math.sqrt(share * (1 - share) / n):.3f}"
+
+
 display(
     plots.table(
         ["test error of", "scale 1", "scale 0.3", "by chance"],
         [
-            ["which of 50, 70, 80", f"{full['which_limit']:.3f}", f"{low['which_limit']:.3f}", f"{guessing:.3f}"],
-            ["a sign, or none", f"{full['sign_or_none']:.3f}", f"{low['sign_or_none']:.3f}", "about 0.5"],
+            ["which of 50, 70, 80", *(of_crops(at["which_limit"], at["n_test"]) for at in (full, low)), f"{guessing:.3f}"],
+            ["a sign, or none", *(of_crops(at["sign_or_none"], 2 * at["n_test"]) for at in (full, low)), "about 0.5"],
         ],
     )
 )
 Markdown(
-    f"Which limit: {low['n_test']} test signs; a sign or none: these and as many crops without any. "
+    f"Which limit: {low['n_test']} test signs; a sign or none: these and as many crops without any. One network for each number, and ± is the standard error of a share of so many crops; how much another training would differ it does not tell. "
     + (
         "The claim **differs in part, on drawn roads**. As it says, the view shows as well as full size that there is a sign, and the number suffers. "
         f"But the number is not lost: of what is read beyond guessing at full size, {left_of_it:.0%} is still read. Signs cut out of photographs are read [further below](#cell-reading); they are few, and so the errors large."
@@ -395,7 +416,8 @@ Markdown(
 #
 # U-5 and U-10 draw five or ten patches from anywhere, ATS-5 and ATS-10 by attention. CNN 0.3, CNN 0.5 and CNN 1 read the whole image at this scale. Deep MIL reads all patches of a grid.
 # The rows are the paper's, the sets are not: windows of German photographs with the paper's question (*which limit*), with an easier one (*any limit*), and drawn roads.
-# On photographs most images are *none*, and the error alone says little. So the *balanced* error stands below it: the mean of the errors of the classes.
+# On photographs most images are *none*, and the error alone says little. So the *balanced* error stands below it: the mean of the errors of the classes. *Loss* is the training loss of the
+# last epoch.
 
 # %% tags=["hide-input"]
 cost = json.loads(Path("../results/cost/speed_limits.json").read_text(encoding="utf-8"))
@@ -420,11 +442,12 @@ for name in ORDER:
             cells.append(
                 shown([plain(r) for r in some])
                 + (f"<br>balanced {shown([balanced(r) for r in some])}" if runs is not compared else "")
+                + f"<br>loss {shown([r['curve']['train_loss'][-1] for r in some])}"
                 + f"<br>{count(some)}{'†' * any(r['rewarded'] for r in some)} of {images_seen(some[0]) / 1000:,.0f} k"
             )
         else:
             cells.append("not run")
-    rows.append([name, f"{PAPER[name][1]:.3f}<br>± {PAPER[name][2]:.3f}", *cells])
+    rows.append([name, f"{PAPER[name][1]:.3f} ± {PAPER[name][2]:.3f}<br>loss {PAPER[name][0]:.3f}", *cells])
     if name in measured:
         ours, theirs = measured[name], PAPER[name][3:]
         (time, paper_time), (memory, paper_memory) = ratio(name, 0), ratio(name, 1)
@@ -433,7 +456,7 @@ display(plots.table(["test error", "the paper", *(title.lower() for title in SET
 display(plots.table(["ATS-5 = 1", "time here", "time, the paper", "memory here", "memory, the paper"], cost_rows))
 display(
     Markdown(
-        f"Errors: mean of the runs ± its standard error; *of 24 k*: each run was shown 24,000 images. **Rows with unlike numbers compare budgets, not methods.** Time and memory (the second table) are of a forward and backward pass of one image of 960 × 1280, as multiples of ATS-5's and as measured: ours on a CPU ({cost['hardware']['name']}, "
+        f"Errors and losses: mean of the runs ± its standard error; *of 24 k*: each run was shown 24,000 images. Our losses are in nats, all classes counting alike; guessing has {math.log(4):.3f}, where any limit is asked for {math.log(2):.3f}. **Rows with unlike numbers compare budgets, not methods.** Time and memory (the second table) are of a forward and backward pass of one image of 960 × 1280, as multiples of ATS-5's and as measured: ours on a CPU ({cost['hardware']['name']}, "
         f"{cost['hardware']['threads']} thread, median of {cost['repetitions']}), the paper's on a GPU."
         + (
             "\n\n† Deep MIL trained with a reward for spread attention, which the paper has for ATS only ([chapter 9](09_colon_cancer.ipynb) has some runs of both kinds). "
@@ -475,9 +498,9 @@ for title, of in means.items():
             f"{title.replace(', which', ' (which').replace(', any', ' (any')}{')' * (',' in title)}: from {ranked[0]} with {of[ranked[0]]:.2f} to {ranked[-1]} with {of[ranked[-1]]:.2f}"
         )
 Markdown(
-    "In the paper's panel U is at the right, the CNNs are in the middle, Deep MIL and ATS at the left. "
+    "**What to see:** in the paper's panel U is at the right, the CNNs are in the middle, Deep MIL and ATS at the left. "
     + (f"Ours go, from left to right: {'; '.join(text)}. " if text else "")
-    + "Hollow dots are trainings that were shown less than half as many images as the longest of their panel: compare filled ones. The broken line is a constant answer. Positions cannot be compared between panels: other images, other sizes, another length of training."
+    + "Hollow dots are trainings that were shown no more than half as many images as the longest of their panel: compare filled ones. The broken line is a constant answer. Positions cannot be compared between panels: other images, other sizes, another length of training."
 )
 
 # %% [markdown]
@@ -521,9 +544,12 @@ def limit_or_none(r):
     return balanced_error(by_limit)
 
 
+def duration(seconds):
+    return f"{seconds / 3600:.1f} h" if seconds > 5700 else f"{seconds / 60:.0f} min"
+
+
 def hours(r):
-    seconds = r["curve"]["seconds"][-1]
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+    return duration(r["curve"]["seconds"][-1])
 
 
 def training_times(runs):
@@ -535,10 +561,10 @@ def training_times(runs):
     return "; ".join(f"on {where}: {', '.join(f'{name} {time}' for name, time in of.items())}" for where, of in sorted(longest.items()))
 
 
-def times_side_by_side(a, b):
-    """Times of a run of each method on one machine; empty where there is no such pair."""
-    pairs = [(hours(one), hours(other)) for one, other in itertools.product(a, b) if machine(one) == machine(other)]
-    return f"; {pairs[0][0]} and {pairs[0][1]}" if pairs else ""
+def seconds_side_by_side(a, b):
+    """Mean seconds of training of two methods on the machines that both ran on; None where there is none."""
+    both = {machine(r) for r in a} & {machine(r) for r in b}
+    return [np.mean([r["curve"]["seconds"][-1] for r in runs if machine(r) in both]) for runs in (a, b)] if both else None
 
 
 def precision(r):
@@ -642,98 +668,188 @@ else:
 # (cell-long)=
 # ## Longer training: photographs
 #
-# [Reading takes longer to be learned](#cell-reading) than the short trainings on photographs last. So the same was trained longer. Each row of the figure is a question; the lines are the first seed of each
-# length. Left, the training error. Middle, the test error of all images, most of which are *none*; it jumps, less so as the learning rate falls; the broken line is the answer *none* to all. Right, for each
-# attention network that was kept on the way, the chance that five draws see a sign in the test images that have one; the first point is the prior.
+# [Reading takes longer to be learned](#cell-reading) than the short trainings on photographs last. So the same was trained longer. Each row of the figure is a question, each thin line a run. Left, the
+# training error. Middle, the test error of all images, most of which are *none*; it jumps, less so as the learning rate falls; the broken line is the answer *none* to all. Right, with the photographs installed, for up to eight
+# of the attention networks that were kept on the way, the chance that five draws see a sign in the test images that have one; the first point is the prior. Where only the last network was kept, a hollow dot stands for it.
 
-# %% mystnb={"image": {"alt": "Two rows, which limit and any limit, of three panels: training error, test error, and the chance that five draws see a sign, against images seen, for short and long trainings with attention and with uniform draws."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two rows, which limit and any limit, of panels with a thin line for each run: training error, test error and, where the photographs are installed, the chance that five draws see a sign, against images seen, for short and long trainings with attention and with uniform draws."}} tags=["hide-input"]
+
+
+def untrained(r):
+    """The model of a record as it was before training."""
+    # Records from before there was a choice had group normalisation.
+    changes = tuple((r["settings"].get("changes", {}) | {"norm": r["settings"].get("norm", "group")}).items())
+    run = Run(
+        "speed_limits",
+        method=r["method"],
+        n_patches=r["n_patches"] or 5,
+        cnn_scale=r["settings"].get("cnn_scale", 1.0),
+        seed=r["seed"],
+        profile=r["profile"],
+        changes=changes,
+    )
+    return run.build().eval()
+
+
+def load_model(r):
+    """The trained model of a record; None where its weights were not kept."""
+    path = Path(f"../results/weights/{r['stem']}.safetensors")
+    if not path.exists():
+        return None
+    trained = untrained(r)
+    trained.load_state_dict(load_file(path))
+    return trained
 
 
 def chances_on_the_way(r, images, boxes, n=5):
-    """Images seen, and the mean chance that n draws see a sign, of each attention network that was kept."""
-    trained, seen, chance = speed_limits.build_model(n_patches=n, profile=r["profile"]).eval(), [], []
-    corners, _ = patch_corners(trained, images[0][None])
-    shows = [shows_sign(corners, trained.patch_size, some) for some in boxes]
-    for epoch, weights in attention_snapshots(f"../results/weights/{r['stem']}.attention.safetensors").items():
-        trained.attention.load_state_dict(weights)
+    """Images seen, and the mean chance that n draws see a sign, of up to eight of the attention networks kept, the prior first."""
+    model, seen, chance = untrained(r), [], []
+    corners, _ = patch_corners(model, images[0][None])
+    shows = [shows_sign(corners, model.patch_size, some) for some in boxes]
+    path, last = Path(f"../results/weights/{r['stem']}.attention.safetensors"), images_seen(r) / r["dataset"]["n_train"]
+    if path.exists():
+        networks = attention_snapshots(path)
+    elif (trained := load_model(r)) is not None:
+        networks = {0: model.attention.state_dict(), last: trained.attention.state_dict()}
+    else:
+        return None
+    views = [model.view(image[None]) for image in images]
+    for epoch in sorted({list(networks)[round(at)] for at in np.linspace(0, len(networks) - 1, 8)}):
+        model.attention.load_state_dict(networks[epoch])
         with torch.no_grad():
-            maps = [trained.attend(image[None])[1][0] for image in images]
+            maps = [model.attend(image[None], view)[1][0] for image, view in zip(images, views, strict=True)]
         seen.append(epoch * r["dataset"]["n_train"])
         chance.append(np.mean([attention_on(a, s, n)[2] for a, s in zip(maps, shows, strict=True)]))
     return np.array(seen), np.array(chance)
 
 
-def by_length(name, runs):
-    """The first seed of each length, the shortest first."""
-    found = {}
-    for r in sorted(runs, key=lambda r: (images_seen(r), r["seed"])):
-        if name_of(r) == name and not variant(r):
-            found.setdefault(images_seen(r), r)
-    return list(found.values())
-
-
-on_the_way = {}
-if photographs:
-    figure, axes = plt.subplots(2, 3, figsize=(7.4, 4.6), sharex=True)
-    for ax, title in zip(axes[0], ("training error", "test error", "chance to see a sign"), strict=True):
-        ax.set_title(title, fontsize=10)
-    for row, (what, (runs, images, boxes)) in zip(axes, on_photographs.items(), strict=True):
-        for name, colours in (("ATS-5", (plots.SKY, plots.BLUE)), ("U-5", ("#f3c98b", plots.ORANGE))):
-            for r, colour in zip(by_length(name, runs), colours, strict=False):
-                x = np.array(r["curve"]["epoch"]) * r["dataset"]["n_train"]
-                row[0].plot(x, r["curve"]["train_error"], color=colour, label=f"{name}, {'short' if brief([r]) else 'long'}")
-                row[1].plot(x, r["curve"]["test_error"], color=colour)
-                if name == "ATS-5" and Path(f"../results/weights/{r['stem']}.attention.safetensors").exists():
-                    seen, chance = chances_on_the_way(r, images, boxes)
-                    on_the_way[what, images_seen(r)] = chance
-                    row[2].plot(seen, chance, color=colour, marker=".")
+on_the_way = {}  # question and images seen -> chances of each run, the first that of its prior
+figure, axes = plt.subplots(2, 2 + photographs, figsize=(7.4, 4.6), sharex=True)
+for ax, title in zip(axes[0], ("training error", "test error", "chance to see a sign"), strict=False):
+    ax.set_title(title, fontsize=10)
+for row, (what, runs) in zip(axes, questions.items(), strict=True):
+    for name, colours in (("ATS-5", (plots.SKY, plots.BLUE)), ("U-5", ("#f3c98b", plots.ORANGE))):
+        for r in itertools.chain.from_iterable(by_length(name, runs)):
+            length = images_seen(r) >= 2 * windows.updates * windows.training.batch_size  # 0: short, 1: long
+            how = dict(color=colours[length], linewidth=1, alpha=0.9, zorder=3 - length)
+            x = np.array(r["curve"]["epoch"]) * r["dataset"]["n_train"]
+            row[0].plot(x, r["curve"]["train_error"], label=f"{name}, {('short', 'long')[length]}", **how)
+            row[1].plot(x, r["curve"]["test_error"], **how)
+            if photographs and name == "ATS-5" and (way := chances_on_the_way(r, *on_photographs[what][1:])):
+                seen, chance = way
+                on_the_way.setdefault((what, images_seen(r)), []).append(chance)
+                if len(seen) > 2:
+                    row[2].plot(seen, chance, marker=".", markersize=3, **how)
+                else:
+                    row[2].plot(seen[-1], chance[-1], "o", mfc="white", markersize=5, color=colours[length])
+    if runs:
         row[1].axhline(always_none(classes_of(runs))[0], color=plots.GREY, linestyle="--", linewidth=1)
-        for ax, top in zip(row, (None, None, 1), strict=True):
-            ax.set(ylim=(0, top))
-        row[0].set(ylabel=what.split(", ")[1] + "?")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
-    for ax in axes[1]:
-        ax.set_xlabel("images seen, in thousands")
-        ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}")
-    plt.show()
-else:
-    display(Markdown("The photographs were not found."))
+    for ax, top in zip(row, (None, None, 1), strict=False):
+        ax.set(ylim=(0, top))
+    row[0].set(ylabel=what.split(", ")[1] + "?")
+legend = {label: line for ax in axes[:, 0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=4, fontsize=9)
+for ax in axes[1]:
+    ax.set_xlabel("images seen, in thousands")
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}")
+    ax.xaxis.set_major_locator(plt.MultipleLocator(50_000))
+plt.show()
 
 # %% tags=["hide-input"]
+NOT_TESTED = "not tested on this page"
+
+
+def p_text(p):
+    return NOT_TESTED if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def same_seed(a, b):
+    """Pairs of runs with the same seed; without any, pairs in the order of their seeds."""
+    of = [{r["seed"]: r for r in runs} for runs in (a, b)]
+    both = sorted(of[0].keys() & of[1].keys())
+    return [(of[0][seed], of[1][seed]) for seed in both] or list(zip(*(sorted(runs, key=lambda r: r["seed"]) for runs in (a, b)), strict=False))
+
+
+def seeds_of(runs):
+    seeds = sorted({r["seed"] for r in runs})
+    return f"seed{'s' * (len(seeds) > 1)} {listed([str(seed) for seed in seeds])}"
+
+
+def mean_of(values):
+    """With its standard error and the number of runs."""
+    return f"{shown(values)} ({count(values)})"
+
+
+def with_chance(values):
+    """Shares in per cent, likewise."""
+    mean, stderr = mean_and_stderr(values)
+    return f"{mean:.0%}" + (f" ± {stderr:.0%} ({count(values)})" if len(values) > 1 else " (1 run)")
+
+
 def by_class(short, long):
-    """Where two trainings differ: among the images without a limit and among those with one."""
-    confusions = [np.array(r["final"]["confusion"]) for r in (short, long)]
-    n_none, n_limits = confusions[0][0].sum(), confusions[0][1:].sum()
-    wrong_none = [c[0, 1:].sum() for c in confusions]
-    right_limits = [np.diag(c)[1:].sum() for c in confusions]
-    with_limit = set(np.flatnonzero(labels_of[short["profile"]]).tolist())
-    p = sign_test(*(set(r["final"]["wrong"]) & with_limit for r in (short, long)))
-    return f"Of {n_none} images without a limit {wrong_none[0]} were wrong after the short and {wrong_none[1]} after the long training; of {n_limits} with one, {right_limits[0]} and {right_limits[1]} were right (sign test {p_text(p)})."
-
-
-text = []
-for what, (runs, *_) in on_photographs.items():
-    # By length, the shortest first; the last is the long training, if there are two.
-    lengths = [(images_seen(r), r) for r in by_length("ATS-5", runs)]
-    if len(lengths) < 2 or any((what, seen) not in on_the_way for seen, _ in lengths):
-        continue
-    (short_seen, short), *_, (long_seen, long) = lengths
-    chance_short, chance_long = (on_the_way[what, seen] for seen in (short_seen, long_seen))
-    text.append(
-        f"**{what.capitalize()}.** Five draws from the prior see a sign in {chance_long[0]:.0%} of the test images, after {short_seen:,} windows in {chance_short[-1]:.0%}, after {long_seen:,} in **{chance_long[-1]:.0%}**. "
-        f"The training error ended at {short['curve']['train_error'][-1]:.2f} and {long['curve']['train_error'][-1]:.2f}, the test error at {plain(short):.2f} and {plain(long):.2f}, the balanced one at {balanced(short):.2f} and {balanced(long):.2f}. "
-        + by_class(short, long)
+    """Where two lengths of training differ: among the images without a limit and among those with one."""
+    confusions = [np.array([r["final"]["confusion"] for r in runs]) for runs in (short, long)]
+    n_none, n_limits = confusions[0][0][0].sum(), confusions[0][0][1:].sum()
+    wrong_none = [c[:, 0, 1:].sum(1).mean() for c in confusions]
+    right_limits = [np.diagonal(c, axis1=1, axis2=2)[:, 1:].sum(1).mean() for c in confusions]
+    pairs, ps = same_seed(short, long), []
+    for pair in pairs:
+        labels = [labels_for(r) for r in pair]
+        if labels[0] is not None and labels[0] == labels[1]:
+            with_limit = set(np.flatnonzero(labels[0]).tolist())
+            ps.append(sign_test(*(set(r["final"]["wrong"]) & with_limit for r in pair)))
+    average = ", on average," if max(len(short), len(long)) > 1 else ""
+    return (
+        f"Of {n_none} images without a limit{average} {wrong_none[0]:.0f} were wrong after the short and {wrong_none[1]:.0f} after the long training{'s' * bool(average)}; "
+        f"of {n_limits} with one, {right_limits[0]:.0f} and {right_limits[1]:.0f} were right (sign test over them, {seeds_of([one for one, _ in pairs])}: {listed([p_text(p) for p in ps]) if ps else NOT_TESTED})."
     )
+
+
+text, to_see = [], []
+for what, runs in questions.items():
+    ended = {name: [r["curve"]["train_error"][-1] for r in runs_of(name, runs)] for name in ("ATS-5", "U-5")}
+    # The shortest and the longest of the lengths, if there are two.
+    lengths = by_length("ATS-5", runs)
+    if len(lengths) < 2:
+        continue
+    short, *_, long = lengths
+    short_seen, long_seen = (images_seen(some[0]) for some in (short, long))
+    constant, _ = always_none(classes_of(long))
+    below = sum(plain(r) < constant for r in long)
+    if ended["U-5"]:
+        times = f" in {below} of {len(long)}" if 0 < below < len(long) else " each time" if len(long) > 1 else ""
+        to_see.append(
+            f"asked for {what.split(', ')[1]}, the long training{'s' * (len(long) > 1)} of ATS-5 end{'s' * (len(long) == 1)} at a training error of {shown(ended['ATS-5'])} ({count(long)}), "
+            f"U-5's at {shown(ended['U-5'])} ({count(ended['U-5'])}); the test error of ATS-5 ends {'below' if below else 'above'} the broken line{times}"
+        )
+    chances_ = [on_the_way.get((what, seen)) for seen in (short_seen, long_seen)]
+    text.append(
+        f"**{what.capitalize()}**, ATS-5. "
+        + (
+            f"Five draws from the prior see a sign in {np.mean([some[0] for some in chances_[1]]):.0%} of the test images, after {short_seen:,} windows in {with_chance([some[-1] for some in chances_[0]])}, "
+            f"after {long_seen:,} in **{with_chance([some[-1] for some in chances_[1]])}**. "
+            if all(chances_)
+            else ""
+        )
+        + f"After {short_seen:,} and {long_seen:,} windows the training error is {listed([mean_of([r['curve']['train_error'][-1] for r in some]) for some in (short, long)])}, "
+        f"the test error {listed([shown([plain(r) for r in some]) for some in (short, long)])}, the balanced one {listed([shown([balanced(r) for r in some]) for some in (short, long)])}. " + by_class(short, long)
+    )
+if to_see:
+    text.insert(0, f"**What to see:** {'. '.join(each[0].upper() * (at > 0) + each[at > 0 :] for at, each in enumerate(to_see))}.")
 if text:
     display(Markdown("\n\n".join(text)))
 
 # %% [markdown]
 # ## The paper's claims
 #
-# Two methods are compared by the runs where each has three, by a permutation test over the runs. With fewer runs the test is over the test images, once for each pair of runs, in the order of their seeds: the sign test takes the images
+# Two methods are compared by the runs where each has three, by a permutation test over the runs. With fewer runs the test is over the test images, once for each pair of runs with the same seed, and the
+# permutation test stands beside it: the sign test takes the images
 # that only one of the two gets wrong, each as likely the one's as the other's if both are equally good. On photographs it is the *balanced* sign test,
 # which weighs an image by the inverse of its class's size, as the balanced error does. It takes the images as independent, which windows of one photograph are not, so that
 # p-values near 0.05 are rather too small; and it knows nothing of what another training would give. On photographs, ATS alone starts where the view is red.
+#
+# The longest trainings of two methods are compared, and beside them others that are alike: *about equal images*, up to one and a half times as many, or *about equal time*, up to one and a half times as long
+# on a machine that both ran on. Errors are means of all runs of this length, also where one method has more runs than the other.
 #
 # (cell-claim-signs-error)=
 # ### Five patches equal Deep MIL's?
@@ -744,33 +860,19 @@ LEARNED = 0.1  # a training error below it: a training set that has been learned
 
 
 def p_number(p):
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def comparable(a, b):
-    """Of two methods the runs to be compared: all where both have three, else as many as both have, the lowest seeds first."""
-    if len(a) >= 3 and len(b) >= 3:
-        return a, b
-    return tuple(sorted(runs, key=lambda r: r["seed"])[: min(len(a), len(b))] for runs in (a, b))
-
-
-def over_images(a, b):
-    """p over the test images, one of each pair of runs in the order of their seeds; NaN where the labels are not at hand."""
-    if a[0]["profile"] not in labels_of:
-        return [math.nan]
+def over_images(pairs):
+    """p over the test images, of each pair of runs; NaN where the labels are not known."""
     ps = []
-    for pair in zip(*(sorted(runs, key=lambda r: r["seed"]) for runs in (a, b)), strict=False):
-        wrong = [r["final"]["wrong"] for r in pair]
-        ps.append(balanced_sign_test(*wrong, labels_of[pair[0]["profile"]]) if pair[0]["profile"] in ("windows", "find") else sign_test(*wrong))
+    for one, other in pairs:
+        wrong, labels = [r["final"]["wrong"] for r in (one, other)], labels_for(one)
+        if labels is None or one["dataset"]["digest"] != other["dataset"]["digest"]:
+            ps.append(math.nan)
+        else:
+            ps.append(balanced_sign_test(*wrong, labels) if one["profile"] in ("windows", "find") else sign_test(*wrong))
     return ps
-
-
-def p_values(a, b):
-    """Over runs where both have at least three; else over the test images. And what was counted."""
-    if len(a) >= 3 and len(b) >= 3:
-        return [permutation_test(*([error_of(r) for r in runs] for runs in (a, b)))], f"{len(a)} and {len(b)} runs"
-    ps = over_images(a, b)
-    return ps, "needs the photographs' labels" if math.isnan(ps[0]) else f"{a[0]['dataset']['n_test']} images"
 
 
 def unlike(a, b):
@@ -779,74 +881,135 @@ def unlike(a, b):
     return bool(a and b) and max(seen) > 1.5 * min(seen)
 
 
-def compare(one, other, runs):
-    """What the runs say of two methods; None where a run is missing."""
-    a, b = runs_of(one, runs), runs_of(other, runs)
-    if not a or not b:
-        return None
-    a, b = comparable(a, b)
-    ps, over = p_values(a, b)
-    p = max(ps)  # below 0.05 only where it is so for every pair of runs
-    least = least_p(len(a), len(b)) if "runs" in over else 0
-    verdict, known = "–" if math.isnan(p) else beyond_chance(p, least), p < 0.05
-    if known and "runs" not in over:
-        verdict = "beyond the chance of the images"
-    elif not known and p <= least:
-        if known := max(over_images(a, b)) < 0.05:
-            verdict += f"; beyond the chance of the images in each of {min(len(a), len(b))} pairs"
+def as_long(a, b):
+    """Whether trainings took about the same time, on a machine that both ran on."""
+    seconds = seconds_side_by_side(a, b)
+    return bool(seconds) and max(seconds) <= 1.5 * min(seconds)
+
+
+def of_images(pairs, ps):
+    """What the tests over images come to, in words, and whether all of them say the same beyond the chance of the images."""
+    if any(math.isnan(p) for p in ps):
+        return f"{NOT_TESTED} over the images", False
+    clear = [error_of(one) < error_of(other) for (one, other), p in zip(pairs, ps, strict=True) if p < 0.05]
+    beyond, n = "beyond the chance of the images", len(ps)
+    known = len(clear) == n and len(set(clear)) == 1
+    if n == 1:
+        return beyond if known else f"not {beyond}", known
+    if len(set(clear)) == 2:
+        return f"{beyond} in {len(clear)} of {n} pairs, for the one in some and for the other in others", False
+    return f"{beyond} in each of {n} pairs" if known else f"{beyond} in {len(clear)} of {n} pairs" if clear else f"not {beyond} in any of {n} pairs", known
+
+
+def judge(a, b):
+    """What the runs of two methods say: over the runs where both have three, else over the test images, and over the runs beside it."""
+    pairs = same_seed(a, b)
+    ps = over_images(pairs)
+    images, clear = of_images(pairs, ps)
+    p_runs, runs, of_runs = math.nan, "", ""
+    if len(a) + len(b) > 2:
+        p_runs, least = permutation_test(*([error_of(r) for r in some] for some in (a, b))), least_p(len(a), len(b))
+        runs = beyond_chance(p_runs, least) + (f" (so few cannot give less than {least:.2g})" if p_runs > least >= 0.05 else "")
+        of_runs = f"over the runs, {len(a)} against {len(b)}, {p_text(p_runs)}, {runs}"
+    n_test, paired = a[0]["dataset"]["n_test"], seeds_of([one for one, _ in pairs])
+    places = []
+    if len(a) >= 3 and len(b) >= 3:
+        known, verdict, told = p_runs < 0.05, runs, of_runs
+        if not known and p_runs <= least:
+            verdict, told, known = f"{runs}; {images}", f"{of_runs}; {images}", clear
+        numbers, tested = p_number(p_runs), f"{count(a)} and {len(b)}"
+    else:
+        known, verdict = clear, images
+        numbers, tested = ", ".join(map(p_number, ps)), f"{n_test} images, {paired}"
+        chosen = [([pair[at] for pair in pairs], some) for at, some in enumerate((a, b)) if len(some) > len(pairs)]
+        places = [place_among(*each) for each in chosen]
+        told = f"the difference is {images}"
+        if not any(map(math.isnan, ps)):
+            ranks = "".join(f", of {len(some)} runs of {name_of(some[0])} {listed([f'the {rank_among(r, some)}' for r in mine])}" for mine, some in chosen)
+            told += f" ({listed([p_text(p) for p in ps])} over {n_test} images, {paired}{ranks})"
+        if runs:
+            verdict, told = f"{verdict}; over the runs {runs}", f"{told}; {of_runs}"
+            numbers, tested = f"{numbers}<br>{p_number(p_runs)}", f"{tested}<br>{count(a)} and {len(b)}"
     if known and unlike(a, b):
         verdict += ", but one has seen far more"
-    seeds = [sorted(r["seed"] for r in some) for some in (a, b)]
-    return dict(a=a, b=b, p=p, ps=ps, over=over, verdict=verdict, known=known, seeds=seeds, means=[np.mean([error_of(r) for r in some]) for some in (a, b)])
+    untested = any(map(math.isnan, ps)) and not runs
+    if untested:
+        verdict, told = NOT_TESTED, f"the difference is {NOT_TESTED}"
+    means = [np.mean([error_of(r) for r in some]) for some in (a, b)]
+    return dict(a=a, b=b, numbers=numbers, over=tested, verdict=verdict, told=told, known=known, untested=untested, means=means, places=places)
 
 
-# What is compared: the longest trainings of a set; and the short ones, where only one of the two methods has a long one.
-PAIRED = []  # title, runs, and of the short trainings all runs of the set
-for title, runs in SETS.items():
-    PAIRED.append((title, runs, None))
-    if runs is not compared:
-        PAIRED.append((f"{title}, short trainings", brief(runs), runs))
+def rank_among(r, runs):
+    """Where the error of a run lies among those of several."""
+    ranked = sorted(map(error_of, runs))
+    highest, lowest = ("higher", "lower") if len(runs) == 2 else ("highest", "lowest")
+    return lowest if error_of(r) == ranked[0] else highest if error_of(r) == ranked[-1] else "middle one" if len(runs) == 3 else "one between"
 
 
-def says_more(pair, whole):
-    """Whether the short trainings of a pair say something that the longest of the set do not."""
-    return whole is None or unlike(*(runs_of(name, whole) for name in pair))
+def place_among(chosen, runs):
+    """Where runs that stand in a pair are among all of their method."""
+    errors = listed([f"{error:.3f}" for error in sorted(map(error_of, runs))])
+    return f"of {len(runs)} runs of {name_of(runs[0])}, with errors of {errors}, {seeds_of(chosen)} {'is' if len(chosen) == 1 else 'are'} {listed([f'the {rank_among(r, runs)}' for r in chosen])}"
 
 
-def pairs_table(*pairs, absent_too=True):
-    """A table of pairs of methods, set by set."""
-    rows = []
-    for title, runs, whole in PAIRED:
+def compare(one, other, runs):
+    """What the longest runs say of two methods; None where a run is missing."""
+    a, b = runs_of(one, runs), runs_of(other, runs)
+    return judge(a, b) if a and b else None
+
+
+def pairings(pair, title, runs):
+    """Title, and the runs of the two methods: the longest, and those of other lengths that can be compared."""
+    lengths = [by_length(name, runs) for name in pair]
+    if not all(lengths):
+        return []
+    found = []
+    for at in itertools.product(*(range(len(some)) for some in lengths)):
+        a, b = (some[place] for some, place in zip(lengths, at, strict=True))
+        left = [len(some) - 1 - place for some, place in zip(lengths, at, strict=True)]  # 0: the longest
+        images, times = not unlike(a, b), as_long(a, b)
+        alike = "about equal images" if images else "about equal time" if times else ""
+        if not any(left):
+            found.insert(0, (title + (f", {alike}" if alike and not images else ""), a, b))
+        elif alike:
+            found.append((f"{title}, " + ("short trainings" if all(left) and images else f"short trainings, {alike}" if all(left) else alike), a, b))
+    if len(found) == 1 and unlike(*found[0][1:]) and all(len(some) > 1 for some in lengths):
+        found.append((f"{title}, short trainings", lengths[0][0], lengths[1][0]))
+    return found
+
+
+def show_pairs(*pairs, absent_too=True):
+    """A table of pairs of methods, set by set; and where the runs that were paired stand among the others of their method."""
+    rows, places = [], []
+    for title, runs in SETS.items():
         for pair in pairs:
-            if not says_more(pair, whole):
-                continue
             names = ", ".join(marked(name, runs) for name in pair)
-            if (c := compare(*pair, runs)) is None:
-                if not absent_too:
-                    continue
-                absent = [name for name in pair if not runs_of(name, runs)]
+            if absent_too and (absent := [name for name in pair if not runs_of(name, runs)]):
                 rows.append([title, names, "not run: " + listed(absent), *["–"] * 4])
-                continue
-            seeds = ", ".join(map(str, c["seeds"][0])) if c["seeds"][0] == c["seeds"][1] else "; ".join(", ".join(map(str, some)) for some in c["seeds"])
-            seen = [images_seen(some[0]) for some in (c["a"], c["b"])]
-            words = [" and ".join(sorted({precision(r) for r in some})) for some in (c["a"], c["b"])]
-            rows.append(
-                [
-                    title,
-                    names,
-                    f"{c['means'][0]:.3f}, {c['means'][1]:.3f}",
-                    ", ".join("–" if math.isnan(p) else p_number(p) for p in c["ps"]) + f"<br>(seed {seeds})",
-                    c["over"],
-                    c["verdict"],
-                    (f"{seen[0]:,}" if seen[0] == seen[1] else f"{seen[0]:,}, {seen[1]:,}") + f"<br>{words[0] if words[0] == words[1] else ', '.join(words)}",
-                ]
-            )
-    return plots.table(["", "pair", "errors", "p", "test over", "the difference is", "images in training"], rows)
+            for called, a, b in pairings(pair, title, runs):
+                c = judge(a, b)
+                seen = [images_seen(some[0]) for some in (a, b)]
+                words = [" and ".join(sorted({precision(r) for r in some})) for some in (a, b)]
+                rows.append(
+                    [
+                        called,
+                        names,
+                        f"{c['means'][0]:.3f}, {c['means'][1]:.3f}<br>" + (f"({count(a)} each)" if len(a) == len(b) else f"({count(a)}, {count(b)})"),
+                        c["numbers"],
+                        c["over"],
+                        c["verdict"],
+                        (f"{seen[0]:,}" if seen[0] == seen[1] else f"{seen[0]:,}, {seen[1]:,}") + f"<br>{words[0] if words[0] == words[1] else ', '.join(words)}",
+                    ]
+                )
+                places += [f"*{called}*: {place}" for place in c["places"]]
+    display(plots.table(["", "pair", "mean errors", "p", "test over", "the difference is", "images in training"], rows))
+    if places:
+        display(Markdown(f"Where a method has more runs than there are pairs, errors are means of all; in the pairs stand only some. {'; '.join(places)}."))
 
 
-def variance_over_images(a, b):
+def variance_over_images(a, b, labels):
     """Of the difference of two (balanced) errors that the same test images give: each image is compared with itself."""
-    labels = np.array(labels_of[a[0]["profile"]])
+    labels = np.array(labels)
     wrong = [np.mean([np.isin(np.arange(len(labels)), r["final"]["wrong"]) for r in runs], axis=0) for runs in (a, b)]
     classes = np.unique(labels)
     return sum((wrong[0] - wrong[1])[labels == c].var(ddof=1) / (labels == c).sum() for c in classes) / len(classes) ** 2
@@ -860,49 +1023,49 @@ def binomial_variance(r):
     return (share * (1 - share) / n).sum() / len(n) ** 2
 
 
-def equal(runs, grid):
-    """What the two methods' runs say about the claim."""
-    if (c := compare("ATS-5", "Deep MIL", runs)) is None:
-        return None
-    five, mil = c["a"], c["b"]
-    if five[0]["profile"] not in labels_of:
-        return "Whether they differ needs the photographs' labels."
+def equal(five, mil, grid):
+    """What runs of ATS-5 and Deep MIL say about the claim."""
+    c, called = judge(five, mil), f"Deep MIL{'†' * any(r['rewarded'] for r in mil)}"
     (a, over_a), (b, over_b) = (mean_and_stderr([error_of(r) for r in some]) for some in (five, mil))
     seen = [images_seen(some[0]) for some in (five, mil)]
-    # Of the difference: that of the test images, which are the same for both, and that of the runs.
-    stderr = math.sqrt(variance_over_images(five, mil) + sum(0 if math.isnan(over) else over**2 for over in (over_a, over_b)))
-    early = min(seen)
+    early, times, labels = min(seen), seconds_side_by_side(five, mil), labels_for(five[0])
     train_then = [np.mean([np.interp(early, np.array(r["curve"]["epoch"]) * r["dataset"]["n_train"], r["curve"]["train_error"]) for r in some]) for some in (five, mil)]
+    size = f"{abs(a - b):.3f}"
+    if labels is not None:
+        # Of the difference: that of the test images, which are the same for both, and that of the runs.
+        stderr = math.sqrt(variance_over_images(five, mil, labels) + sum(0 if math.isnan(over) else over**2 for over in (over_a, over_b)))
+        size += f" ± {stderr:.3f}"
     text = (
-        f"ATS-5 read 5 patches of an image, {marked('Deep MIL', runs)} all {math.prod(grid)}{times_side_by_side(five, mil)}. "
-        f"They differ by {abs(a - b):.3f}, {abs(a - b) / stderr:.1f} standard errors of their difference: "
+        f"ATS-5 read 5 patches of an image, {called} all {math.prod(grid)}"
+        + (f"; {duration(times[0])} and {duration(times[1])} of training on the same machine. " if times else ". ")
+        + f"Errors of {shown([error_of(r) for r in five])} ({count(five)}) and {shown([error_of(r) for r in mil])} ({count(mil)}) differ by {size}; {c['told']}."
     )
     if min(a, b) > 0.8 * always_none(classes_of(five))[1]:
-        text += "but neither has learned much, so nothing can be said."
-    elif abs(a - b) <= 2 * stderr:
-        text += f"**no difference is shown**; one of up to {abs(a - b) + 2 * stderr:.2f} could hide."
-    else:
-        text += f"**{'ATS-5' if a < b else marked('Deep MIL', runs)} is better in {'these runs' if len(five) > 1 else 'this one run of each'}**."
-    if max(seen) > 1.5 * min(seen):
+        text += " But neither has learned much, so nothing can be said."
+    elif c["known"]:
+        better = "ATS-5" if a < b else called
+        text += f" {better} has the lower error at this budget." if unlike(five, mil) else f" **{better} has the lower error in these runs.**"
+    if unlike(five, mil):
+        fewer, more = ("ATS-5", called) if seen[0] < seen[1] else (called, "ATS-5")
         text += (
-            f" But after {early:,} images, all that {'ATS-5' if seen[0] < seen[1] else marked('Deep MIL', runs)} saw, the training error was {train_then[0]:.2f} with ATS-5 and {train_then[1]:.2f} with {marked('Deep MIL', runs)}; only the shorter run's learning rate had fallen by then. "
+            f" But after {early:,} images, all that {fewer} saw, the training error was {train_then[0]:.2f} with ATS-5 and {train_then[1]:.2f} with {called}; the learning rate of {more} had fallen less by then. "
             "This compares budgets, not what the methods end at."
         )
     return text
 
 
-display(pairs_table(("ATS-5", "Deep MIL")))
-for title, runs, whole in PAIRED:
-    if says_more(("ATS-5", "Deep MIL"), whole) and (said := equal(runs, (small if runs is compared else windows).grid)):
-        display(Markdown(f"**{title}.** {said}"))
-display(Markdown(f"The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
+show_pairs(("ATS-5", "Deep MIL"))
+for title, runs in SETS.items():
+    for called, five, mil in pairings(("ATS-5", "Deep MIL"), title, runs):
+        display(Markdown(f"**{called}.** {equal(five, mil, (small if runs is compared else windows).grid)}"))
+display(Markdown(f"± of a difference is its standard error, over the test images and, where a method has more than one, over its runs; p decides, ± gives the size. The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
 
 # %% [markdown]
 # (cell-claim-signs-uniform)=
 # ### Uniform sampling fails, on training and test set?
 
 # %% tags=["hide-input"]
-display(pairs_table(("ATS-5", "U-5"), ("ATS-10", "U-10")))
+show_pairs(("ATS-5", "U-5"), ("ATS-10", "U-10"))
 rows = []
 for title, runs in SETS.items():
     for name in ("U-5", "U-10", "ATS-5", "ATS-10"):
@@ -911,19 +1074,20 @@ for title, runs in SETS.items():
 display(plots.table(["", "", "runs", "training error", "training loss", "test error (balanced)"], rows))
 
 
-def uniform_outcome(title, runs):
-    """What the longest trainings say of uniform draws and attention, five patches each."""
-    if (c := compare("ATS-5", "U-5", runs)) is None or unlike(c["a"], c["b"]):
+def uniform_outcome(title, runs, n):
+    """What the longest trainings say of uniform draws and attention, n patches each."""
+    ats, uniform = f"ATS-{n}", f"U-{n}"
+    if (c := compare(ats, uniform, runs)) is None or unlike(c["a"], c["b"]):
         return ""
     flat = always_none(classes_of(c["b"]))[1]
     inside = [np.mean([r["curve"]["train_error"][-1] for r in some]) for some in (c["a"], c["b"])]
     return (
-        f"*{title}*, {len(c['a'])} training{'s' * (len(c['a']) > 1)} of each: U-5 has {'learned' if inside[1] < LEARNED else 'not learned'} its training set ({inside[1]:.2f} of it wrong, ATS-5 {inside[0]:.2f}), "
-        f"and on new images its error is {c['means'][1]:.2f}, a constant answer's {flat:g}, ATS-5's {c['means'][0]:.2f}: {c['verdict']} ({p_text(c['p'])})."
+        f"*{title}*, {count(c['a'])} of {ats} and {len(c['b'])} of {uniform}: {uniform} has {'learned' if inside[1] < LEARNED else 'not learned'} its training set ({inside[1]:.2f} of it wrong, {ats} {inside[0]:.2f}), "
+        f"and on new images its error is {c['means'][1]:.2f}, a constant answer's {flat:g}, {ats}'s {c['means'][0]:.2f}; {c['told']}."
     )
 
 
-said = [text for title, runs in SETS.items() if (text := uniform_outcome(title, runs))]
+said = [text for title, runs in SETS.items() for n in (5, 10) if (text := uniform_outcome(title, runs, n))]
 if said:
     display(Markdown(f"**Outcome.** {' '.join(said)} Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red, [which may be all that helps](#how-much-of-it-is-the-prior)."))
 
@@ -937,7 +1101,7 @@ if said:
 red_told = []
 red_runs = {title: some for title, runs in SETS.items() if (some := runs_of(RED, runs))}
 if red_runs:
-    display(pairs_table(("ATS-5", RED), (RED, "U-5"), absent_too=False))
+    show_pairs(("ATS-5", RED), (RED, "U-5"), absent_too=False)
     rows = []
     for title in red_runs:
         for name in ("U-5", RED, "ATS-5"):
@@ -952,16 +1116,17 @@ if red_runs:
             red_told.append(
                 f"*{title}*, {count(alone)} of {RED}, balanced error {shown(alone)}. "
                 + (
-                    f"That is below U-5's {red_uniform['means'][1]:.2f} ({red_uniform['verdict']}, {p_text(red_uniform['p'])} over {red_uniform['over']}). "
+                    f"That is below U-5's {red_uniform['means'][1]:.2f}; {red_uniform['told']}. "
                     if red_uniform["known"] and red_uniform["means"][0] < red_uniform["means"][1]
-                    else f"That it is below U-5's {red_uniform['means'][1]:.2f} is not shown. "
+                    else f"U-5 has {red_uniform['means'][1]:.2f}; {red_uniform['told']}. "
                 )
                 + f"{count(ends).capitalize()} of ATS-5 end{'s' * (len(ends) == 1)} {f'between {min(ends):.2f} and {max(ends):.2f}' if len(ends) > 1 else f'at {ends[0]:.2f}'}; "
-                + f"with the same seed the two differ {trained_['verdict']} ({p_text(trained_['p'])} over {trained_['over']}). "
+                + f"between ATS-5 and {RED} {trained_['told']}. "
                 + (
                     "**The prior alone lies among them: what ATS-5 has over uniform draws here may be the prior's doing, and that training the attention adds to it is not shown.**"
                     if within
-                    else f"**The prior alone is {'worse than any of them: training the attention adds to it, in these runs.' if np.mean(alone) > max(ends) else 'better than any of them.'}**"
+                    else f"**The prior alone is {'worse' if np.mean(alone) > max(ends) else 'better'} than any of them{', on average' * (len(alone) > 1)}"
+                    + ("**, but that is not beyond chance: what training the attention adds is not shown." if not trained_["known"] else ": training the attention adds to it, in these runs.**" if np.mean(alone) > max(ends) else ", in these runs.**")
                 )
             )
     display(Markdown(f"**Outcome.** {' '.join(red_told)}"))
@@ -972,7 +1137,7 @@ else:
 # **Does it take more than five patches?** Networks trained with ten, and networks trained with either number that look at another number of patches in the test:
 
 # %% tags=["hide-input"]
-display(pairs_table(("ATS-5", "ATS-10"), ("U-5", "U-10")))
+show_pairs(("ATS-5", "ATS-10"), ("U-5", "U-10"))
 rows = []
 for title, runs in SETS.items():
     for name in ("ATS-5", "ATS-10", "U-5", "U-10"):
@@ -988,7 +1153,7 @@ display(Markdown("Errors of the second table are not balanced: records have thes
 # ### CNNs learn the training set and do not generalise?
 
 # %% tags=["hide-input"]
-display(pairs_table(("ATS-5", "CNN 0.3"), ("ATS-5", "CNN 0.5")))
+show_pairs(("ATS-5", "CNN 0.3"), ("ATS-5", "CNN 0.5"))
 rows, as_said, not_learned = [], [], []
 for title, part in SETS.items():
     for name in ("CNN 0.3", "CNN 0.5", "CNN 1", "ATS-5"):
@@ -1101,9 +1266,15 @@ ax.set(
 ax.legend(loc="lower right", fontsize=9)
 plt.show()
 
-# %% [markdown]
-# A line tells how many images have a chance of at most so much: the further right, the more a draw teaches. Lines with the *red prior* are attention that has not
-# been trained but starts where the view is red.
+# %% tags=["hide-input"]
+ranked = sorted((values.mean(), label) for label, values, *_ in LINES)
+display(
+    Markdown(
+        "A line tells how many images have a chance of at most so much: the further right, the more a draw teaches. "
+        f"**What to see:** farthest left lies the line of {ranked[0][1]}, farthest right, by its mean, that of {ranked[-1][1]}."
+        + (" Lines with the *red prior* are attention that has not been trained but starts where the view is red." if photographs else "")
+    )
+)
 
 # %% tags=["hide-input"]
 rows = []
@@ -1223,7 +1394,7 @@ axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Means of three trainings, on the signs trained on (dotted) and on new ones (solid). The upright dotted line is where a training of the profiles `windows` and `find` ends, if every one of its windows
+# **What to see:** the dotted lines fall to near zero in both panels; the solid ones come near them only where any limit is asked for. Means of three trainings, on the signs trained on (dotted) and on new ones (solid). The upright dotted line is where a training of the profiles `windows` and `find` ends, if every one of its windows
 # had shown the model its sign. **Reading is still being learned by then**, even where nothing has to be found.
 
 # %% tags=["hide-input"]
@@ -1271,11 +1442,10 @@ Markdown(
 # (cell-norm)=
 # ## A trap: how patches are normalised
 #
-# Learning was slow for one more reason, of our own making. The paper's feature network is "a ResNet with 8 layers"; the reference it cites normalises over the
+# Our first trainings may have been slow for one more reason, of our own making. The paper's feature network is "a ResNet with 8 layers"; the reference it cites normalises over the
 # batch. Then a patch's feature depends on which other patches were drawn, and the expectation of [chapter 1](01_attention_as_expectation.ipynb) is no
-# longer over a function of the location. So `ResNet8Features` normalises each patch by itself, in groups of four channels, unless told otherwise. But the last
-# layer averages over the patch, and the average of what has just been normalised says little. The cell takes attention away
-# altogether: it cuts the sign out of small drawn roads, gives it to the feature network, and asks which it is, with either normalisation.
+# longer over a function of the location. So `ResNet8Features` normalises each patch by itself, in groups of four channels, unless told otherwise. The next
+# cell takes attention away altogether: it cuts the sign out of small drawn roads, gives it to the feature network, and asks which it is, with either normalisation.
 
 # %% mystnb={"image": {"alt": "Training error on cut-out signs against epochs: with batch normalisation it falls steadily from the error of guessing, with group normalisation it hardly falls."}}
 crops, labels = [], []
@@ -1334,12 +1504,15 @@ ax.legend()
 plt.show()
 
 # %% tags=["hide-input"]
+guessed, ends = 0.75, {norm: errors[-1] for norm, errors in read.items()}
+not_begun = ends["group"] > guessed - 2 * math.sqrt(guessed * (1 - guessed) / len(labels))
 Markdown(
-    f"After {len(read['batch'])} epochs the error is {read['batch'][-1]:.2f} with batch and {read['group'][-1]:.2f} with group normalisation. "
+    f"**What to see:** after {len(read['batch'])} epochs the training error is {ends['batch']:.2f} with batch normalisation and {ends['group']:.2f} with group normalisation; the broken line is guessing. "
     + (
-        "Attention has nothing to learn from features that cannot tell one sign from another: this is why the profiles `small` and `windows` normalise over the "
-        "batch. Whether group normalisation learns in a longer time was not tried, and how much the batch's influence costs in bias we do not know."
-        if read["group"][-1] - read["batch"][-1] > 0.1
+        f"Within {len(read['batch'])} epochs of {len(labels)} signs, with one seed, group normalisation had {'not begun to learn' if not_begun else 'learned less'}; therefore the profiles `small`, `windows` and `find` normalise over the batch. "
+        "A possible reason, not tested: the last layer averages over the patch, and an average of what has just been normalised within this patch may say little. Whether group normalisation learns in a longer time was not tried, "
+        "and how much the batch's influence costs in bias we do not know."
+        if ends["group"] - ends["batch"] > 0.1
         else "Here they do not differ by much."
     )
 )
@@ -1404,10 +1577,22 @@ ax.set(xscale="log", xlabel="images seen", ylabel="training loss (nats)", ylim=(
 ax.legend(fontsize=9)
 plt.show()
 
-# %% [markdown]
-# The grey line, $\ln 4$, is the loss of guessing. The curve of ATS-5 stays near it at first and then falls steeply; those of uniform sampling fall much less. A
-# possible reason, which was not tested by itself: in attention sampling the two networks help each other. Features that tell a sign pull attention towards signs, and attention on signs shows the
-# features more of them. Uniform sampling has no such loop.
+# %% tags=["hide-input"]
+ended = {name: [r["curve"]["train_loss"][-1] for r in some] for name in ("ATS-5", "ATS-10", "U-5", "U-10") if (some := runs_of(name, compared))}
+by_attention, by_chance = ([loss for n in (5, 10) for loss in ended.get(f"{method}-{n}", [])] for method in ("ATS", "U"))
+text = "The grey line, $\\ln 4$, is the loss of guessing. "
+if ended:
+    text += f"**What to see:** where the lines end. The last training losses are {listed([f'{shown(losses)} with {name} ({count(losses)})' for name, losses in ended.items()])}. "
+if by_attention and by_chance and min(by_chance) > max(by_attention):
+    text += (
+        "Every training with uniform draws ends above every one with attention. A possible reason, which was not tested by itself: in attention sampling the two networks help each other. "
+        "Features that tell a sign pull attention towards signs, and attention on signs shows the features more of them. Uniform sampling has no such loop."
+    )
+elif by_attention and by_chance:
+    text += f"With uniform draws they lie between {min(by_chance):.2f} and {max(by_chance):.2f}, with attention between {min(by_attention):.2f} and {max(by_attention):.2f}: these ranges overlap."
+if "U-10" in ended:
+    text += f" Ten uniform patches of {math.prod(small_chances.map_size)} locations see a sign in {small_chances.uniform[10].mean():.0%} of the visits to an image that has one, five in {small_chances.uniform[5].mean():.0%}."
+display(Markdown(text))
 
 # %% [markdown]
 # ## Where attention falls, in numbers
@@ -1418,39 +1603,10 @@ plt.show()
 
 
 # %% tags=["hide-input"]
-def load_model(r):
-    """The trained model of a record; None where its weights were not kept."""
-    path = Path(f"../results/weights/{r['stem']}.safetensors")
-    if not path.exists():
-        return None
-    # Records from before there was a choice had group normalisation.
-    changes = tuple((r["settings"].get("changes", {}) | {"norm": r["settings"].get("norm", "group")}).items())
-    run = Run(
-        "speed_limits",
-        method=r["method"],
-        n_patches=r["n_patches"] or 5,
-        cnn_scale=r["settings"].get("cnn_scale", 1.0),
-        seed=r["seed"],
-        profile=r["profile"],
-        changes=changes,
-    )
-    trained = run.build()
-    trained.load_state_dict(load_file(path))
-    return trained.eval()
-
-
 def look(trained, images):
     """Log-attention of each image."""
     with torch.no_grad():
         return [trained(image[None], generator=torch.Generator().manual_seed(0)).log_attention[0] for image in images]
-
-
-def before_training(r, trained):
-    """Put the attention of before training into the model; False where it was not kept."""
-    path = Path(f"../results/weights/{r['stem']}.attention.safetensors")
-    if path.exists():
-        trained.attention.load_state_dict(attention_snapshots(path)[0])
-    return path.exists()
 
 
 def measure(runs, images, boxes):
@@ -1463,10 +1619,10 @@ def measure(runs, images, boxes):
             corners, _ = patch_corners(trained, images[0][None])
             shows = [shows_sign(corners, trained.patch_size, some) for some in boxes]
             n = r["n_patches"] or 5
-            for when in ("trained", "before training"):
-                if when == "before training" and (name == "Deep MIL" or r["seed"] or not before_training(r, trained)):
+            for when, model in (("trained", trained), ("before training", untrained(r))):
+                if when == "before training" and name == "Deep MIL":
                     continue
-                by_image = np.array([attention_on(a, s, n) for a, s in zip(look(trained, images), shows, strict=True)]).T
+                by_image = np.array([attention_on(a, s, n) for a, s in zip(look(model, images), shows, strict=True)]).T
                 found.append((name, r["seed"], when, n, *by_image))
     return found
 
@@ -1476,18 +1632,19 @@ def about_attention(name, found, what, called):
     trained, before = ([row for row in found if row[:1] == (name,) and row[2] == when] for when in ("trained", "before training"))
     share, flat, chance = (np.mean([row[k] for row in trained], axis=0) for k in (4, 5, 6))  # mean over seeds, by image
     ratio, n = share.mean() / flat.mean(), trained[0][3]
-    seeds = ", ".join(str(row[1]) for row in trained)
-    text = f"{called} (seed {seeds}) puts {ratio:.1f} times as much attention on signs as a uniform distribution, and {n} draws from it see a sign in {chance.mean():.0%} of the images. " + (
+    seeds = [str(row[1]) for row in trained]
+    text = f"{called} (seed{'s' * (len(seeds) > 1)} {listed(seeds)}) puts {'on average ' * (len(seeds) > 1)}{ratio:.1f} times as much attention on signs as a uniform distribution, and {n} draws from it see a sign in {chance.mean():.0%} of the images. " + (
         "It **has found** them." if chance.mean() > 0.8 else "It prefers them, and **misses many**." if ratio > 1.5 else "It has **not** found them."
     )
-    for *_, share_then, flat_then, chance_then in before:
+    if before:
+        share_then, flat_then, chance_then = (np.mean([row[k] for row in before], axis=0) for k in (4, 5, 6))
         change, stderr = mean_and_stderr(chance - chance_then)
         text += (
             f" Before training, by {'its prior' if what.startswith('photographs') else 'chance'} alone, the ratio was {share_then.mean() / flat_then.mean():.1f} and {chance_then.mean():.0%} of the images were seen: "
             + (
                 f"**the chance to see a sign has not changed beyond the scatter of {len(chance)} images** ({change:+.2f} ± {stderr:.2f})."
                 if abs(change) < 2 * stderr
-                else f"training has {'found more of the signs' if change > 0 else 'led away from them' if ratio < share_then.mean() / flat_then.mean() else 'raised the ratio, and yet fewer images are seen'} ({change:+.2f} ± {stderr:.2f})."
+                else f"training has {'found more of the signs' if change > 0 else 'led away from them' if ratio < share_then.mean() / flat_then.mean() else 'raised the ratio, and yet fewer images are seen'} ({change:+.2f} ± {stderr:.2f}, over the images)."
             )
         )
     return text
@@ -1507,14 +1664,14 @@ for what, (runs, images, boxes) in (on_photographs | {"drawn roads": (compared, 
     display(plots.table(["", "seed", "", "attention on signs", "uniform", "ratio", "draws", "they see it"], rows))
     display(Markdown("\n\n".join(about_attention(name, found, what, marked(name, runs)) for name in dict.fromkeys(row[0] for row in found))))
 if not photographs:
-    display(Markdown("The photographs were not found, so attention on them cannot be measured on this page."))
+    display(Markdown("The photographs were not found: attention on them is measured where they are installed, not on this page."))
 
 # %% [markdown]
 # (cell-seen)=
 # ### Does seeing the sign help?
 #
 # The label of an image with a limit can be right because the sign was read, or because roads with a limit of 80 look like each other, or because the network knows this window. Attention sampling lets us
-# tell them apart: the same image, drawn from again and again, sometimes shows the model its sign and sometimes not. Eight draws of each image, for the first run of each method; of ATS-5 all test images with a limit, else the first 30. Shares of right answers are means
+# tell them apart: the same image, drawn from again and again, sometimes shows the model its sign and sometimes not. Six draws of each image, for each network whose weights were kept; of ATS-5 all test images of photographs with a limit, else the first 30. Shares of right answers are means
 # over the limits, so that always answering the same limit gives a third at most. Images differ in how hard they are and in how
 # often their sign is seen, so the last column compares an image with itself: of those whose sign was seen in some draws and not in others, how much more often the answer is right with the sign in sight.
 
@@ -1524,8 +1681,17 @@ ENOUGH = 10  # images that show both, below which a mean of them says nothing
 
 
 def gains(seen, right):
-    """Of each image that does both: share of right answers with the sign in sight, less that without."""
-    return [r[s].mean() - r[~s].mean() for s, r in zip(seen, right, strict=True) if s.any() and not s.all()]
+    """Of each image, share of right answers with the sign in sight, less that without; NaN where it does not do both."""
+    return [r[s].mean() - r[~s].mean() if s.any() and not s.all() else math.nan for s, r in zip(seen, right, strict=True)]
+
+
+def known(values):
+    """Those that are not NaN."""
+    return [value for value in values if not math.isnan(value)]
+
+
+def mean_of_known(values):
+    return np.mean(known(values)) if known(values) else math.nan
 
 
 def right_share(right, where, labels):
@@ -1547,21 +1713,28 @@ if photographs:
     } | question_sets
 for title, (runs, sets) in question_sets.items():
     for name, (which, dataset) in itertools.product(("ATS-5", "U-5"), sets.items()):
-        if not (some := runs_of(name, runs)) or (trained := load_model(some[0])) is None:
+        if name == "U-5" and which == "training":
+            continue
+        networks = [(r, trained) for r in runs_of(name, runs) if (trained := load_model(r)) is not None]
+        if not networks:
             continue
         everything = name == "ATS-5" and which == "test" and title != "drawn roads"
         numbers_, images_, boxes_ = kept(dataset, len(dataset) if everything else 30)
         labels_ = np.array([int(dataset.labels[i]) for i in numbers_])
-        generator = torch.Generator().manual_seed(0)
-        looks = [answers_by_sight(trained, *each, draws=8, generator=generator) for each in zip(images_, boxes_, labels_, strict=True)]
-        seen, right = (np.array(each) for each in zip(*looks, strict=True))  # (images, draws)
-        gained = gains(seen, right)
-        gain = mean_and_stderr(gained) if len(gained) >= ENOUGH else (math.nan, math.nan)
-        sight[name, title, which] = dict(seen=seen.mean(), if_seen=right_share(right, seen, labels_), if_not=right_share(right, ~seen, labels_), both=len(gained), gain=gain, images=len(images_))
-        found = sight[name, title, which]
-        rows.append(
-            [f"{name}, seed {some[0]['seed']}", title, which, len(images_), percent(found["seen"]), percent(found["if_seen"]), percent(found["if_not"]),
-             len(gained), f"{gain[0]:+.2f} ± {gain[1]:.2f}" if len(gained) >= ENOUGH else "too few"]
+        by_network = []  # share of draws that see a sign, right if seen, right if not, gain of each image
+        for r, trained in networks:
+            generator = torch.Generator().manual_seed(0)
+            looks = [answers_by_sight(trained, *each, draws=6, generator=generator) for each in zip(images_, boxes_, labels_, strict=True)]
+            seen, right = (np.array(each) for each in zip(*looks, strict=True))  # (images, draws)
+            by_network.append((seen.mean(), right_share(right, seen, labels_), right_share(right, ~seen, labels_), gains(seen, right)))
+            mine = known(by_network[-1][3])
+            gain = f"{'{:+.2f} ± {:.2f}'.format(*mean_and_stderr(mine))}" if len(mine) >= ENOUGH else "too few"
+            rows.append([f"{name}, seed {r['seed']}", title, which, len(images_), *(percent(share) for share in by_network[-1][:3]), len(mine), gain])
+        # Over the networks: means, of the gain image by image.
+        every_gain = known([mean_of_known(of_image) for of_image in zip(*(each[3] for each in by_network), strict=True)])
+        sight[name, title, which] = dict(
+            zip(("seen", "if_seen", "if_not"), (mean_of_known(each) for each in list(zip(*by_network, strict=True))[:3]), strict=True),
+            both=len(every_gain), gain=mean_and_stderr(every_gain) if len(every_gain) >= ENOUGH else (math.nan, math.nan), images=len(images_), networks=len(networks),
         )  # fmt: skip
 display(plots.table(["", "", "", "images", "sign is seen", "right if seen", "right if not", "images that do both", "with the sign, same image"], rows))
 
@@ -1569,28 +1742,30 @@ display(plots.table(["", "", "", "images", "sign is seen", "right if seen", "rig
 def training_sight(title):
     """The exact chance that five draws of ATS-5 see a sign of its training images, trained and before training."""
     runs, sets = question_sets[title]
-    r = runs_of("ATS-5", runs)[0]
-    trained = load_model(r)
+    networks = [(trained, untrained(r)) for r in runs_of("ATS-5", runs) if (trained := load_model(r)) is not None]
     _, images, boxes = kept(sets["training"], len(sets["training"]))
-    corners, _ = patch_corners(trained, images[0][None])
-    shows = [shows_sign(corners, trained.patch_size, some) for some in boxes]
+    corners, _ = patch_corners(networks[0][0], images[0][None])
+    shows = [shows_sign(corners, networks[0][0].patch_size, some) for some in boxes]
 
-    def chance():
+    def chance(model):
         with torch.no_grad():
-            return np.mean([attention_on(trained.attend(image[None])[1][0], some)[2] for image, some in zip(images, shows, strict=True)])
+            return np.mean([attention_on(model.attend(image[None])[1][0], some)[2] for image, some in zip(images, shows, strict=True)])
 
-    now = chance()
-    return (now, chance() if before_training(r, trained) else math.nan), len(images)
+    return [np.mean([chance(model) for model in models]) for models in zip(*networks, strict=True)], len(images)
 
 
 def said(title, which, name="ATS-5"):
     """Whether the sign in sight makes a difference, on the same image."""
-    gain, stderr = sight[name, title, which]["gain"]
+    (gain, stderr), both = (sight[name, title, which][key] for key in ("gain", "both"))
     if math.isnan(gain):
-        return f"only {sight[name, title, which]['both']} images show both, too few to compare an image with itself"
+        return f"only {both} image{'s' * (both != 1)} {'do' if both != 1 else 'does'} both, too few to compare an image with itself"
     if abs(gain) <= 2 * stderr:
-        return f"on the same image what the sign in sight adds, {gain:+.2f} ± {stderr:.2f}, cannot be told from nothing"
-    return f"on the same image the sign in sight {'helps' if gain > 0 else 'harms'}, {gain:+.2f} ± {stderr:.2f}"
+        return f"on the same image what the sign in sight adds, {gain:+.2f} ± {stderr:.2f} ({both} images), cannot be told from nothing"
+    return f"on the same image the sign in sight {'helps' if gain > 0 else 'harms'}, {gain:+.2f} ± {stderr:.2f} ({both} images)"
+
+
+def networks_of(of):
+    return f"{of['networks']} network{'s' * (of['networks'] > 1)} of ATS-5"
 
 
 in_sight = ""  # for the summary
@@ -1600,12 +1775,12 @@ if ("ATS-5", title, "training") in sight:
     (now, prior_), n_training = training_sight(title)
     knows = inside["if_not"] > 0.5 and inside["if_not"] > outside["if_not"] + 0.1
     text = (
-        f"**Which limit.** On the {n_training} training windows with a limit, five draws of the trained attention see a sign in {now:.0%}, of the prior in {prior_:.0%}. "
+        f"**Which limit**, {networks_of(inside)}. On the {n_training} training windows with a limit, five draws of the trained attention see a sign in {now:.0%}, of the prior in {prior_:.0%}. "
         f"Yet the answers are right: in {inside['if_not']:.0%} of the draws that show **less than half** of any sign (30 windows). On test images they are right in {outside['if_not']:.0%} of such draws and in {outside['if_seen']:.0%} of those that show the sign "
         f"({outside['images']} images; always the same limit: a third); {said(title, 'test')}. "
     )
     if knows:
-        in_sight = f"Asked which limit, the trained ATS-5 is right on its training windows in {inside['if_not']:.0%} of the draws without a sign: it knows the windows"
+        in_sight = f"Asked which limit, the trained ATS-5 ({networks_of(inside).removesuffix(' of ATS-5')}) is right on its training windows in {inside['if_not']:.0%} of the draws without a sign: it knows the windows"
         text += (
             "**It has learned to recognise the windows**, at least in part: which trees, which road, which car belong to which label; up to half of a sign may be in such a patch, too. Each photograph gives one window, the same in every epoch but for small shifts, "
             f"and {len(chances.locations)} windows with a limit are an easy way to a low training loss, open to every method here."
@@ -1617,13 +1792,13 @@ if ("ATS-5", title, "test") in sight:
     reads = outside["if_seen"] > outside["if_not"] + 0.3
     if reads:
         in_sight += (
-            f"{'; asked' if in_sight else 'Asked'} for any limit, it is right on test images in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of the others, "
+            f"{'; asked' if in_sight else 'Asked'} for any limit, {'it' if in_sight else 'ATS-5'} ({networks_of(outside).removesuffix(' of ATS-5')}) is right on test images in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of the others, "
             f"most of which are of other images; {said(title, 'test')}"
         )
     display(
         Markdown(
-            f"**Any limit.** On test images ATS-5 is right in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of those that do not ({outside['images']} images, sign seen in {outside['seen']:.0%}); {said(title, 'test')}. "
-            + ("The two kinds of draws come mostly from different images, which may differ in more than that: whether it reads signs only the comparison within images could tell. " if reads else "")
+            f"**Any limit**, {networks_of(outside)}. On test images {'they are' if outside['networks'] > 1 else 'it is'} right in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of those that do not ({outside['images']} images, sign seen in {outside['seen']:.0%}); {said(title, 'test')}. "
+            + ("The two kinds of draws come mostly from different images, which may differ in more than that; the comparison within images does not share this flaw. " if reads else "")
             + "The same places are in both classes of that question, but windows with a sign still lie at other heights of a photograph than windows anywhere. "
             + (
                 f"U-5 sees a sign in {sight['U-5', title, 'test']['seen']:.0%}; of the limits that it does not see it calls {sight['U-5', title, 'test']['if_not']:.0%} a limit. That it is below the error of a constant answer may come from such a difference between the scenes. "
@@ -1641,18 +1816,46 @@ if ("ATS-5", title, "test") in sight:
 # The paper's Figure 5 shows a road with two signs, marked by circles, the attention of Deep MIL and of ATS, and the patches around the signs:
 # ATS gives both a high probability, Deep MIL finds both and takes one. Ours shows an image with two signs, the attention of the trained models,
 # and the patches that five draws of ATS-5 show, each once, with the number of its draws; a blue frame: it shows a sign. Colours run from 0 to each map's highest value, on a square-root scale: a map of one colour is nearly uniform. The range of its values stands
-# below each map.
+# below each map. Where a method has several networks with weights, the picture shows the one whose error is in the middle.
 
 
 # %% tags=["hide-input"]
 def models_of(runs):
-    """Name -> trained model: Deep MIL and ATS-5, where there are weights; batch normalisation and the lowest seed first."""
-    found = {}
+    """Name -> trained model, and name -> its record: Deep MIL and ATS-5, of those with weights the one whose error is in the middle."""
+    found, records_ = {}, {}
     for name in ("Deep MIL", "ATS-5"):
-        for r in sorted(runs_of(name, runs), key=lambda r: (r["settings"].get("norm") != "batch", r["seed"])):
-            if name not in found and (trained := load_model(r)) is not None:
-                found[name] = trained
-    return found
+        if with_weights := [(r, trained) for r in runs_of(name, runs) if (trained := load_model(r)) is not None]:
+            with_weights.sort(key=lambda each: error_of(each[0]))
+            records_[name], found[name] = with_weights[len(with_weights) // 2]
+    return found, records_
+
+
+def which_network(r, runs):
+    """Which of the networks of a method the picture shows."""
+    every = runs_of(name_of(r), runs)
+    if len(every) == 1:
+        return f"of {name_of(r)}, seed {r['seed']}, the only run of its length (error {error_of(r):.3f})"
+    others = [one for one in every if one is not r and Path(f"../results/weights/{one['stem']}.safetensors").exists()]
+    errors = listed([f"{error:.3f}" for error in sorted(map(error_of, every))])
+    lost = len(every) - 1 - len(others)
+    return (
+        f"of {name_of(r)}, seed {r['seed']}, whose error is the {rank_among(r, every)} of {len(every)} ({errors})"
+        + (f"; the weights of {'the other' if lost == len(every) - 1 else lost}{'s' * (lost == len(every) - 1 > 1)} were not kept" if lost else "")
+    )
+
+
+def networks_shown(records_, runs):
+    """Which networks a picture shows, in a sentence."""
+    text = "; ".join(which_network(r, runs) for r in records_.values())
+    return f"The networks shown: {text}."
+
+
+def other_networks(name, r, runs):
+    """The other networks of a method that were kept."""
+    return [trained for one in runs_of(name, runs) if one is not r and (trained := load_model(one)) is not None]
+
+
+ABSENT = "The photographs were not found. Where they are installed, this cell shows {}; what is said about photographs in the claim ledger rests on that."
 
 
 def figure_5(image, boxes, trained, what, runs):
@@ -1700,12 +1903,38 @@ def sign_by_sign(image, boxes, trained):
     return shares
 
 
+def on_any_sign(image, boxes, trained):
+    """Share of the attention on any of the signs, and of the locations that show one, for each method."""
+    return {name: attention_on(look(model, [image])[0], shows_sign(patch_corners(model, image[None])[0], model.patch_size, boxes))[:2] for name, model in trained.items()}
+
+
+def brightest(images, boxes, trained, runs):
+    """In how many maps the location with the most attention shows a sign, in a sentence."""
+    text = []
+    for name, model in trained.items():
+        corners, _ = patch_corners(model, images[0][None])
+        hits = sum(bool(shows_sign(corners, model.patch_size, some)[a.flatten().argmax()]) for a, some in zip(look(model, images), boxes, strict=True))
+        text.append((f"in {hits} of {len(images)} maps of " if len(images) > 1 else "in the map of " if hits else "not in that of ") + marked(name, runs))
+    return f"**What to see:** the brightest location shows a sign {listed(text)}."
+
+
+def drawn_that_show(see):
+    return f"{ {0: 'none', 5: 'all'}.get(see, see)} of the five draws of ATS-5 show{'s' * (see == 1)} a sign"
+
+
+def other_shares(images, boxes, records_, runs):
+    """The mean share of the attention on the signs with the other networks of ATS-5, in a sentence; empty where there are none."""
+    shares = [np.mean([on_any_sign(image, some, {"ATS-5": model})["ATS-5"][0] for image, some in zip(images, boxes, strict=True)]) for model in other_networks("ATS-5", records_["ATS-5"], runs)]
+    text = listed([f"{share:.0%}" for share in shares]) if shares else ""
+    return f" The other network{'s' * (len(shares) > 1)} of ATS-5 ha{'ve' if len(shares) > 1 else 's'} {text} of {'their' if len(shares) > 1 else 'its'} attention there." if shares else ""
+
+
 def with_two(boxes):
     return next((i for i, some in enumerate(boxes) if len(some) > 1), 0)
 
 
 # %% mystnb={"image": {"alt": "Drawn road with orange circles around its signs; beside it the coarse attention maps of Deep MIL and of attention sampling; below, the patches that five draws show, those with a sign framed in blue."}} tags=["hide-input"]
-small_models = models_of(compared)
+small_models, small_records = models_of(compared)
 if "ATS-5" in small_models:
     at = with_two(small_boxes)
     see = figure_5(
@@ -1718,7 +1947,8 @@ if "ATS-5" in small_models:
     weaker = {name: np.array([min(some[name]) for some in by_image]) for name in small_models}
     display(
         Markdown(
-            f"Both maps are coarse: there are only {small.grid[0]} × {small.grid[1]} locations, and so five draws meet some of them more than once. {'All' if see == 5 else see} of the five draws of ATS-5 show{'s' * (see == 1)} a sign. "
+            f"{brightest([small_images[at]], [small_boxes[at]], small_models, compared)} {networks_shown(small_records, compared)} "
+            f"{'Both maps are' if len(small_models) == 2 else 'The map is'} coarse: there are only {small.grid[0]} × {small.grid[1]} locations, and so five draws meet some of them more than once; {drawn_that_show(see)}. "
             f"The attention on the two signs is {'; '.join(listed([f'{x:.0%}' for x in each]) + f' with {marked(name, compared)}' for name, each in shares.items())}; a patch that shows both counts for both."
         )
     )
@@ -1736,14 +1966,7 @@ else:
     display(Markdown("No weights of ATS-5 on drawn roads yet."))
 
 # %% mystnb={"image": {"alt": "Window of a photograph of a road with orange circles around its signs; beside it the attention maps of Deep MIL and of attention sampling; below, the patches that five draws show, those with a sign framed in blue."}} tags=["hide-input"]
-
-
-def on_any_sign(image, boxes, trained):
-    """Share of the attention on any of the signs, and of the locations that show one, for each method."""
-    return {name: attention_on(look(model, [image])[0], shows_sign(patch_corners(model, image[None])[0], model.patch_size, boxes))[:2] for name, model in trained.items()}
-
-
-real_models = models_of(finding)
+real_models, real_records = models_of(finding)
 if photographs and "ATS-5" in real_models:
     at = with_two(real_boxes)
     see = figure_5(
@@ -1752,12 +1975,14 @@ if photographs and "ATS-5" in real_models:
     shares = on_any_sign(real_images[at], real_boxes[at], real_models)
     display(
         Markdown(
+            f"{brightest([real_images[at]], [real_boxes[at]], real_models, finding)} {networks_shown(real_records, finding)} "
             f"The signs have {listed([f'{share:.1%} of the attention of {marked(name, finding)} (uniform attention: {flat:.1%})' for name, (share, flat) in shares.items()])}; "
-            f"{'all' if see == 5 else see} of the five draws of ATS-5 show{'s' * (see == 1)} a sign. Before training, the attention of ATS-5 is at what is red in the picture. ATS-5 was shown {images_seen(runs_of('ATS-5', finding)[0]):,} windows, Deep MIL {images_seen(runs_of('Deep MIL', finding)[0]):,}."
+            f"{drawn_that_show(see)}.{other_shares([real_images[at]], [real_boxes[at]], real_records, finding)} Before training, the attention of ATS-5 is at what is red in the picture. "
+            f"Windows shown in training: {listed([f'{images_seen(r):,} with {marked(name, finding)}' for name, r in real_records.items()])}."
         )
     )
 else:
-    display(Markdown("The photographs were not found." if not photographs else "No weights of ATS-5 on photographs yet."))
+    display(Markdown(ABSENT.format("the same picture of a window of a photograph, whose signs it circles, with the attention of the trained Deep MIL and ATS-5 on it") if not photographs else "No weights of ATS-5 on photographs yet."))
 
 # %% [markdown]
 # (cell-fig9)=
@@ -1796,18 +2021,19 @@ def figure_9(images, boxes, trained, patch, runs):
     plt.show()
 
 
-def caption_9(images, boxes, trained, runs, more):
+def caption_9(images, boxes, trained, records_, runs, more):
     """How much attention is on the signs of these images."""
     shares = [on_any_sign(image, some, trained) for image, some in zip(images, boxes, strict=True)]
     mean = {name: np.mean([found[name] for found in shares], axis=0) for name in trained}
     text = listed([f"{share:.0%} of the attention of {marked(name, runs)} (uniform attention: {flat:.0%})" for name, (share, flat) in mean.items()])
-    display(Markdown(f"In these images the signs have, on average, {text}. {more}"))
+    others = other_shares(images, boxes, records_, runs) if "ATS-5" in records_ else ""
+    display(Markdown(f"{brightest(images, boxes, trained, runs)} {networks_shown(records_, runs)} In these images the signs have, on average, {text}.{others} {more}"))
 
 
 if small_models:
     figure_9(small_images[:6], small_boxes[:6], small_models, small.patch, compared)
     caption_9(
-        small_images[:6], small_boxes[:6], small_models, compared,
+        small_images[:6], small_boxes[:6], small_models, small_records, compared,
         "Signs of the drawn roads are circled only where they set the limit. Others are there as well, also red ones, and attention may fall on them with good reason: to know that a sign is no limit, one has to read it.",
     )  # fmt: skip
 else:
@@ -1816,9 +2042,9 @@ else:
 # %% mystnb={"image": {"alt": "Six rows. In each a window of a photograph of a road with circles around its speed limits, the attention of Deep MIL and of attention sampling on it, and the patch at the sign at full resolution."}} tags=["hide-input"]
 if photographs and real_models:
     figure_9(real_images[:6], real_boxes[:6], real_models, speed_limits.PATCH, finding)
-    caption_9(real_images[:6], real_boxes[:6], real_models, finding, "Where ATS-5 has little on the sign, the row's last picture shows what it has missed.")
+    caption_9(real_images[:6], real_boxes[:6], real_models, real_records, finding, "Where ATS-5 has little on the sign, the row's last picture shows what it has missed.")
 else:
-    display(Markdown("The photographs were not found." if not photographs else "No weights on photographs yet."))
+    display(Markdown(ABSENT.format("six windows of photographs, the attention of both methods on them, and the patch at the sign") if not photographs else "No weights on photographs yet."))
 
 # %% [markdown]
 # (cell-what-ran)=
@@ -1845,18 +2071,19 @@ if missing:
 
 # %% tags=["hide-input"]
 points = [
-    f"In the view at 0.3, {(0.3 * widths < 20).mean():.0%} of the signs are less than 20 pixels wide; on drawn roads a network tells crops with a sign from crops without there "
-    f"(error {low['sign_or_none']:.3f}) but misreads {low['which_limit']:.0%}, against {full['which_limit']:.0%} at full size."
+    f"In the view at 0.3, {(0.3 * widths < 20).mean():.0%} of the {'German' if photographs else 'drawn'} signs are less than 20 pixels wide; on drawn roads a network tells crops with a sign from crops without there "
+    f"(error {low['sign_or_none']:.3f}) but misreads {low['which_limit']:.0%}, against {full['which_limit']:.0%} at full size (one training of each)."
 ]
 if of := {name: some for name in ORDER if (some := runs_of(name, compared))}:
-    claim = compare("ATS-5", "U-5", compared)
+    claim, ten = (compare(f"ATS-{n}", f"U-{n}", compared) for n in (5, 10))
     points.append(
         f"**Drawn roads**, test error: {', '.join(f'{marked(name, compared)} {shown([plain(r) for r in some])}' for name, some in of.items())}."
         + (
-            f" There the claim that five patches by attention are enough, and five from anywhere are not, {'holds in each of these runs' if claim['known'] and claim['means'][0] < claim['means'][1] else 'is not shown'} ({count(claim['a'])} of ATS-5, {len(claim['b'])} of U-5 beside it; {p_text(claim['p'])} over {claim['over']}: {claim['verdict']})."
+            f" There the claim that five patches by attention are enough, and five from anywhere are not, {'holds in each of these runs' if claim['known'] and claim['means'][0] < claim['means'][1] else f'is {NOT_TESTED}' if claim['untested'] else 'is not shown'}" + ("." if claim["untested"] else f": {claim['told']}.")
             if claim
             else ""
         )
+        + (f" Ten patches, ATS-10 and U-10: {ten['means'][0]:.3f} and {ten['means'][1]:.3f}; {ten['told']}." if ten else "")
     )
 for title, runs in list(SETS.items())[:2]:
     if runs:
@@ -1869,7 +2096,9 @@ for title, runs in list(SETS.items())[:2]:
                 if not pair
                 else "The long training of ATS-5 has no counterpart among the others yet. "
                 if unlike(pair["a"], pair["b"])
-                else f"{'In one run of each ' if len(pair['a']) == 1 else ''}ATS-5 is {'better than U-5, beyond the chance of the test images' if pair['known'] and pair['means'][0] < pair['means'][1] else 'not shown to be better than U-5'} ({p_text(pair['p'])} over {pair['over']}; ATS alone starts from a prior{', and another seed may end elsewhere' if len(pair['a']) == 1 else ''})."
+                else (f"{'In one run of each ' if len(pair['a']) == len(pair['b']) == 1 else ''}ATS-5 is better than U-5" if pair["known"] and pair["means"][0] < pair["means"][1] else f"Whether ATS-5 is better than U-5 is {NOT_TESTED}" if pair["untested"] else "ATS-5 against U-5")
+                + ("" if pair["untested"] else f": {pair['told']}")
+                + f". ATS alone starts from a prior{', and another seed may end elsewhere' if len(pair['a']) == 1 else ''}."
             )
             + ("" if any(plain(r) < constant for r in runs) else " The plain error of every run is above that of always answering *none*.")
             + f" Reading signs that somebody else has found ends at {reading['paper' if title.endswith('which limit') else 'any', '1.0']['test'][:, -1].mean():.2f}."
@@ -1878,15 +2107,17 @@ if red_told:
     points.append(f"**What the prior for red does by itself.** {' '.join(red_told)}")
 preferences, gained = [], []
 for what in on_photographs:
-    rows = {row[2]: row for row in measured_on[what] if row[0] == "ATS-5" and row[1] == 0}
-    if len(rows) == 2:
-        before, after = rows["before training"], rows["trained"]
-        change, stderr = mean_and_stderr(after[6] - before[6])
+    rows = {when: [row for row in measured_on[what] if row[0] == "ATS-5" and row[2] == when] for when in ("before training", "trained")}
+    if all(rows.values()):
+        # Share on signs, uniform share and chance, by image: means over the networks.
+        before, after = ([np.mean([row[k] for row in some], axis=0) for k in (4, 5, 6)] for some in rows.values())
+        change, stderr = mean_and_stderr(after[2] - before[2])
         if change > 2 * stderr:
             gained.append(what.split(", ")[1])
+        each = [row[6].mean() for row in rows["trained"]]
         preferences.append(
-            f"{what.split(', ')[1]}: {before[4].mean() / before[5].mean():.1f} times uniform attention before training, {after[4].mean() / after[5].mean():.1f} times after it; "
-            f"five draws see a sign in {before[6].mean():.0%} of the images before, in {after[6].mean():.0%} after"
+            f"{what.split(', ')[1]}, {len(each)} network{'s' * (len(each) > 1)}: {before[0].mean() / before[1].mean():.1f} times uniform attention before training, {after[0].mean() / after[1].mean():.1f} times after it; "
+            f"five draws see a sign in {before[2].mean():.0%} of the images before, in {after[2].mean():.0%} after" + (f", from {min(each):.0%} to {max(each):.0%}" if len(each) > 1 else "")
         )
 if preferences:
     title = (
@@ -1896,7 +2127,7 @@ if preferences:
     )
     points.append(f"**{title}.** Attention of ATS-5 on signs ({'); ('.join(preferences)}).")
 if in_sight:
-    points.append(f"{in_sight} (one network of each question).")
+    points.append(f"{in_sight}.")
 points.append(
     f"Five uniform patches show the sign of a whole image in {chances.uniform[5].mean():.1%} of the visits"
     + (

@@ -1,17 +1,23 @@
 """How often draws see a sign: by hand, by the definition of a systematic draw at many offsets, and by the estimator itself."""
 
+import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from atslib.data import GeneratedRoads
+from atslib.data import GTSDB, GeneratedRoads, SignWindows
 from atslib.estimators import Systematic, hilbert_curve
 from atslib.experiments import speed_limits
+from atslib.experiments.records import read_record
 from atslib.experiments.signs import answers_by_sight, attention_on, chance_to_see, chances_to_see, patch_corners, shows_sign
 
 RNG = np.random.default_rng(0)
+ROOT = Path(__file__).resolve().parents[1]
+GERMAN = "ATSLIB_DATA" in os.environ and (Path(os.environ["ATSLIB_DATA"]) / "gtsdb").is_dir()
 
 
 def at_many_offsets(attention, shows, n, count=20_000):
@@ -144,3 +150,36 @@ def test_deep_mil_has_corners_too(roads):
     mil = speed_limits.build_model(profile="small", method="deep_mil")
     corners, grid = patch_corners(mil, roads[0][0][None])
     assert grid == tuple(mil.grid) and len(corners) == math.prod(grid)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels that are kept for tests over images, where the photographs are not at hand
+
+KEPT = json.loads((ROOT / "results/labels/gtsdb.json").read_text(encoding="utf-8"))["profiles"]
+
+
+@pytest.mark.parametrize("profile", KEPT)
+def test_kept_labels_are_those_of_the_records(profile):
+    """A record has no labels, but how many images of each class there are, and how many of these are wrong."""
+    labels, classes = np.array(KEPT[profile]["labels"]), len(KEPT[profile]["classes"])
+    records = [read_record(path) for path in sorted(ROOT.glob("results/runs/speed_limits-*-gtsdb.json"))]
+    records = [r for r in records if r["profile"] == profile]
+    assert records
+    for r in records:
+        assert (r["dataset"]["name"], r["dataset"]["digest"]) == (KEPT[profile]["dataset"], KEPT[profile]["digest"])
+        confusion = np.array(r["final"]["confusion"])
+        assert np.bincount(labels, minlength=classes).tolist() == confusion.sum(1).tolist()
+        wrong = np.bincount(labels[r["final"]["wrong"]], minlength=classes)
+        assert wrong.tolist() == (confusion.sum(1) - np.diag(confusion)).tolist()
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not GERMAN, reason="no gtsdb in ATSLIB_DATA: the real data are not here")
+@pytest.mark.parametrize("profile", KEPT)
+def test_kept_labels_are_those_of_the_photographs(profile):
+    sizes = speed_limits.PROFILES[profile]
+    photographs = (GTSDB(split=split, limits=sizes.limits) for split in ("train", "test"))
+    parts = [SignWindows(part, sizes.window, negatives=sizes.negatives) for part in photographs]
+    assert "+".join(part.digest() for part in parts) == KEPT[profile]["digest"]
+    assert list(parts[1].classes) == KEPT[profile]["classes"]
+    assert parts[1].labels.tolist() == KEPT[profile]["labels"]
