@@ -396,7 +396,7 @@ display(
         "[one thing that keeps training at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
         f"- **Optimiser.** The learning rate falls ({first['settings.training.schedule']}), and gradients are clipped.\n"
         "- **Draws** are systematic, along a curve through the attention map ([chapter 5](05_lower_variance.ipynb)).\n"
-        + (f"- **Precision.** The runs on machine {listed(half)} computed in bfloat16, numbers of 16 bits, half of the usual.\n" if half else "")
+        + (f"- **Precision.** The runs on machine{'s' if len(half) > 1 else ''} {listed(half)} computed in bfloat16, numbers of 16 bits, half of the usual.\n" if half else "")
         + f"- **Split.** Ours are [five folds, stratified](data_colon_cancer.ipynb); the paper does not say how it split the set. PyTorch {first['software.torch']}."
     )
 )
