@@ -231,7 +231,11 @@ def train(
     """
     group = processes or Processes(device_of(model) if device is None else device)
     training = _Training(
-        *(model, train_set, test_set, settings, group),
+        model,
+        train_set,
+        test_set,
+        settings,
+        group,
         checkpoint=None if checkpoint is None else Path(checkpoint).expanduser(),
         save_every=save_every,
         max_seconds=max_seconds,
@@ -497,7 +501,10 @@ class _Training:
 
     def _test(self) -> dict[str, float]:
         found = evaluate_batches(
-            *(self.model, self.test_loader, self.settings.batch_size, self.group),
+            self.model,
+            self.test_loader,
+            self.settings.batch_size,
+            self.group,
             bfloat16=self.bfloat16,
             loss=self.loss,
             error=self.error,

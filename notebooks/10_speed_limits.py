@@ -615,7 +615,7 @@ def show_table(some, about=""):
                 if any(plain(r) < constant for r in some)
                 else f"The plain test error of every run is *above* the {constant:.3f} of answering *none* every time. {none_said(some)}"
             )
-            + f"The longest training of each method: {training_times(some)}."
+            + f"The longest training of each method, by the clock: {training_times(some)}. Other work on these shared machines lengthened some; what a step costs is in [Table 2](#cell-tab2)."
         )
     )
 
@@ -1037,7 +1037,7 @@ def equal(five, mil, grid):
         size += f" ± {stderr:.3f}"
     text = (
         f"ATS-5 read 5 patches of an image, {called} all {math.prod(grid)}"
-        + (f"; {duration(times[0])} and {duration(times[1])} of training on the same machine. " if times else ". ")
+        + (f"; {duration(times[0])} and {duration(times[1])} of training on the same machine, by the clock, which other work beside it may have lengthened. " if times else ". ")
         + f"Errors of {shown([error_of(r) for r in five])} ({count(five)}) and {shown([error_of(r) for r in mil])} ({count(mil)}) differ by {size}; {c['told']}."
     )
     if min(a, b) > 0.8 * always_none(classes_of(five))[1]:
@@ -1339,7 +1339,7 @@ for (name, seen, changed), some in group(drawn).items():
     if name in ("ATS-5", "U-5", "ATS-10", "U-10"):
         share = small_chances.uniform[10 if name.endswith("10") else 5].mean()
         schedule(f"small drawn roads: {name}{changed}", 0.75 * seen, share, first_time(some))
-display(plots.table(["before attention has learned", "visits to a sign", "of these it is seen in", "time here"], rows))
+display(plots.table(["before attention has learned", "visits to a sign", "of these it is seen in", "time here, by the clock"], rows))
 
 mil_grid = speed_limits.build_model(profile="laptop", method="deep_mil").top_left(torch.zeros(1, 3, height, width))[0].numpy()
 seen_by_mil = sum(shows_sign(mil_grid, speed_limits.PATCH, train_set.boxes(i)).any() for i in numbers)
