@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atslib.processes import device_of
+
 _STALE = 3600  # seconds after which what a killed process has left beside a checkpoint is nobody's
 
 
@@ -69,7 +71,8 @@ def save_checkpoint(
         settings: what must be the same when the run goes on.
         position: where the run is.
     """
-    random = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])
+    device = device_of(model)  # dropout draws where the model is
+    random = dict(cpu=torch.get_rng_state(), cuda=[torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
     state = dict(model=model.state_dict(), random=random)
     state |= dict(optimiser=_plain(optimiser.state_dict()), settings=_plain(settings), position=_plain(position))
     path = Path(path)
@@ -152,8 +155,9 @@ def load_checkpoint(
             said = f"it holds a {foreign[1]}, put into an epoch's entry, the optimiser or the model's state"
         raise ValueError(f"{path} is no checkpoint that can be read ({said}): delete it to start anew") from error
     free = {*free, *(key for key in newer if key not in theirs)}
+    means = dict(frozen=" (a digest of the names of the parameters without requires_grad)")
     differ = [
-        f"{key} was {theirs.get(key)!r}, is {settings.get(key)!r}"
+        f"{key} was {theirs.get(key)!r}, is {settings.get(key)!r}{means.get(key, '')}"
         for key in [*settings, *(key for key in theirs if key not in settings)]
         if theirs.get(key) != settings.get(key) and key not in free
     ]
@@ -167,8 +171,9 @@ def load_checkpoint(
     model.load_state_dict(weights)
     optimiser.load_state_dict(moments)
     torch.set_rng_state(generators[0])
-    if generators[1] and len(generators[1]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(generators[1])
+    device = device_of(model)
+    if generators[1] and device.type == "cuda":
+        torch.cuda.set_rng_state(generators[1][-1], device)
     return position
 
 

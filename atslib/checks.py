@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -20,6 +20,8 @@ from atslib.warned import warn
 
 def check_set(dataset: Dataset, what: str) -> None:
     """Raise a ValueError for a loader, for what is no set, and for one without images; ``what`` it should be, for the message."""
+    if isinstance(dataset, Mapping) or hasattr(dataset, "columns"):
+        raise ValueError(f"a {type(dataset).__name__} for {what}: expected one with items by their number, (image, label) each")
     if isinstance(dataset, DataLoader):
         raise ValueError(f"a DataLoader for {what}: expected the set itself, loader.dataset, and workers as an argument")
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
@@ -136,6 +138,14 @@ def refuse_missing(
             refuse_pixels(images[place : place + 1], numbers[place : place + 1], FloatingPointError)
 
 
+def of_images(error: Exception, numbers: Sequence[int]) -> Exception:
+    """The error with the images of the set that it is about; itself, where it may be more than a message."""
+    if type(error) not in (ValueError, RuntimeError):
+        return error
+    some = ", ".join(map(str, numbers[:5])) + ", …" * (len(numbers) > 5)
+    return type(error)(f"image{'s' * (len(numbers) > 1)} {some} of the set: {error}")
+
+
 @torch.no_grad()
 def attention_is_finite(model: nn.Module, images: Tensor | ImageSource) -> bool:
     """Whether the attention on these images is finite, so that something else is wrong; True where it is not known, too."""
@@ -151,11 +161,17 @@ def attention_is_finite(model: nn.Module, images: Tensor | ImageSource) -> bool:
 def warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool) -> bool:
     """Warn of floating-point images whose numbers hardly are what the networks expect; whether there was something to warn of.
 
+    Of a source the model's view is looked at, which it needs anyway.
+
     Args:
         first: whether these are the first images of several, which would hardly all be that dark.
     """
-    if not isinstance(images, Tensor) or not images.is_floating_point():
+    if not images.is_floating_point():
         return False
+    if isinstance(images, ImageSource):
+        if not isinstance(model, AttentionSampling):
+            return False
+        images = model.view(images)
     most, fill = images.max().item(), getattr(model, "fill", 0)
     if most > 64:
         warn(

@@ -18,6 +18,7 @@ from atslib.checks import (
     check_set,
     labels_of,
     no_answer,
+    of_images,
     refuse_missing,
     refuse_pixels,
     warn_of_range,
@@ -114,7 +115,8 @@ def evaluate_batches(
 ) -> dict:
     """:func:`evaluate` with the set's batches at hand."""
     dataset, device = loader.dataset, loader.device
-    draws = torch.Generator(device).manual_seed(seed)
+    home = device_of(model, device)  # where it computes and draws; the images may be elsewhere
+    draws = torch.Generator(home).manual_seed(seed)
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
     mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
@@ -123,12 +125,15 @@ def evaluate_batches(
     loaded = loader.batches(mine)
     with evaluating(model):
         for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
-            with group.drawing(draws, rows, len(batch)), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            with group.drawing(draws, rows, len(batch)), torch.autocast(home.type, torch.bfloat16, enabled=bfloat16):
                 try:
                     out = model.exact(images, **options) if exact else model(images, generator=draws, **options)
-                except ValueError:
-                    refuse_pixels(images, numbers)
-                    raise
+                except (ValueError, RuntimeError) as problem:
+                    if isinstance(problem, ValueError):
+                        refuse_pixels(images, numbers)
+                    if (of_set := of_images(problem, numbers)) is problem:
+                        raise
+                    raise of_set from problem
             answered = check_output(model, out, len(numbers)).float()
             if not warned and (device.type == "cpu" or logits is None):
                 warned = warn_of_range(images, model, first=logits is None)

@@ -112,7 +112,7 @@ def warn_of_mixed_images(
     if logits.shape[1:] != (1,) or labels.ndim != 1 or len(labels) < 2:
         return
     # Whatever else a loss does with a batch is its own affair, and it may not take one image, or labels (B, 1).
-    with torch.no_grad(), torch.random.fork_rng(), suppress(Exception):
+    with torch.no_grad(), torch.random.fork_rng([logits.device] if logits.is_cuda else []), suppress(Exception):
         alone = loss(logits[:1].float(), labels[:1])
         beside = loss(logits.float(), labels[:, None])  # what it would be, output by output
         same = partial(torch.allclose, rtol=1e-3, atol=1e-6)

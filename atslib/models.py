@@ -50,6 +50,8 @@ class Output:
         patches: what was seen at ``index``, ``(B, N, C, h, w)``, on request.
         within: of a nested model (:class:`atslib.nested.NestedSampling`): what the inner model says about the regions.
         within_entropy: of a nested model: the estimate of the mean entropy of the inner model's attention, ``(B,)``.
+        view_size: height and width of the view that the attention saw; None where it saw none, or where a model of one's own
+            does not say: then it is taken to be the image's at the model's scale.
     """
 
     logits: Float[Tensor, "B classes"]
@@ -60,6 +62,7 @@ class Output:
     patches: Shaped[Tensor, "B N C h w"] | None = None
     within: Output | None = None
     within_entropy: Float[Tensor, " B"] | None = None
+    view_size: tuple[int, int] | None = None
 
     def entropy(self) -> Float[Tensor, " B"] | None:
         """Entropy of the attention in nats, H(a) of eq. 21; None where a model has none.
@@ -178,7 +181,7 @@ class AttentionSampling(nn.Module):
                 patches than locations, attention that is not finite, features that are not one vector a patch; log-attention
                 without its view, or of another batch.
         """
-        log_attention, index, seen = self._draw(image, low, n_patches, generator, log_attention)
+        view_size, log_attention, index, seen = self._draw(image, low, n_patches, generator, log_attention)
         # A network that begins with an operation in place would change what is to be returned.
         features = self._features(seen.clone() if return_patches else seen)  # (B, N, D)
         pooled = self.estimator(log_attention, index, features)
@@ -189,6 +192,7 @@ class AttentionSampling(nn.Module):
             pooled=pooled,
             stderr=self.estimator.stderr(log_attention, index, features),
             patches=seen if return_patches else None,
+            view_size=view_size,
         )
 
     def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
@@ -206,7 +210,8 @@ class AttentionSampling(nn.Module):
         pooled = 0
         for attention, seen in self._everywhere(image, low, log_attention, chunk):
             pooled = pooled + (attention[..., None] * self._features(seen)).sum(1)
-        return Output(logits=self._classify(pooled), log_attention=log_attention, index=None, pooled=pooled)
+        logits, view_size = self._classify(pooled), tuple(low.shape[2:])
+        return Output(logits=logits, log_attention=log_attention, index=None, pooled=pooled, view_size=view_size)
 
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """The low-resolution view from which attention is computed, :math:`V(x, s)`."""
@@ -241,6 +246,8 @@ class AttentionSampling(nn.Module):
                 f"{self.attention.receptive_field}, so there is no location; use a larger scale"
             )
         seen = _for(self.attention, low)
+        if next(self.attention.parameters(), None) is None:  # where its map is to be, only the features can say
+            seen = seen.to(_home(self.features, seen))
         # A network that begins with an operation in place would change what is the caller's.
         logits = self.attention(seen.clone() if seen is given else seen)
         if logits.ndim != 3 or len(logits) != len(low):
@@ -261,14 +268,14 @@ class AttentionSampling(nn.Module):
         Args:
             image: that was looked at; only its size is.
             low, log_attention: view and log-attention as :meth:`attend` returned them; or, in place of both, what the model said
-                about the image, if the view was its own.
+                about the image.
 
         Raises:
             ValueError: a view without log-attention, or an output with none.
         """
         size = tuple(image.shape[2:])
         if isinstance(low, Output):
-            view_size, log_attention = low_size(size, self.scale), low.log_attention
+            view_size, log_attention = low.view_size or low_size(size, self.scale), low.log_attention
         else:
             view_size = tuple(low.shape[2:])
         if log_attention is None:
@@ -294,15 +301,15 @@ class AttentionSampling(nn.Module):
         Args:
             image: that was looked at; only its size is.
             out: what the model said about it.
-            low: the view, where one was given.
+            low: the view, where one was given that an output of a model of one's own does not tell of.
 
         Raises:
             ValueError: an output without locations, as that of :meth:`exact`.
         """
         if out.index is None or out.log_attention is None:
             raise ValueError("an output without locations: expected that of a call that has drawn some")
-        size = low_size(image.shape[2:], self.scale) if low is None else tuple(low.shape[2:])
-        return self._geometry_of(tuple(image.shape[2:]), size, tuple(out.log_attention.shape[1:])).top_left(out.index)
+        given = out if low is None else low
+        return self.geometry(image, given, None if low is None else out.log_attention).top_left(out.index)
 
     def shares_equal_on(self, device: str | torch.device) -> bool:
         """What ``share_equal`` comes to for patches there, if the features depend on nothing but the patch."""
@@ -315,8 +322,8 @@ class AttentionSampling(nn.Module):
         n_patches: int | None,
         generator: torch.Generator | None,
         log_attention: Tensor | None = None,
-    ) -> tuple[Float[Tensor, "B h2 w2"], Int[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]:
-        """Log-attention, the locations drawn from it, and what is seen there."""
+    ) -> tuple[tuple[int, int], Float[Tensor, "B h2 w2"], Int[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]:
+        """The size of the view, log-attention, the locations drawn from it, and what is seen there."""
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ValueError(f"generator={generator!r}: expected a torch.Generator, torch.Generator().manual_seed(0) say")
         if log_attention is None:
@@ -331,7 +338,8 @@ class AttentionSampling(nn.Module):
         geometry = self.geometry(image, low, log_attention)  # before the draw: a patch that does not fit is to be named first
         n = self.n_patches if n_patches is None else n_patches
         index = self.estimator.sample(log_attention, n, generator=generator)
-        return log_attention, index, extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+        seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
+        return geometry.low_size, log_attention, index, seen
 
     def _everywhere(
         self, image: Tensor, low: Tensor, log_attention: Tensor, chunk: int
@@ -409,8 +417,8 @@ class UniformSampling(AttentionSampling):
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """Zeros of the view's size that take no memory: nobody looks at them."""
         _check_image(image)
-        home = next(self.features.parameters(), torch.empty(0, device=image.device)).device  # the attention has none to follow
-        return torch.zeros(1, device=home).expand(*image.shape[:2], *low_size(image.shape[2:], self.scale))
+        nothing = torch.zeros(1, device=_home(self.features, image))  # at once there, or it would be laid out to be copied
+        return nothing.expand(*image.shape[:2], *low_size(image.shape[2:], self.scale))
 
 
 class DeepMIL(nn.Module):
@@ -479,7 +487,9 @@ class DeepMIL(nn.Module):
             _refuse_batch_norm(self.features, patch, self.chunk, "use chunk=None or a network with norm='group'")
             if torch.is_grad_enabled():
                 look = partial(checkpoint, self._look, use_reentrant=False)
-        features = torch.cat([look(image, some) for some in corners], dim=1)  # (B, K, D)
+        # That there is a tensor where the features are tells checkpoint to keep the random numbers of that device.
+        beside = next(self.features.parameters(), corners[0])
+        features = torch.cat([look(image, some, beside) for some in corners], dim=1)  # (B, K, D)
         logits = self.attention(_for(self.attention, features))
         if logits.shape != features.shape[:2]:
             raise ValueError(
@@ -504,8 +514,9 @@ class DeepMIL(nn.Module):
             axes.append(((2 * cell + 1) * side - length * cells + cells).div(2 * cells, rounding_mode="floor"))
         return torch.cartesian_prod(*axes).expand(len(image), -1, -1)
 
-    def _look(self, image: Tensor, top_left: Tensor) -> Float[Tensor, "B N D"]:
-        return _features(self.features, extract_patches(image, top_left, self.patch_size, fill=self.fill))
+    def _look(self, image: Tensor, top_left: Tensor, beside: Tensor) -> Float[Tensor, "B N D"]:
+        patches = extract_patches(image, top_left, self.patch_size, fill=self.fill)
+        return _features(self.features, patches.to(beside.device))  # before they become floating point, which is larger
 
     def _per_image(self, batch: int) -> int:
         everything = self.grid[0] * self.grid[1]
@@ -589,6 +600,11 @@ def _for(network: nn.Module, inputs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]
     """
     like = next((p for p in network.parameters() if p.is_floating_point()), inputs)
     return inputs.to(like.device, like.dtype)
+
+
+def _home(network: nn.Module, otherwise: Tensor | ImageSource) -> torch.device:
+    """Where a network's parameters are; where the other is, if it has none."""
+    return next(network.parameters(), otherwise).device
 
 
 def _refuse_batch_norm(features: nn.Module, patch: tuple[int, int, int], chunk: int | None, instead: str) -> None:

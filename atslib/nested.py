@@ -139,7 +139,8 @@ class NestedSampling(AttentionSampling):
         Raises:
             ValueError: as :meth:`atslib.models.AttentionSampling.forward` does, of either level.
         """
-        log_attention, index, regions = self._draw(image, low, n_patches, generator, log_attention)  # …, (B, M), (B, M, C, r, r)
+        view_size, log_attention, index, regions = self._draw(image, low, n_patches, generator, log_attention)
+        # (B, h, w), (B, M), (B, M, C, r, r)
         within = self.within(regions.flatten(0, 1), return_patches=return_patches, generator=generator)
         features = within.pooled.unflatten(0, index.shape)  # (B, M, D)
         entropies = within.entropy().unflatten(0, index.shape)[..., None]  # (B, M, 1)
@@ -153,6 +154,7 @@ class NestedSampling(AttentionSampling):
             patches=regions if return_patches else None,
             within=within,
             within_entropy=self.estimator(log_attention, index, entropies)[:, 0],
+            view_size=view_size,
         )
 
     def within_top_left(
@@ -164,7 +166,7 @@ class NestedSampling(AttentionSampling):
         """
         regions = self.top_left(image, out, low)  # (B, M, 2)
         region = pair(self.patch_size)
-        size = low_size(region, self.within.scale)
+        size = out.within.view_size or low_size(region, self.within.scale)
         geometry = self.within._geometry_of(region, size, tuple(out.within.log_attention.shape[1:]))
         return regions[:, :, None] + geometry.top_left(out.within.index).unflatten(0, out.index.shape)
 
@@ -182,7 +184,8 @@ class NestedSampling(AttentionSampling):
             within = self.within.exact(regions.flatten(0, 1), chunk=chunk)
             pooled = pooled + (attention[..., None] * within.pooled.unflatten(0, attention.shape)).sum(1)
             spread = spread + (attention * within.entropy().unflatten(0, attention.shape)).sum(1)
-        return Output(self._classify(pooled), log_attention, index=None, pooled=pooled, within_entropy=spread)
+        logits, view_size = self._classify(pooled), tuple(low.shape[2:])
+        return Output(logits, log_attention, index=None, pooled=pooled, within_entropy=spread, view_size=view_size)
 
     def extra_repr(self) -> str:
         return (

@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 # Rows of the image are averaged in strips of about this many values, so that a view of a huge uint8 image needs no
 # floating-point copy of it, and no more memory than the networks that follow.
 _STRIP = 1 << 20
+_STRIP_ON_GPU = 1 << 24  # where each strip costs the host several launches, too
 # Fine pixels after which the weights of an average may repeat and still be laid out as one matrix.
 _LONG = 512
 
@@ -277,6 +279,8 @@ def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple
         working = torch.float64
     # Expanded, or channels last: image by image, or all of it would be copied.
     together = batch == 1 or channels == 1 or image.stride(0) == channels * image.stride(1)
+    if not together and image.is_cuda and image.numel() <= _STRIP_ON_GPU:  # a small copy costs less than many small means
+        image, together = image.contiguous(), True
     planes = [image.reshape(batch * channels, height, width)] if together else list(image)
     blocks = _column_blocks(width, size[1], image.device, working)  # once for all strips
     views = []
@@ -302,9 +306,9 @@ def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) 
     """Means of rows, down to ``coarse`` of them, a few at a time: of a large image no copy in floating point is ever whole."""
     channels, fine, width = image.shape
     groups = math.gcd(fine, coarse)
-    at_a_time = _STRIP // max(1, channels * width)  # rows of the image
+    at_a_time = (_STRIP_ON_GPU if image.is_cuda else _STRIP) // max(1, channels * width)  # rows of the image
     if (p := fine // groups) <= _LONG:
-        weights = overlaps(p, coarse // groups).to(image.device, dtype)
+        weights = _weights(p, coarse // groups, image.device, dtype)
         for strip in image.unflatten(1, (groups, p)).split(max(1, at_a_time // p), dim=1):
             yield (weights @ strip.to(dtype)).flatten(1, 2)  # (q, p) @ (C, strip, p, W) -> (C, strip · q, W)
     else:  # the weights repeat too rarely to wait for it
@@ -315,11 +319,22 @@ def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) 
             yield weights @ image[:, start:stop].to(dtype)
 
 
+def _weights(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "q p"]:
+    """:func:`overlaps` on the device; on a GPU it is kept, since to copy it there the host would wait for all work before."""
+    return _weights_on(fine, coarse, device, dtype) if device.type == "cuda" else overlaps(fine, coarse).to(device, dtype)
+
+
+@lru_cache(maxsize=32)
+def _weights_on(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "q p"]:
+    with torch.inference_mode(False):  # kept, so that it must not be a tensor that no training may use
+        return overlaps(fine, coarse).to(device, dtype)
+
+
 def _column_blocks(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> tuple[int, list[tuple[int, int, Tensor]]]:
     """In how many groups of columns the weights repeat; and of a group, which go together (from, up to), with what weights."""
     groups = math.gcd(fine, coarse)
     if (p := fine // groups) <= _LONG:
-        return groups, [(0, p, overlaps(p, coarse // groups).to(device, dtype).T)]
+        return groups, [(0, p, _weights(p, coarse // groups, device, dtype).T)]
     parts = [(first, min(first + 32, coarse)) for first in range(0, coarse, 32)]
     return 1, [(*covered(fine, coarse, *part), overlaps(fine, coarse, *part).to(device, dtype).T) for part in parts]
 

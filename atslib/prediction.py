@@ -103,13 +103,17 @@ def predict(
 
     Args:
         images: a set or list of images ``(C, H, W)``, or of pairs (image, label), of which the label is not looked at; paths of
-            image files (:func:`atslib.data.read_image`); large images in files as :class:`atslib.data.ImagePyramid`.
+            image files (:func:`atslib.data.read_image`). Large images in files as :class:`atslib.data.ImagePyramid`; of many of
+            them the set ``ImageFiles(paths, labels, read=ImagePyramid.open)``, which opens one after the other.
         looks: how often each image is looked at, with new draws each time.
-        seed: of the draws.
+        seed: of the draws. Where the model looked in image k, look by look: call it on the image in evaluation mode with one
+            generator for all looks, ``torch.Generator(device).manual_seed(seed_for("draws", seed, k))`` with
+            :func:`atslib.loading.seed_for`; its output has the locations.
         answer: of :class:`Prediction`; where the model was trained with a ``loss`` of your own.
         exact: ask the full model, :meth:`atslib.models.AttentionSampling.exact`, which looks everywhere, and once.
         bfloat16: compute in it, as :func:`atslib.training.train` does where it trains in it.
-        device: where to; the model's own if none is given. The model is not moved.
+        device: where the images are brought; to the model's own if none is given. The model is not moved, and computes where it
+            is: with ``"cpu"`` images too large for its GPU stay in the computer's memory, and only what it looks at travels.
         workers: processes that read images ahead.
         options: for the model's call, ``n_patches=50``, say, or that of ``exact``, ``chunk=100``.
 
@@ -130,8 +134,13 @@ def predict(
     """
     if looks != int(looks) or looks < 1:
         raise ValueError(f"looks={looks}: expected a whole number, at least 1")
-    if (isinstance(images, Tensor) and images.ndim == 3) or isinstance(images, str | os.PathLike):
+    if isinstance(images, str | os.PathLike):
+        several = "sorted(Path(folder).iterdir()), say" if os.path.isdir(images) else "[path] for one"
+        raise ValueError(f"one path for predict: expected those of several images, {several}")
+    if isinstance(images, Tensor) and images.ndim == 3:
         raise ValueError("one image for predict: expected several, [image] for one")
+    if hasattr(images, "iloc"):  # a column of a table, whose items are not found by their place
+        images = list(images)
     if isinstance(images, ImageSource) and len(images) == 1:
         images = [images]
     check_set(images, "a set")
@@ -139,6 +148,7 @@ def predict(
         raise ValueError(f"exact=True and looks={looks}: the full model draws nothing, and answers alike every time")
     check_options(model, options, "predict", exact)
     device = device_of(model) if device is None else torch.device(device)
+    home = device_of(model, device)  # where it computes and draws
     answers, warned = [], False
     # A model of one's own may have attention, and a call that does not take it.
     takes = inspect.signature(model.forward).parameters.keys() - options.keys()
@@ -148,9 +158,9 @@ def predict(
         for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
             if not warned and (device.type == "cpu" or not number):
                 warned = warn_of_range(image, model, first=False)
-            draws = torch.Generator(device).manual_seed(seed_for("draws", seed, number))
+            draws = torch.Generator(home).manual_seed(seed_for("draws", seed, number))
             try:
-                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                with torch.autocast(home.type, torch.bfloat16, enabled=bfloat16):
                     # View and attention are the same in every look.
                     attended = dict(zip(("low", "log_attention"), model.attend(image), strict=True)) if attends_once else {}
                     call = model.exact if exact else partial(model, generator=draws, **attended)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+CPU = torch.device("cpu")
+
 
 class Processes:
     """The processes of a run: this is number ``rank`` of ``world``, and computes on ``device``.
@@ -58,9 +60,13 @@ class FabricProcesses(Processes):
 
     Raises:
         ImportError: Lightning Fabric is not installed.
+        ValueError: more processes on this machine than it has GPUs.
     """
 
     def __init__(self, device: str | torch.device = "cpu"):
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        if torch.device(device).type == "cuda" and local > (gpus := torch.cuda.device_count()):
+            raise ValueError(f"{local} processes for {gpus or 'no'} GPU{'s' * (gpus != 1)}: each takes one of its own")
         try:
             try:
                 from lightning_fabric import Fabric
@@ -68,7 +74,6 @@ class FabricProcesses(Processes):
                 from lightning.fabric import Fabric
         except ImportError as error:
             raise ImportError("several processes need Lightning Fabric: pip install lightning-fabric") from error
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         self._fabric = Fabric(
             accelerator="cpu" if torch.device(device).type == "cpu" else "cuda",
             strategy="ddp",
@@ -100,9 +105,9 @@ def processes(device: str | torch.device = "cpu") -> Processes:
     return FabricProcesses(device) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Processes(device)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are, the CPU if it has none."""
-    return next(model.parameters(), torch.empty(0)).device
+def device_of(model: nn.Module, otherwise: torch.device = CPU) -> torch.device:
+    """Where a model's weights are; if it has none, the other."""
+    return next((weight.device for weight in model.parameters()), otherwise)
 
 
 # Functions that give, and methods that fill, a tensor of independent random numbers, row after row.
@@ -135,6 +140,9 @@ class DrawForAll(TorchFunctionMode):
     def __init__(self, generator: torch.Generator, rows: Sequence[int], count: int):
         super().__init__()
         self.generator, self.rows, self.count = generator, list(rows), count
+        step = self.rows[1] - self.rows[0] if len(self.rows) > 1 else 1
+        even = self.rows == list(range(self.rows[0], self.rows[-1] + 1, step)) if step > 0 else False
+        self._places = slice(self.rows[0], self.rows[-1] + 1, step) if even else self.rows  # a list would be copied to a GPU
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -158,4 +166,4 @@ class DrawForAll(TorchFunctionMode):
         return 0 if rows % len(self.rows) else rows // len(self.rows)
 
     def _share(self, whole: torch.Tensor, each: int) -> torch.Tensor:
-        return whole.unflatten(0, (self.count, each))[self.rows].flatten(0, 1)
+        return whole.unflatten(0, (self.count, each))[self._places].flatten(0, 1)

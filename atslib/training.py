@@ -31,6 +31,7 @@ from atslib.checks import (
     check_output,
     check_set,
     labels_of,
+    of_images,
     refuse_missing,
     refuse_pixels,
     warn_of_moving_statistics,
@@ -63,6 +64,7 @@ class Settings:
         schedule: ``"constant"``, as in the paper; ``"cosine"`` down to zero at the end; ``"step"``, a tenth after each of the
             ``milestones``, as in the released code for the speed limits.
         milestones: epochs after which ``"step"`` divides the learning rate by ten.
+        warmup: epochs, whole or not, over which the learning rate rises to that of the schedule, from a hundredth of it.
         entropy_weight: λ of eq. 21.
         clip_norm: gradients longer than this are shortened to it; None for never.
         class_weights: of each class's cross-entropy; None for one each. See :func:`attention_loss`.
@@ -80,6 +82,7 @@ class Settings:
     learning_rate: float = 1e-3
     schedule: str = "constant"
     milestones: tuple[int, ...] = ()
+    warmup: float = 0.0
     entropy_weight: float = 0.01
     clip_norm: float | None = 1.0
     class_weights: tuple[float, ...] | None = None
@@ -96,7 +99,7 @@ class Settings:
             object.__setattr__(self, name, int(value))
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: expected at least 0")
-        for name in ("learning_rate", "entropy_weight"):
+        for name in ("learning_rate", "warmup", "entropy_weight"):
             object.__setattr__(self, name, float(getattr(self, name)))
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
@@ -113,6 +116,8 @@ class Settings:
             raise ValueError(f"schedule={self.schedule!r}: expected 'constant', 'cosine' or 'step'")
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError(f"schedule={self.schedule!r} with milestones={self.milestones}: expected them for 'step' only")
+        if self.warmup < 0:
+            raise ValueError(f"warmup={self.warmup}: expected a number of epochs, at least 0")
         if self.epochs < 1 or self.batch_size < 1 or self.test_every < 1:
             raise ValueError(
                 f"epochs={self.epochs}, batch_size={self.batch_size}, test_every={self.test_every}: expected at least 1 each"
@@ -127,10 +132,15 @@ class Settings:
 
         >>> [round(Settings(schedule="step", milestones=(5,)).learning_rate_at(done), 6) for done in (4.9, 5)]
         [0.001, 0.0001]
+        >>> [round(Settings(warmup=2).learning_rate_at(done), 6) for done in (0, 1, 2, 3)]
+        [1e-05, 0.000505, 0.001, 0.001]
         """
+        rate = self.learning_rate
+        if epochs_done < self.warmup:
+            rate *= 0.01 + 0.99 * epochs_done / self.warmup
         if self.schedule == "cosine":
-            return self.learning_rate * (1 + math.cos(math.pi * epochs_done / self.epochs)) / 2
-        return self.learning_rate * 0.1 ** sum(epochs_done >= milestone for milestone in self.milestones)
+            return rate * (1 + math.cos(math.pi * epochs_done / self.epochs)) / 2
+        return rate * 0.1 ** sum(epochs_done >= milestone for milestone in self.milestones)
 
     def in_bfloat16(self, device: str | torch.device) -> bool:
         """Whether training on this device computes in bfloat16."""
@@ -217,15 +227,16 @@ def train(
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings, of other labels (of an :class:`atslib.loading.LabelledImages`), or of a model
-            with other parts frozen; the differences are listed. A checkpoint in a later epoch than is asked for.
-            ``balanced`` and a set without ``labels``, one for each image. A training set without images, or a loader in place of
-            one. Labels that are no class of the model (on a GPU only those of the first batch, if the set is no
-            :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
-            ``error`` that returns anything but a number for each image. Several processes and a model with batch normalisation.
-            An optimiser in place of a function that makes one, one that holds no parameter of the model, or, with a checkpoint,
-            one that holds others, too. A model that returns no logits ``(B, outputs)``, an ``augment`` that returns no image
-            ``(1, C, H, W)``.
+        ValueError: a checkpoint of other settings, of other labels (of an :class:`atslib.loading.LabelledImages`), or of a
+            model with other parts frozen or another number of patches, ``on_epoch``'s doing, too; the differences are listed.
+            A checkpoint in a later epoch than is asked for. ``balanced`` and a set without ``labels``, one for each image. A
+            training set without images, or a loader in place of one. Labels that are no class of the model (on a GPU only
+            those of the first batch, if the set is no :class:`atslib.loading.LabelledImages`), class weights that are not one
+            a class, or beside ``loss``. A ``loss`` or ``error`` that returns anything but a number for each image. Several
+            processes and a model with batch normalisation. An optimiser in place of a function that makes one, one with a
+            learning rate scheduler, one that holds no parameter of the model, or, with a checkpoint, one that holds others,
+            too. A model that returns no logits ``(B, outputs)``, an ``augment`` that returns no image ``(1, C, H, W)``. What
+            the model raises, with the numbers of the images.
         FloatingPointError: the loss or the gradient became NaN or infinite. An image of that step with pixels or a label that are
             not finite is named (on a GPU only if it is among the last of several steps). The last good checkpoint is kept.
     """
@@ -386,24 +397,29 @@ class _Training:
         return held | {f"{name}_code": code_of(function) for name, function in functions.items()}
 
     def _settings_of_run(self) -> dict:
-        """All that must be the same where a run goes on."""
+        """All that must be the same where a run goes on; of the model as it is now, whatever ``on_epoch`` has made of it."""
         what = asdict(self.settings) | dict(n_train=len(self.train_set), augment=named(self.augment))
-        what |= dict(model=how_it_computes(self.model))
+        what |= self._model_now()
         what |= {name: named(given) for name, given in dict(loss=self.loss, error=self.error).items() if given is not None}
         what |= {name: said for name, said in self.held.items() if said}
         what |= dict(optimiser_settings="" if self.optimiser is None else settings_of(self.made))
-        if frozen := [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]:
-            what |= dict(frozen=hashlib.sha256(" ".join(frozen).encode()).hexdigest()[:8])
         with suppress(TypeError, ValueError, RuntimeError):  # sets of other people's may call anything their labels
             if (labels := known_labels(self.train_set)) is not None:
                 what |= dict(labels=hashlib.sha256(labels.cpu().contiguous().numpy().tobytes()).hexdigest()[:8])
         return what
 
+    def _model_now(self) -> dict[str, str | None]:
+        """How the model computes and which of its parameters are frozen."""
+        frozen = " ".join(name for name, parameter in self.model.named_parameters() if not parameter.requires_grad)
+        digest = hashlib.sha256(frozen.encode()).hexdigest()[:8] if frozen else None
+        return dict(model=how_it_computes(self.model), frozen=digest)
+
     def _resume(self) -> None:
         # What an epoch does depends on how many will follow only where the learning rate does.
         free = ["optimiser", *([] if self.settings.schedule == "cosine" else ["epochs"])]  # the first of older checkpoints
         # What an older checkpoint may not have: it says nothing of Adam.
-        newer = ["labels", *self.held, *(["optimiser_settings"] if self.optimiser is None else [])]
+        newer = ["labels", *([] if self.settings.warmup else ["warmup"]), *self.held]
+        newer += ["optimiser_settings"] if self.optimiser is None else []
         position = load_checkpoint(self.checkpoint, self.model, self.made, self.what, free, newer)
         begun, asked = len(position["curve"]) + (position["step"] > 0), self.settings.epochs
         if begun > asked:
@@ -517,7 +533,8 @@ class _Training:
     def _save(self) -> None:
         if self.checkpoint is not None and self.group.rank == 0:
             position = dict(curve=self.curve, step=self.step, sums=list(self.sums), seconds=self.seconds, bfloat16=self.bfloat16)
-            save_checkpoint(self.checkpoint, self.model, self.made, self.what, position)
+            # What `on_epoch` has changed is no weight: where the model is not given so again, it is to be refused.
+            save_checkpoint(self.checkpoint, self.model, self.made, self.what | self._model_now(), position)
         self.group.wait()  # or another process might look for the checkpoint before it is there
         self.last_saved = time.monotonic()
 
@@ -536,13 +553,16 @@ class _Training:
         with self.group.drawing(self.draws, rows, count), autocast:
             try:
                 return self.forward(images, generator=self.draws)
-            except ValueError:
+            except (ValueError, RuntimeError) as error:
                 # Weights that are not finite, or so large that attention is not, by a step too large: that is what is
                 # wrong, and not the image, which the message would ask about.
-                if self.tally[-1] or (not self._first_step() and not attention_is_finite(self.model, images)):
-                    raise self._not_finite(epoch, self.step + 1) from None
-                refuse_pixels(images, numbers)
-                raise
+                if isinstance(error, ValueError):
+                    if self.tally[-1] or (not self._first_step() and not attention_is_finite(self.model, images)):
+                        raise self._not_finite(epoch, self.step + 1) from None
+                    refuse_pixels(images, numbers)
+                if (of_set := of_images(error, numbers)) is error:
+                    raise
+                raise of_set from error
 
     def _check_answer(self, out: object, images: Tensor | ImageSource, labels: Shaped[Tensor, "B *target"]) -> None:
         """Whether output, images and labels are what they should be; on a GPU only where the host need not wait, or once."""
@@ -630,6 +650,11 @@ def _made(optimiser: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Mod
     made = optimiser(model)
     if not isinstance(made, torch.optim.Optimizer):
         raise ValueError(f"optimiser made a {type(made).__name__}: expected a torch.optim.Optimizer")
+    if any("initial_lr" in group for group in made.param_groups):
+        raise ValueError(
+            "optimiser with a learning rate scheduler, which training would not ask: expected none, and settings.schedule, "
+            "settings.warmup and settings.milestones"
+        )
     if isinstance(made, torch.optim.LBFGS):
         raise ValueError("optimiser LBFGS: expected one that makes a step from one gradient, such as torch.optim.AdamW")
     if set(model.parameters()).isdisjoint(parameter for group in made.param_groups for parameter in group["params"]):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from atslib.dependence import depends_on
 from atslib.enumeration import every_draw
 from atslib.estimators import ESTIMATORS
-from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, UniformSampling
+from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, Output, UniformSampling
 from atslib.networks import (
     AttentionNetwork,
     Classifier,
@@ -27,6 +27,7 @@ from atslib.networks import (
     ResNet16,
     SaliencyPrior,
     SpeedLimitsAttention,
+    UniformAttention,
     UnitNorm,
 )
 from atslib.patches import PatchGeometry, downsample, extract_patches
@@ -423,6 +424,33 @@ def test_inputs_follow_the_network_to_its_device():
     assert mil(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).logits.device.type == "meta"
     cnn = DownsampledCNN(ResNet16(), Classifier(256, 4), 0.5).to("meta")
     assert cnn(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).logits.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda net: net, SaliencyPrior, lambda net: MaskedAttention(net, lambda view: view[:, :1] >= 0)]
+)
+def test_attention_without_parameters_is_where_the_features_are(wrap):
+    """Draws and weights would be on the one device, features on the other."""
+    attention = wrap(UniformAttention.like(MegapixelMNISTAttention()))
+    model = AttentionSampling(attention, LeNetFeatures(), Classifier(32, 10), 20, 2, 0.5).to("meta")
+    assert model.attend(torch.zeros(1, 1, 40, 48))[1].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+)
+def test_dropout_is_the_same_when_chunks_are_computed_again(device):
+    """Of an image in the computer's memory, too: checkpoint sees the model's device by the weights alone."""
+    features = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.Dropout(0.5))
+    attention = MILAttention(8)
+    for weight in (*attention.parameters(), features[1].weight):
+        nn.init.zeros_(weight)
+    nn.init.ones_(features[1].bias)
+    mil = DeepMIL(attention, features, Classifier(8, 2), 16, (2, 2), chunk=1).to(device)
+    pooled = mil(torch.rand(1, 1, 64, 64)).pooled[0]  # by unit, twice the attention of the patches that kept it
+    (gradient,) = torch.autograd.grad(pooled.sum(), features[1].bias)  # the same, of those that kept it the second time
+    assert 0 < pooled.min() or pooled.unique().numel() > 1
+    torch.testing.assert_close(gradient, pooled)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -1067,3 +1095,30 @@ def test_half_precision_images_under_autocast():
     view = downsample(image.half(), (6, 8))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(downsample(image.half(), (6, 8)), view)
+
+
+def test_an_output_knows_the_view_it_is_of():
+    """A pixel more or less in the view moves the patches."""
+    torch.manual_seed(0)
+    attention = AttentionNetwork(nn.Conv2d(1, 1, 3), nn.MaxPool2d(4))
+    model, image = AttentionSampling(attention, LeNetFeatures(), Classifier(32, 2), 20, 2, 0.25).eval(), torch.rand(1, 1, 72, 72)
+    low = torch.rand(1, 1, 19, 19)
+    out = model(image, low, return_patches=True)
+    corners = model.top_left(image, out)
+    assert torch.equal(extract_patches(image, corners, 20), out.patches) and torch.equal(corners, model.top_left(image, out, low))
+    assert model.geometry(image, out).low_size == (19, 19) == model.exact(image, low).view_size
+    silent = Output(out.logits, out.log_attention, out.index, out.pooled)  # as a model of one's own may answer
+    assert model.geometry(image, silent).low_size == (18, 18)
+    assert torch.equal(model.top_left(image, silent, low), corners)
+
+
+def test_a_view_of_one_size_for_all_images():
+    class Fixed(AttentionSampling):
+        def view(self, image):
+            return downsample(image, (16, 20))
+
+    model = Fixed(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 2), 20, 2, 0.25).eval()
+    for size in ((64, 80), (128, 160)):
+        image = torch.rand(1, 1, *size)
+        out = model(image, return_patches=True)
+        assert torch.equal(extract_patches(image, model.top_left(image, out), 20), out.patches)

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from atslib.networks import AttentionNetwork
-from atslib.patches import PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, overlaps, pair
+from atslib.patches import (
+    PatchGeometry,
+    _weights_on,
+    check_aspect,
+    distinct_patches,
+    downsample,
+    extract_patches,
+    low_size,
+    overlaps,
+    pair,
+)
 from atslib.profiling import peak_memory
 
 DTYPES = [torch.uint8, torch.uint16, torch.uint64, torch.int16, torch.float32, torch.float64, torch.bfloat16, torch.bool]
@@ -396,3 +406,12 @@ def test_a_patch_wider_than_the_image_is_refused():
 def test_an_array_is_named(function):
     with pytest.raises(ValueError, match=r"image of type ndarray: expected a tensor; torch\.from_numpy makes one"):
         function(np.zeros((1, 1, 4, 4), np.uint8))
+
+
+def test_weights_that_are_kept_serve_training_whoever_asked_first():
+    """Those of a GPU are made once; a tensor of inference mode could not be saved for a backward pass."""
+    _weights_on.cache_clear()
+    with torch.inference_mode():
+        weights = _weights_on(6, 4, torch.device("cpu"), torch.float32)
+    assert not weights.is_inference() and weights is _weights_on(6, 4, torch.device("cpu"), torch.float32)
+    assert torch.equal(weights, overlaps(6, 4).float())

@@ -3,13 +3,15 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from atslib import AttentionSampling, DownsampledCNN
-from atslib.data import read_image
+from atslib.checks import warn_of_range
+from atslib.data import ImagePyramid, read_image
 from atslib.loading import seed_for
 from atslib.models import Output
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, ResNet8
@@ -285,3 +287,46 @@ def test_what_is_no_logits_is_named(make, said):
 def test_the_image_of_other_channels_is_named():
     with pytest.raises(RuntimeError, match=r"image 1 of shape \(3, 60, 60\): .*channels"):
         predict(model(), [torch.rand(1, 60, 60), torch.rand(3, 60, 60)], progress=False)
+
+
+def test_a_model_draws_where_it_is(monkeypatch):
+    """Images brought elsewhere, as those that are too large for a GPU: the generator is the model's; "meta" stands in for one."""
+
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+        def forward(self, images, *, generator):
+            assert images.device.type == "meta"
+            logits = torch.rand(len(images), 2, generator=generator, device=self.weight.device)
+            return Output(logits=logits, log_attention=None, index=None, pooled=logits)
+
+    monkeypatch.setattr("atslib.prediction.warn_of_range", lambda *_, **__: True)  # there are no pixels to look at
+    assert predict(Drawing(), [torch.zeros(1, 8, 8)] * 3, device="meta", progress=False).looks.shape == (3, 1, 2)
+
+
+def test_a_column_of_a_table_is_read_in_its_order():
+    """Its own brackets look a row up by its label: a sorted table would be answered in another order."""
+    pandas = pytest.importorskip("pandas")
+    pictures = [torch.full((1, 64, 64), value) for value in (0.2, 0.9, 0.5)]
+    table = pandas.DataFrame(dict(image=pictures, risk=[1, 3, 2])).sort_values("risk", ascending=False)
+    trained = model()
+    answered = predict(trained, table.image, exact=True, progress=False).logits
+    torch.testing.assert_close(answered, predict(trained, [pictures[i] for i in (1, 2, 0)], exact=True, progress=False).logits)
+    assert len(predict(trained, table[table.risk > 1].image, progress=False).logits) == 2
+
+
+def test_a_folder_is_no_image(tmp_path):
+    with pytest.raises(ValueError, match=r"one path for predict: .*sorted\(Path\(folder\)\.iterdir\(\)\)"):
+        predict(model(), tmp_path)
+    with pytest.raises(ValueError, match=r"one path for predict: .*\[path\] for one"):
+        predict(model(), tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("most", "fill", "said"), [(4095.0, 0, "up to 4095"), (0.06, 0, "nearly black"), (0.9, 255, "fill=255")])
+def test_the_range_of_images_in_files_is_looked_at_too(most, fill, said):
+    pyramid, looking = ImagePyramid([np.full((64, 64, 1), most, np.float32)]), model()
+    looking.fill = fill
+    with pytest.warns(UserWarning, match=said):
+        assert warn_of_range(pyramid, looking, first=True)

@@ -170,6 +170,22 @@ def test_several_processes_without_fabric_say_what_to_install(monkeypatch):
         processes("cpu")
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="4 processes for 2 GPUs: each takes one of its own"):
+        processes("cuda")
+
+
+@pytest.mark.parametrize("rows", [[0, 2], [1, 3], [0, 3], [2], [3, 1], [0, 1, 3]])
+def test_a_share_is_any_rows(rows):
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.rand(4, 3, generator=generator)
+    with DrawForAll(generator.manual_seed(0), rows, 4):
+        assert torch.equal(torch.rand(len(rows), 3, generator=generator), whole[rows])
+
+
 @pytest.mark.parametrize("rows", [[0, 2], [1, 3]])
 def test_a_share_draws_alike_where_some_attention_is_peaked(rows):
     """One image of the batch has all its attention at one place, which makes the sampler draw a second time."""

@@ -17,7 +17,7 @@ from torch import nn
 from atslib.checkpoints import load_checkpoint, load_weights, save_checkpoint, whole
 from atslib.loading import InMemory, Loader
 from atslib.models import Output
-from atslib.training import Settings, evaluate, train
+from atslib.training import Settings, StopTraining, evaluate, train
 
 ONE_MORE = replace(SETTINGS, schedule="constant", epochs=2)
 
@@ -440,3 +440,31 @@ def test_batch_normalisation_that_is_half_frozen_is_warned_of():
         warnings.simplefilter("error")
         train(kept, data(), None, replace(ONE_MORE, epochs=1), progress=False)
     assert kept.features[0].running_mean == 0
+
+
+def test_what_on_epoch_changed_is_to_be_given_again(tmp_path):
+    """A resumed run would compute otherwise than one that was never stopped."""
+
+    def fewer(entry):
+        if entry["epoch"] == 1:
+            shrunk.n_patches = 2
+            shrunk.features.requires_grad_(False)
+            raise StopTraining
+
+    shrunk, options = model(), dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(shrunk, InMemory(data()), None, ONE_MORE, on_epoch=fewer, **options)
+    with pytest.raises(ValueError, match=r"model was .*n_patches=2.* is .*n_patches=3.*frozen was '\w+', is None \(a digest"):
+        train(model(), InMemory(data()), None, ONE_MORE, **options)
+    again = model()
+    again.n_patches = 2
+    again.features.requires_grad_(False)
+    assert len(train(again, InMemory(data()), None, ONE_MORE, **options)) == 2
+
+
+def test_a_checkpoint_from_before_there_was_a_warmup_goes_on(begun):
+    state = torch.load(begun["checkpoint"], weights_only=True)
+    assert state["settings"].pop("warmup") == 0
+    torch.save(state, begun["checkpoint"])
+    with pytest.raises(ValueError, match=r"warmup was None, is 2\.0"):
+        train(model(), InMemory(data()), None, replace(ONE_MORE, warmup=2), **begun)
+    assert len(train(model(), InMemory(data()), None, ONE_MORE, **begun)) == 2

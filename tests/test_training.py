@@ -1495,3 +1495,53 @@ def test_parts_by_yes_and_no():
     several = InMemory([(torch.zeros(1, 60, 60, dtype=torch.uint8), torch.ones(2))], any_label=True)
     with pytest.raises(ValueError, match="expected the class of each image"):
         several.class_weights()
+
+
+def test_a_warmup_rises_to_the_schedule():
+    assert Settings(warmup=4).learning_rate_at(0) == pytest.approx(1e-5)
+    assert Settings(warmup=4).learning_rate_at(2) == pytest.approx(1e-3 * 0.505)
+    assert Settings(warmup=0.5).learning_rate_at(0.5) == 1e-3
+    cosine = Settings(schedule="cosine", epochs=10)
+    assert replace(cosine, warmup=4).learning_rate_at(2) == pytest.approx(cosine.learning_rate_at(2) * 0.505)
+    assert replace(cosine, warmup=4).learning_rate_at(5) == cosine.learning_rate_at(5)
+    with pytest.raises(ValueError, match=r"warmup=-1\.0: expected a number of epochs"):
+        Settings(warmup=-1)
+
+
+def test_the_optimiser_is_given_the_rates_of_the_warmup():
+    rates, made = [], []
+    make = lambda model: made.append(torch.optim.SGD(model.parameters(), lr=0.1)) or made[0]
+    look = lambda *_: rates.append(made[0].param_groups[0]["lr"])
+    settings = Settings(epochs=2, batch_size=12, warmup=1, bfloat16=False)
+    train(model(), data(), None, settings, optimiser=make, on_step=look, progress=False)
+    assert rates == pytest.approx([0.001, 0.1 * 0.505, 0.1, 0.1])
+
+
+def test_a_scheduler_that_would_not_be_asked_is_refused():
+    def scheduled(model):
+        made = torch.optim.SGD(model.parameters(), lr=0.1)
+        torch.optim.lr_scheduler.LinearLR(made, start_factor=0.01, total_iters=2)
+        return made
+
+    with pytest.raises(ValueError, match=r"scheduler, which training would not ask: .*settings\.warmup"):
+        train(model(), data(), None, SETTINGS, optimiser=scheduled, progress=False)
+
+
+@pytest.mark.parametrize(("shape", "what"), [((1, 10, 64), "patch of"), ((4, 64, 64), "channels")])
+def test_an_image_that_a_model_refuses_is_named(shape, what):
+    """In training and in a test, as in a prediction."""
+    images = [(torch.zeros(1, 64, 64), 0)] * 3 + [(torch.zeros(shape), 0)]
+    made = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 2), 20, 2, 0.5)
+    with pytest.raises((ValueError, RuntimeError), match=rf"^image 3 of the set: .*{what}"):
+        train(made, images, None, Settings(epochs=1, batch_size=1, bfloat16=False), progress=False)
+    with pytest.raises((ValueError, RuntimeError), match=rf"^image 3 of the set: .*{what}"):
+        evaluate(made, images, batch_size=1, progress=False)
+    batched = [(torch.zeros(shape), 0)] * 7
+    with pytest.raises((ValueError, RuntimeError), match=rf"^images 0, 1, 2, 3, 4, … of the set: .*{what}"):
+        evaluate(made, batched, batch_size=7, progress=False)
+
+
+@pytest.mark.parametrize("table", [{0: (torch.zeros(1, 64, 64), 0)}, type("Frame", (list,), dict(columns=("path",)))([1])])
+def test_a_table_is_no_set(table):
+    with pytest.raises(ValueError, match="expected one with items by their number"):
+        train(model(), table, None, SETTINGS, progress=False)

@@ -113,7 +113,7 @@ def _translate(image: Shaped[Tensor, "C H W"], down: int, across: int, fill: flo
     moved = image.index_select(1, rows.clamp(0, height - 1)).index_select(2, columns.clamp(0, width - 1))
     if fill is not None:
         inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
-        moved = torch.where(inside, moved, torch.as_tensor(fill, dtype=image.dtype, device=image.device))
+        moved = torch.where(inside, moved, torch.full((), fill, dtype=image.dtype, device=image.device))
     return moved
 
 

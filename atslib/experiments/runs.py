@@ -662,8 +662,13 @@ def _first(dataset, count: int):
 
 def _fits(dataset, device: torch.device) -> bool:
     """Whether all images take at most 1 GB, or a quarter of what is free on a GPU."""
-    room = torch.cuda.mem_get_info(device)[0] / 4 if device.type == "cuda" else 1e9
+    room = _free_on_gpu(device) / 4 if device.type == "cuda" else 1e9
     return len(dataset) * dataset[0][0].nbytes <= room
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """Bytes; what PyTorch keeps of an earlier run for the next tensors is free, too."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _timed(action: Callable[[], object]) -> float:
