@@ -12,6 +12,8 @@ import random
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -190,9 +192,16 @@ def known_labels(dataset: Dataset) -> Tensor | None:
     """The labels that a set, or the set that it is a ``Subset`` of, has as an attribute; None where there are none."""
     if isinstance(dataset, Subset):
         labels = known_labels(dataset.dataset)
-        return None if labels is None else labels[torch.as_tensor(dataset.indices, dtype=torch.long)]
+        return None if labels is None else labels[_tensor(dataset.indices).long()]
     labels = getattr(dataset, "labels", None)
-    return None if labels is None else torch.as_tensor(labels)
+    return None if labels is None else _tensor(labels)
+
+
+def _tensor(numbers: object) -> Tensor:
+    """A tensor of the numbers in a list, an array, or a column of a table."""
+    if isinstance(numbers, Tensor | list | tuple):
+        return torch.as_tensor(numbers)
+    return torch.as_tensor(np.array(numbers))  # pandas counts by its index, and lets nobody write into its arrays
 
 
 def known_classes(dataset: Dataset) -> Sequence[str]:
@@ -337,7 +346,10 @@ class Loader:
                 if home.type == "cuda":  # from pinned memory, so that the host does not wait
                     chosen = chosen.pin_memory()
                 chosen = chosen.to(home, non_blocking=home.type == "cuda")
-                yield whole.images[chosen].to(self.device), whole.labels[chosen].to(self.device)
+                some = whole.images[chosen], whole.labels[chosen]
+                if home.type == "cpu" and self.device.type == "cuda":
+                    some = [part.pin_memory() for part in some]
+                yield tuple(part.to(self.device, non_blocking=self.device.type == "cuda") for part in some)
             return
         self._asked[:] = [(seed_for("workers", seed, first + place), numbers) for place, numbers in enumerate(batches)]
         ahead = self.device.type == "cuda"
@@ -352,7 +364,7 @@ def _in_memory(dataset: Dataset) -> tuple[InMemory | None, Int[Tensor, " n"] | N
     if (inner := part_of(dataset)) is None:
         return None, None
     whole, numbers = _in_memory(inner[0])
-    chosen = torch.as_tensor(inner[1], dtype=torch.long)
+    chosen = _tensor(inner[1]).long()
     return whole, chosen if numbers is None else numbers[chosen]
 
 
@@ -376,6 +388,79 @@ def _heedless(number: int, frame: object) -> None:
     pass
 
 
+def collate(
+    items: Sequence[tuple[Shaped[Tensor, "C H W"] | ImageSource, object]], *, any_label: bool = False
+) -> tuple[Shaped[Tensor, "B C H W"] | ImageBatch, Shaped[Tensor, "B *target"]]:
+    """Images and labels of a batch, for a ``DataLoader`` of your own; :class:`Loader` has it already.
+
+    Like PyTorch's own, but for images that are no tensors, too, and clear about those that make no batch.
+
+    Args:
+        items: pairs of image and label.
+        any_label: labels may be numbers or arrays of one shape, as in :class:`Loader`; ``functools.partial(collate,
+            any_label=True)``.
+
+    Raises:
+        ValueError: items that are no pairs; images of different sizes or types in one batch; a label that is no whole number, or
+            with ``any_label`` is of another shape than others; in a worker, an image that cannot be sent to another process.
+
+    >>> from atslib.data import ImagePyramid
+    >>> slides = [(ImagePyramid([np.zeros((60, 80, 3), np.uint8)]), label) for label in (0, 1, 1)]
+    >>> for images, labels in DataLoader(slides, batch_size=2, collate_fn=collate):
+    ...     print(images.shape, labels)
+    torch.Size([2, 3, 60, 80]) tensor([0, 1])
+    torch.Size([1, 3, 60, 80]) tensor([1])
+    """
+    items = [_pair(item) for item in items]
+    sources = [isinstance(image, ImageSource) for image, _ in items]
+    if any(sources) and not all(sources):
+        raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")
+    shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop them to one size in the data set, "
+            "pad them (atslib.data.Padded), or take batches of one image"
+        )
+    types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
+    if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths
+        raise ValueError(f"images of types {' and '.join(types)} in one batch: expected one type, uint8 or floating point")
+    if all(sources) and get_worker_info() is not None:
+        for image, _ in items:
+            _check_can_be_sent(image)
+    if any_label:
+        labels = [_number(label) for _, label in items]
+        shapes = sorted({tuple(label.shape) for label in labels})
+        if len(shapes) > 1:
+            raise ValueError(f"labels of different shapes in one batch, {shapes[0]} and {shapes[-1]}: expected one shape")
+        images = [image for image, _ in items]
+        return ImageBatch(images) if all(sources) else default_collate(images), as_numbers(torch.stack(labels))
+    if all(sources):
+        images, labels = ImageBatch([image for image, _ in items]), default_collate([label for _, label in items])
+    else:
+        images, labels = default_collate(items)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        raise ValueError(f"label {items[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
+    return images, labels.long()  # a class is a number of 64 bits to PyTorch's loss
+
+
+def _check_can_be_sent(image: ImageSource) -> None:
+    """Raise a ValueError in a worker whose image cannot go to another process: its queue would, but nobody would hear of it."""
+    try:
+        _WithoutPixels(SimpleNamespace(write=len)).dump(image)
+    except Exception as error:  # each library has its own
+        raise ValueError(
+            f"an image of type {type(image).__name__} cannot be sent from a worker ({error}): expected workers=0, or "
+            "ImagePyramid.open(file), which is sent as its path"
+        ) from error
+
+
+class _WithoutPixels(ForkingPickler):
+    """What workers send with, but for tensors and arrays, which can be sent and may be large."""
+
+    def persistent_id(self, part: object) -> bool | None:
+        return True if isinstance(part, Tensor | np.ndarray) else None
+
+
 class _Batches(Dataset):
     """Whole batches of a set as items, each with a seed of its own."""
 
@@ -390,7 +475,7 @@ class _Batches(Dataset):
             torch.manual_seed(seed)
         together = getattr(self.dataset, "__getitems__", None)
         items = together(numbers) if together else [self.dataset[number] for number in numbers]
-        return _Batch(*_one_size(items, self.any_label))
+        return _Batch(*collate(items, any_label=self.any_label))
 
 
 @dataclass
@@ -420,7 +505,7 @@ def _pair(item: object) -> tuple:
 def _number(label: object) -> Tensor:
     """A label that is a number or an array of them."""
     try:
-        return torch.as_tensor(label)
+        return _tensor(label)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"label {label!r}: expected a number, or an array of numbers") from error
 
@@ -428,34 +513,3 @@ def _number(label: object) -> Tensor:
 def as_numbers(labels: Shaped[Tensor, "*B"]) -> Shaped[Tensor, "*B"]:
     """Integers in 64 bits, as PyTorch's losses want classes; all others, and yes or no, in float32."""
     return labels.float() if labels.is_floating_point() or labels.dtype == torch.bool else labels.long()
-
-
-def _one_size(items: list[tuple[Tensor, object]], any_label: bool = False) -> list[Tensor]:
-    """A batch of what the set returned, like PyTorch's own, but clear about images that make none."""
-    items = [_pair(item) for item in items]
-    sources = [isinstance(image, ImageSource) for image, _ in items]
-    if any(sources) and not all(sources):
-        raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")
-    shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop them to one size in the data set, "
-            "pad them (atslib.data.Padded), or take batches of one image"
-        )
-    types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
-    if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths
-        raise ValueError(f"images of types {' and '.join(types)} in one batch: expected one type, uint8 or floating point")
-    if any_label:
-        labels = [_number(label) for _, label in items]
-        shapes = sorted({tuple(label.shape) for label in labels})
-        if len(shapes) > 1:
-            raise ValueError(f"labels of different shapes in one batch, {shapes[0]} and {shapes[-1]}: expected one shape")
-        images = [image for image, _ in items]
-        return [ImageBatch(images) if all(sources) else default_collate(images), as_numbers(torch.stack(labels))]
-    if all(sources):
-        images, labels = ImageBatch([image for image, _ in items]), default_collate([label for _, label in items])
-    else:
-        images, labels = default_collate(items)
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
-        raise ValueError(f"label {items[0][1]!r}: {_EXPECTED_LABEL}{_ANY_LABEL}")
-    return [images, labels.long()]  # a class is a number of 64 bits to PyTorch's loss

@@ -859,7 +859,7 @@ class LocatedSampling(AttentionSampling):
         ).flatten(0, 1)
         patches = patches / 255 if patches.dtype == torch.uint8 else patches
         where = geometry.centre(index).float() / torch.tensor(
-            image.shape[2:], device=image.device
+            image.shape[2:], device=index.device
         )  # <- (B, N, 2), in [0, 1]
         features = self.features(patches, where.flatten(0, 1)).unflatten(0, index.shape)
         pooled = self.estimator(log_attention, index, features)

@@ -211,7 +211,38 @@ model = build_model()
 
 # %% [markdown]
 # A feature network that was trained before may stay as it is, at first or for good: `model.features.requires_grad_(False)`, then `model.train()`, then `model.features.eval()`, in this order, before `train`, which leaves in evaluation mode
-# what is in it. Without the last, batch normalisation would go on adapting its mean and variance. To train it later, more slowly than the rest, give `train` an `optimiser` with two groups of parameters.
+# what is in it. Without the last, batch normalisation would go on adapting its mean and variance. To train it later, call `train` a second time, with another file for the checkpoint, after `requires_grad_(True)` and `model.train()`; more slowly than the rest, with an `optimiser` of two groups of parameters.
+#
+# :::{dropdown} A feature network from elsewhere
+# A network that was trained on ImageNet, say, expects pixels that are normalised as its own were; the model gives it numbers from 0 to 1. So the normalisation is the first layer, the last, which answers with ImageNet's classes, is taken away, and
+# features get length 1. (Not run here.)
+#
+# ```python
+# from torchvision.models import ResNet18_Weights, resnet18
+# from torchvision.transforms import Normalize
+#
+# pretrained = resnet18(weights=ResNet18_Weights.DEFAULT)  # 512 features of patches of 32 pixels and more
+# pretrained.fc = nn.Identity()
+# means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, by channel
+# features = nn.Sequential(Normalize(means, deviations), pretrained, UnitNorm())
+# model = AttentionSampling(attention, features, Classifier(512, 3, scale=16), 64, 8, 0.25)
+#
+# model.features.requires_grad_(False)  # first the attention and the classifier
+# model.train()
+# model.features.eval()
+# train(model, train_set, test_set, Settings(epochs=10), checkpoint="first.pt")
+#
+# model.features.requires_grad_(True)  # then all, the features slowly
+# model.train()
+# groups = lambda model: torch.optim.AdamW(
+#     [
+#         dict(params=model.features.parameters(), lr=1e-5),
+#         dict(params=[*model.attention.parameters(), *model.classifier.parameters()], lr=1e-3),
+#     ]
+# )
+# train(model, train_set, test_set, Settings(epochs=10), checkpoint="second.pt", optimiser=groups)
+# ```
+# :::
 #
 # The wrapper is a *prior*: what is worth a first look ([chapter 7](07_entropy_and_exploration.ipynb)). `local_contrast` says, a place that differs from its surroundings, which is true of many problems. If you know better what to look for, a
 # colour, say, write that instead; it is a function of the view ([chapter 10](10_speed_limits.ipynb) has one for red). Its power $p$ says how firmly it is held: an untrained model draws a place in proportion to
@@ -283,13 +314,13 @@ for name, network in (("without", model.attention), ("with", masked)):
     print(f"{name} a mask: {attention[bar].sum().item():.2f} of the attention on the bar")
 
 # %% [markdown]
-# Every location whose receptive field has a tenth or more of its pixels in the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. What attention is not allowed to see the model cannot learn from,
+# Every location whose receptive field has a tenth or more of its pixels in the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. (Estimators that draw distinct locations, as the default does, need as many allowed ones as patches: a scrap of tissue may have fewer. `"systematic"` takes any.) What attention is not allowed to see the model cannot learn from,
 # neither the shortcut that lies there nor a thing that does.
 #
 # ## Train
 #
 # `train` does what one expects: Adam, shuffled batches, the entropy in the loss, clipped gradients, a test after each epoch. With `checkpoint="file"` it can be stopped at any time
-# and goes on from there. `device="cuda"` trains on a GPU and leaves the model there; `model.cpu()` brings it back. `augment=Augmentation(shift=20)` (of `atslib.data`) changes light and place of each image anew in each epoch. With 95 images of one class for 5 of another, say `Settings(balanced=True)`, which shows both equally often, or `Settings(class_weights=train_set.class_weights().tolist())`; `evaluate` gives the table of true and answered classes as `result["confusion"]`. `optimiser=` takes another than Adam: `lambda model: torch.optim.AdamW(model.parameters(), weight_decay=0.01)`. `workers=4` reads files in processes of their own; where Python
+# and goes on from there. `device="cuda"` trains on a GPU and leaves the model there; `model.cpu()` brings it back. `augment=Augmentation(shift=20)` (of `atslib.data`) changes light and place of each image anew in each epoch. With 95 images of one class for 5 of another, say `Settings(balanced=True)`, which shows both equally often, or `Settings(class_weights=train_set.class_weights().tolist())`; `evaluate` gives the table of true and answered classes as `result["confusion"]`. `optimiser=` takes another than Adam: `lambda model: torch.optim.AdamW(model.parameters(), weight_decay=0.01)`; how the learning rate goes on is for `Settings` to say, with `schedule` and `warmup`. `workers=4` reads files in processes of their own; where Python
 # starts these afresh (macOS, Windows, Linux from Python 3.14), they cannot see what was written in a notebook: a `read=` of your own has to move into a `.py` file. This set is small enough to be read into memory once; leave `InMemory` out for a large one.
 
 # %%
@@ -332,24 +363,26 @@ Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {r
 # :::{dropdown} The best epoch, and no more epochs than it takes
 # The last epoch need not be the best. Which one is best is for other images to say than those of the test, or the test's error is too low: `split` sets some of the training images aside. What `on_epoch` is told after
 # each epoch says when to keep a copy of the weights, and when to stop. With few images of a class, choose by `test_balanced_error`, which is there with `balanced` or `class_weights`: the loss may be least for a model
-# that always answers the larger class. (Not run here. A learning rate that falls over the epochs asked for, as with `schedule="cosine"`, does not go with an end that comes sooner.)
+# that always answers the larger class. The weights go into a file, and the best loss so far is read from the checkpoint, so that a run that was stopped goes on with both. (Not run here. A learning rate that falls over the epochs asked for, as with `schedule="cosine"`, does not go with an end that comes sooner.)
 #
 # ```python
-# import copy
+# from atslib.checkpoints import read_position
 # from atslib.training import StopTraining
 #
 # fit, choose = train_set.split(0.2)
-# best = dict(loss=math.inf)
+# run = Path("run.pt")
+# before = read_position(run)["curve"] if run.exists() else []
+# best = dict(min(before, key=lambda entry: entry["test_loss"], default=dict(test_loss=math.inf)))
 #
 # def keep_best(entry):
-#     if entry["test_loss"] < best["loss"]:
-#         weights = copy.deepcopy(model.state_dict())
-#         best.update(loss=entry["test_loss"], epoch=entry["epoch"], weights=weights)
+#     if entry["test_loss"] < best["test_loss"]:
+#         best.update(entry)
+#         torch.save(model.state_dict(), "best.pt")
 #     elif entry["epoch"] >= best["epoch"] + 5:
 #         raise StopTraining
 #
-# train(model, fit, choose, Settings(epochs=100), on_epoch=keep_best)
-# model.load_state_dict(best["weights"])
+# train(model, fit, choose, Settings(epochs=100), checkpoint=run, on_epoch=keep_best)
+# model.load_state_dict(torch.load("best.pt"))
 # ```
 # :::
 #
@@ -575,6 +608,36 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 # %% [markdown]
 # A new image need not be padded, for it comes alone. Each answer is that of one draw, and another draw may say something else. Ask several times: the mean is a better answer, and the range tells how much luck there was in one. View and
 # attention are computed once an image, so that ten looks at 8 patches cost about as much as one at 80. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images. Where the outputs are no classes, say how they are to be read: `answer=torch.sigmoid` for several labels an image; a single output is the number itself. `answers` and `spread` then are in these terms. With `exact=True`, `predict` and `evaluate` ask the full model, which looks everywhere.
+#
+# :::{dropdown} Where an answer comes from, and looks without luck
+# `predict` keeps answers only. Its draws for image `k` are made again with the same seed, look by look; in evaluation mode and on the model's device:
+#
+# ```python
+# from atslib.loading import seed_for
+#
+# draws = torch.Generator().manual_seed(seed_for("draws", 0, k))  # 0 is predict's own seed
+# with torch.no_grad():
+#     out = again.eval()(image[None], generator=draws)  # the first look; once more for the second
+# corners = again.top_left(image[None], out)  # of its patches, row and column in the image
+# ```
+#
+# To look always at the $n$ likeliest places, whatever is elsewhere, set an estimator of your own. It is biased, for it never sees the rest; its weights share the attention out among the places that it takes.
+#
+# ```python
+# from atslib.estimators import Estimator
+#
+# class Likeliest(Estimator):
+#     biased = distinct = True
+#
+#     def _sample(self, flat, log_attention, n, generator):
+#         return flat.topk(n, dim=1).indices
+#
+#     def weights(self, log_attention, index):
+#         return log_attention.flatten(1).gather(1, index).softmax(1)
+#
+# again.estimator = Likeliest()
+# ```
+# :::
 
 # %%
 new = test_files.files  # paths; tensors (3, h, w) and data sets will do as well
@@ -728,8 +791,11 @@ else:
 Markdown(text)
 
 # %% [markdown]
-# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, in batches of one image (`Settings(batch_size=1)`) where sizes differ. Nothing is read before it is looked at, and so `augment`, which changes whole images, is refused for them. A loop of your own puts several of one size together with `atslib.patches.ImageBatch`.
-# An array of any kind (NumPy, a memory map, HDF5, zarr) becomes a pyramid with `ImagePyramid([array, coarser, …])`. Pixels of more than eight bits need to be told what is white: `ImagePyramid.open(file, white=4095)` reads them as 0 to 1, whatever the number of channels; the first layers of `build_model` then take that number of channels in place of 3. A slide of a few gigapixels makes the view itself large: [the next level of attention](14_gigapixel.ipynb) takes pyramids, too.
+# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, in batches of one image (`Settings(batch_size=1)`) where sizes differ. Nothing is read before it is looked at, and so `augment`, which changes whole images, is refused for them. A loop of your own puts several of one size together with `atslib.patches.ImageBatch`; a `DataLoader` of your own does so with `collate_fn=atslib.loading.collate`.
+#
+# `ImageFiles(files, labels, read=ImagePyramid.open)` is such a set. Where a file's coarsest level is much larger than the view, making the view anew in each epoch takes most of the time: `read=functools.partial(ImagePyramid.open, cache="views")` keeps views in a folder. Slides that were scanned at 40× and at 20× are brought to one scale with `finest=`, the number of the level to begin with: the one, often, at which those of 40× have half their size; `print(pyramid)` has the sizes.
+#
+# An array of any kind (NumPy, a memory map, HDF5, zarr) becomes a pyramid with `ImagePyramid([array, coarser, …])`; one of HDF5 cannot be sent from a worker, so that its set is read with `workers=0`. Whether bands come first or last has to be said where the shape does not (`channels_first=True`). Pixels of more than eight bits need to be told what is white: `ImagePyramid.open(file, white=4095)` reads them as 0 to 1, whatever the number of channels; the first layers of `build_model` then take that number of channels in place of 3. A slide of a few gigapixels makes the view itself large: [the next level of attention](14_gigapixel.ipynb) takes pyramids, too.
 
 # %%
 temporary.cleanup()
@@ -741,7 +807,7 @@ temporary.cleanup()
 #
 # | what you see | what it means | what helps |
 # |---|---|---|
-# | loss at the level of guessing, entropy near $\log K$ | attention has found nothing; hardly a patch shows anything | a prior; a larger $N$ for the first epochs; windows around what matters, if you know where it is ([chapter 10](10_speed_limits.ipynb)) |
+# | loss at the level of guessing, entropy near $\log K$ | attention has found nothing; hardly a patch shows anything | a prior; a larger $N$ at first (a training of its own: set `model.n_patches`, and go on from its weights with another checkpoint); windows around what matters, if you know where it is ([chapter 10](10_speed_limits.ipynb)) |
 # | loss at the level of guessing, patches show the right things | the features have not got there | normalise features over the batch, scale 16 before the classifier, more epochs; train the features alone on patches |
 # | loss at the level of guessing, patches show the same wrong things again and again | the prior hides what matters | another saliency; a smaller power, a larger $\epsilon$ |
 # | entropy falls to nearly zero, error stays high | attention settled too early on something wrong | more entropy weight, a lower learning rate ([chapter 7](07_entropy_and_exploration.ipynb)) |

@@ -11,6 +11,7 @@ import threading
 import warnings
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 import torch
 from PIL import Image, features
 from scipy.io import savemat
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from atslib.data import GTSDB, ColonCancer, SignWindows, SwedishTrafficSigns, colon_cancer, speed_limits
 from atslib.data.__main__ import main as command
@@ -32,9 +33,9 @@ from atslib.data.pyramids import ImagePyramid
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
 from atslib.experiments import speed_limits as experiment
 from atslib.experiments.records import array_digest
-from atslib.loading import InMemory, Loader
+from atslib.loading import InMemory, LabelledImages, Loader, collate, known_labels
 from atslib.networks import SaliencyPrior
-from atslib.patches import extract_patches
+from atslib.patches import downsample, extract_patches
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
 
@@ -846,6 +847,23 @@ def test_a_reader_may_leave_the_pixels_in_the_file(tmp_path):
         dataset[1][0].read_view((8, 6))
 
 
+def test_views_of_what_a_reader_leaves_in_the_file_may_be_kept(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3)).astype(np.uint8)
+    for number, some in enumerate(pixels):
+        tifffile.imwrite(tmp_path / f"{number}.tif", some, tile=(32, 32), photometric="rgb")
+    files = sorted(tmp_path.glob("*.tif"))
+    dataset = ImageFiles(files, [1, 0], read=partial(ImagePyramid.open, cache=tmp_path / "views"))
+    expected = downsample(torch.from_numpy(pixels).permute(0, 3, 1, 2), (8, 6))
+    for workers in (0, 1):
+        ((images, _),) = Loader(dataset, "cpu", workers=workers).batches([[0, 1]])
+        torch.testing.assert_close(images.read_view((8, 6)), expected)
+        assert len(list((tmp_path / "views").iterdir())) == 2
+    for file in (tmp_path / "views").iterdir():
+        np.save(file, np.zeros_like(np.load(file)))
+    assert not dataset[0][0].read_view((8, 6)).any()  # from the folder
+
+
 @pytest.mark.parametrize("damage", ["empty", "magic", "header", "short", "long"])
 def test_a_damaged_file_of_the_cache_is_made_anew(damage, tmp_path):
     Image.new("RGB", (8, 4), (1, 2, 3)).save(tmp_path / "a.png")
@@ -1133,6 +1151,68 @@ def test_files_with_labels_that_are_no_classes(tmp_path):
         ImageFiles(files, several)
     with pytest.raises(ValueError, match="whole numbers, positions in classes; for a loss of your own, any_label=True"):
         ImageFiles(files, counts)
+
+
+class Table(LabelledImages):
+    """Images with a column of a table as labels."""
+
+    def __init__(self, labels, classes=("no", "yes")):
+        self.labels, self.classes = labels, classes
+
+    def __getitem__(self, number):
+        return torch.zeros(1, 4, 4, dtype=torch.uint8), self.labels.iloc[number]
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_may_be_a_column_of_a_table(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(dict(kind=[0, 1, 1, 0, 1], size=[0.5, 1.5, 2.5, 3.5, 4.5]))[1:]  # numbered from 1
+    some = table[table["size"] != 2.5]  # with a gap
+    dataset = Table(some["kind"])
+    assert known_labels(dataset).tolist() == [1, 0, 1] and dataset.class_counts().tolist() == [1, 2]
+    assert dataset.part([0, 2]).labels.tolist() == [1, 1] and dataset.part(some["kind"] == 0).labels.tolist() == [0]
+    assert known_labels(Subset(dataset, np.flatnonzero(some["kind"] == 1))).tolist() == [1, 1]
+    assert known_labels(Table(some["kind"].to_numpy())).tolist() == [1, 0, 1]  # nobody may write into it
+    assert len(dataset.split(0.5)[0]) == 2
+    ((_, labels),) = Loader(dataset, "cpu").batches([[0, 1, 2]])
+    assert labels.tolist() == [1, 0, 1]
+    for k in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{k}.png")
+    files = sorted(tmp_path.iterdir())
+    assert ImageFiles(files, some["kind"]).labels.tolist() == [1, 0, 1]
+    for numbers in (some["size"], some["size"].to_numpy(), some[["kind", "size"]]):
+        labelled = ImageFiles(files, numbers, any_label=True)
+        assert labelled.labels.dtype == torch.float32 and labelled.labels.tolist() == np.asarray(numbers).tolist()
+    counts = some["kind"].to_numpy(copy=True)
+    labelled = ImageFiles(files, counts, any_label=True)
+    counts[:] = 7
+    assert labelled.labels.tolist() == [1, 0, 1]  # its own
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_label_may_be_a_row_of_a_table():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(dict(kind=[0, 1], size=[0.5, 1.5]))
+    for rows in (table.iloc, table.to_numpy()):
+        items = [(torch.zeros(1, 4, 4), rows[k]) for k in range(2)]
+        assert collate(items, any_label=True)[1].tolist() == [[0, 0.5], [1, 1.5]]
+    with pytest.raises(ValueError, match="expected a number, or an array of numbers"):
+        collate([(torch.zeros(1, 4, 4), pandas.Series(["a"], index=["kind"]))], any_label=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_of_ones_own_over_tensors(workers):
+    images, labels = torch.rand(3, 1, 4, 5), torch.tensor([2, 0, 1], dtype=torch.int32)
+    found = list(DataLoader(TensorDataset(images, labels), 2, num_workers=workers, collate_fn=collate))
+    assert torch.equal(torch.cat([some for some, _ in found]), images)
+    assert [numbers.tolist() for _, numbers in found] == [[2, 0], [1]] and found[0][1].dtype == torch.int64
+    with pytest.raises(ValueError, match="expected a whole number, the position of the image's class"):
+        collate([(images[0], 0.5)])
+    assert collate([(images[0], 0.5)], any_label=True)[1].tolist() == [0.5]
+    with pytest.raises(ValueError, match="images of different sizes in one batch"):
+        collate([(images[0], 0), (images[0, :, 1:], 0)])
+    with pytest.raises(ValueError, match="expected each item of the set to be"):
+        collate([images[0]])
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -1,7 +1,9 @@
 """Images in files: the same patches, views and answers as the tensor with the same pixels, and only what is asked for is read."""
 
+import copy
 import os
 import pickle
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from atslib import AttentionSampling, DeepMIL, DownsampledCNN, NestedSampling, UniformSampling, downsample, extract_patches
-from atslib.data import Augmentation, DataError, ImagePyramid
+from atslib.data import Augmentation, DataError, ImagePyramid, pyramids
 from atslib.data.pyramids import _SlideLevel, _whole_place
-from atslib.loading import InMemory, Loader
+from atslib.loading import InMemory, Loader, collate
 from atslib.networks import AttentionNetwork, Classifier, MILAttention
 from atslib.patches import ImageBatch, overlaps
 from atslib.training import Settings, evaluate, train
@@ -241,6 +243,52 @@ def test_the_finest_level_alone(tmp_path):
             ImagePyramid.open(path, levels=levels)
 
 
+def write_zarr(path, pixels):
+    """OME-Zarr of three levels."""
+    group = zarr.open_group(str(path), mode="w")
+    for name in "012":
+        made = zarr.open(str(path / name), mode="w", shape=pixels.shape, chunks=(64, 64, 3), dtype=np.uint8)
+        made[:], pixels = pixels, halved(pixels)
+    axes = [dict(name=name) for name in "yxc"]
+    group.attrs.update(dict(multiscales=[dict(datasets=[dict(path=name) for name in "012"], axes=axes)]))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tiff", "zarr", "openslide"])
+def test_a_slide_begins_at_the_level_that_is_named(tmp_path, monkeypatch, kind):
+    if kind == "openslide":
+        monkeypatch.setattr("atslib.data.pyramids._TIFF", ())
+    pixels = pixels_of(256, 320)
+    path = write_zarr(tmp_path / "slide", pixels) if kind == "zarr" else write_tiff(tmp_path / "slide", pixels, inside=False)
+    half = halved(pixels)
+    corners = torch.tensor([[[0, 0], [100, 130], [-20, 140]]])
+    opened = ImagePyramid.open(path, finest=1)
+    sub_pyramid = ImagePyramid(ImagePyramid.open(path).levels[1:])
+    for image in (opened, pickle.loads(pickle.dumps(opened)), copy.deepcopy(opened), copy.copy(opened),
+                  sub_pyramid, pickle.loads(pickle.dumps(sub_pyramid)), copy.deepcopy(sub_pyramid)):  # fmt: skip
+        for _ in range(2):
+            assert [level.shape for level in image.levels] == [(128, 160, 3), (64, 80, 3)] and image.shape == (1, 3, 128, 160)
+            assert torch.equal(extract_patches(image, corners, 30), extract_patches(as_tensor(half), corners, 30))
+            torch.testing.assert_close(downsample(image, (64, 80)), as_tensor(halved(half)) / 255)
+            image.close()
+    only = ImagePyramid.open(path, finest=1, levels=1)
+    assert len(only.levels) == len(pickle.loads(pickle.dumps(only)).levels) == 1
+    torch.testing.assert_close(downsample(only, (64, 80)), downsample(as_tensor(half), (64, 80)))
+    assert ImagePyramid.open(path, finest=0).shape == (1, 3, 256, 320)
+    with pytest.raises(DataError, match="slide: finest=3 of 3 levels: expected 0 to 2, the number of the finest level to use"):
+        ImagePyramid.open(path, finest=3)
+    for finest in (-1, 0.5):
+        with pytest.raises(ValueError, match=f"finest={finest}: expected a whole number"):
+            ImagePyramid.open(path, finest=finest)
+
+
+def test_a_file_of_one_level_begins_there(tmp_path):
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(64, 64), levels=1)
+    with pytest.raises(DataError, match=r"finest=1 of 1 level: expected 0"):
+        ImagePyramid.open(path, finest=1)
+    assert path not in open_files()
+
+
 def test_of_several_images_in_a_file_the_largest(tmp_path):
     pixels = pixels_of(256, 320)
     with tifffile.TiffWriter(tmp_path / "slide.tif") as writer:
@@ -425,6 +473,92 @@ def test_a_closed_file_opens_when_it_is_looked_at(tmp_path, monkeypatch, by_open
     ImagePyramid([pixels]).close()  # has nothing to close
 
 
+def test_any_number_of_slides_stays_open(tmp_path, monkeypatch):
+    """As far as who looks can tell; also in several threads, of which some let go of what others read."""
+    monkeypatch.setattr("atslib.data.pyramids._MOST_OPEN", 2)
+    pixels = [pixels_of(64, 80, seed=k) for k in range(6)]
+    files = [write_tiff(tmp_path / f"{k}.tif", some, levels=1) for k, some in enumerate(pixels)]
+    slides = [ImagePyramid.open(file) for file in files]
+    kept, corners = slides[0].levels[0], torch.tensor([[[10, 20]]])
+    expected = [extract_patches(as_tensor(some), corners, 16) for some in pixels]
+
+    def count():
+        return len(set(files) & set(open_files()))
+
+    assert count() <= 2
+    for _ in range(2):
+        for slide, patches in zip(slides, expected, strict=True):
+            assert torch.equal(extract_patches(slide, corners, 16), patches) and count() <= 2
+    assert np.array_equal(kept[0:64, 0:80], pixels[0])
+    wrong = []
+
+    def look(slide, patches):
+        for _ in range(20):
+            if not torch.equal(extract_patches(slide, corners, 16), patches):
+                wrong.append(slide)
+
+    threads = [threading.Thread(target=look, args=pair) for pair in zip(slides, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and count() <= 2
+    del slides, slide, kept, threads, thread
+    assert not count()
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(1024, 256), (256, 128), (1, 1), (None, 256)])
+def test_half_of_the_files_that_the_system_allows_are_for_others(monkeypatch, allowed, expected):
+    resource = pytest.importorskip("resource")
+    limit = resource.RLIM_INFINITY if allowed is None else allowed
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limit, limit))
+    assert pyramids._most_open() == expected
+    monkeypatch.setattr(pyramids, "resource", None)
+    assert pyramids._most_open() == 256
+
+
+def test_another_file_in_its_place_is_named(tmp_path):
+    path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 320))
+    pyramid = ImagePyramid.open(path)
+    pyramid.close()
+    write_tiff(path, pixels_of(128, 160))
+    with pytest.raises(DataError, match=r"tissue\.tif: not the image that it was when it was opened first"):
+        extract_patches(pyramid, torch.tensor([[[0, 0]]]), 16)
+    pyramid.close()
+    path.unlink()
+    with pytest.raises(DataError, match=r"tissue\.tif: No such file or directory; expected an image file"):
+        extract_patches(pyramid, torch.tensor([[[0, 0]]]), 16)
+
+
+def test_views_in_a_folder(tmp_path, monkeypatch):
+    pixels = pixels_of(128, 160)
+    path = write_tiff(tmp_path / "tissue.tif", pixels)
+    made, make = [], ImagePyramid._make_view
+    monkeypatch.setattr(ImagePyramid, "_make_view", lambda *args: made.append(args[1:]) or make(*args))
+
+    def look(size=(12, 15), **options):
+        """The view, and how often it was made."""
+        made.clear()
+        return downsample(ImagePyramid.open(path, cache=tmp_path / "views", **options), size), len(made)
+
+    view, times = look()
+    torch.testing.assert_close(view, downsample(as_tensor(halved(halved(pixels))), (12, 15)))
+    assert times == 1
+    (place,) = (tmp_path / "views").iterdir()
+    again, times = look()
+    assert torch.equal(again, view) and times == 0
+    assert look((12, 14))[1] == look(levels=1)[1] == look(white=200)[1] == look(missing=9)[1] == 1
+    assert look(finest=1)[1] == 0  # of the same level
+    place.write_bytes(place.read_bytes()[:-1])
+    again, times = look()
+    assert torch.equal(again, view) and times == 1
+    os.utime(path, (1, 1))  # it has changed
+    assert look()[1] == 1
+    pyramid = pickle.loads(pickle.dumps(ImagePyramid.open(path, cache=tmp_path / "views")))
+    made.clear()
+    assert torch.equal(downsample(pyramid, (12, 15)), view) and not made
+
+
 def test_a_damaged_tile_is_named(tmp_path):
     path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256), levels=1)
     with tifffile.TiffFile(path) as file:
@@ -569,6 +703,53 @@ def test_a_view_made_by_a_worker_is_not_made_again(tmp_path):
         assert images.images[0]._view.shape == (3, 32, 32)
 
 
+class Unsendable(Recorder):
+    """As an array of HDF5."""
+
+    def __reduce__(self):
+        raise TypeError("h5py objects cannot be pickled")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_worker_cannot_send_is_said(own):
+    """And nobody waits for it."""
+    slides = [(ImagePyramid([Unsendable(pixels_of(16, 16))]), 0)] * 2
+    said = r"type ImagePyramid cannot be sent from a worker \(h5py objects cannot be pickled\): expected workers=0, or Image"
+    for workers in (0, 1):
+        if own:
+            batches = DataLoader(slides, 2, num_workers=workers, collate_fn=collate, timeout=60 * workers)
+        else:
+            loader = Loader(slides, "cpu", workers=workers)
+            loader._loader.timeout = 60 * workers
+            batches = loader.batches([[0, 1]])
+        with pytest.raises(ValueError, match=said) if workers else nullcontext():
+            assert [len(images) for images, _ in batches] == [2]
+
+
+def test_pixels_are_not_put_together_twice_for_that(monkeypatch):
+    class Pixels(np.ndarray):
+        def __reduce_ex__(self, protocol):
+            raise AssertionError("pixels are copied")
+
+    monkeypatch.setattr("atslib.loading.get_worker_info", lambda: "a worker")
+    images, _ = collate([(ImagePyramid([pixels_of(16, 16).view(Pixels)]), 0)])
+    assert images.shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["files", "arrays", "tensors"])
+def test_a_loader_of_ones_own(slide_files, kind, workers):
+    read = dict(files=ImagePyramid.open, arrays=lambda file: ImagePyramid([tifffile.imread(file)]), tensors=None)[kind]
+    expected = list(DataLoader(Tensors(slide_files), 3))
+    items = [(read(file), k % 2) for k, file in enumerate(slide_files)] if read else Tensors(slide_files)
+    found = list(DataLoader(items, 3, num_workers=workers, collate_fn=collate, timeout=60 * (workers > 0)))
+    assert [len(images) for images, _ in found] == [3, 1]
+    for (images, labels), (tensors, numbers) in zip(found, expected, strict=True):
+        assert isinstance(images, ImageBatch if read else torch.Tensor) and torch.equal(labels, numbers)
+        corners = torch.full((len(images), 1, 2), 7)
+        assert torch.equal(extract_patches(images, corners, 16), extract_patches(tensors, corners, 16))
+
+
 def test_an_open_file_travels_as_its_path_and_views(slide_files):
     pyramid = ImagePyramid.open(slide_files[0])
     view = downsample(pyramid, (16, 20))
@@ -631,6 +812,16 @@ def test_a_shape_that_looks_like_channels_first_has_to_be_said():
     assert ImagePyramid([channels_first], channels_first=True).shape == (1, 3, 50, 60)
     assert ImagePyramid([channels_first], channels_first=False).shape == (1, 60, 3, 50)
     assert ImagePyramid([channels_first.movedim(0, -1)]).shape == (1, 3, 50, 60)
+    many = np.zeros((12, 300, 400), np.uint8)
+    with pytest.raises(ValueError, match=r"shape \(12, 300, 400\): \(C, H, W\), or 400 channels\? expected channels_first"):
+        ImagePyramid([many])
+    assert ImagePyramid([many], channels_first=True).shape == (1, 12, 300, 400)
+    coarser = [many.transpose(1, 2, 0)[::step, ::step] for step in (1, 50)]  # (6, 8, 12) alone might be either
+    assert ImagePyramid(coarser).shape == (1, 12, 300, 400)
+    with pytest.raises(ValueError, match=r"shape \(6, 8, 12\): \(C, H, W\), or 12 channels"):
+        ImagePyramid(coarser[1:])
+    assert ImagePyramid([np.zeros((3, 400), np.uint8)]).shape == (1, 1, 3, 400)
+    assert ImagePyramid([np.zeros((3, 40, 4), np.uint8)]).shape == (1, 4, 3, 40)
 
 
 def test_tiles_that_a_file_lacks_have_the_value_that_is_named(tmp_path):

@@ -247,8 +247,10 @@ class ImageFiles(LabelledImages):
             is made anew.
         read: from a path to the image ``(C, H, W)``, a tensor or an array, uint8, or floating point as the networks shall see it;
             for images of more channels or bits, or of one size. For files too large to be read, an
-            :class:`atslib.patches.ImageSource`, as ``ImagePyramid.open`` gives: it is an item as it is, and not cached. A
-            function with a name, not a lambda, where workers are started anew (macOS, Windows).
+            :class:`atslib.patches.ImageSource`, as ``ImagePyramid.open`` gives: it is an item as it is, and not cached, so that
+            its view is made anew each time. ``functools.partial(ImagePyramid.open, cache=folder)`` keeps views in a folder; a set
+            that keeps its images, the list ``[(ImagePyramid.open(file), label), …]`` say, has them in memory, without workers.
+            A function with a name, not a lambda, where workers are started anew (macOS, Windows).
         any_label: labels for a loss of your own (:func:`atslib.training.train`): several yes or no an image, a number. They are
             kept as int64 if they are integers, else as float32.
 
@@ -285,7 +287,7 @@ class ImageFiles(LabelledImages):
             hint = "; for a loss of your own, any_label=True" if labels.dtype.kind == "f" else ""
             expected = "numbers" if any_label else "whole numbers, positions in classes"
             raise ValueError(f"labels of type {labels.dtype}: expected {expected}{hint}")
-        self.labels = as_numbers(torch.as_tensor(labels)) if any_label else torch.tensor(labels, dtype=torch.int64)
+        self.labels = as_numbers(torch.tensor(labels)) if any_label else torch.tensor(labels, dtype=torch.int64)
         most = int(self.labels.max()) if len(labels) and not any_label else -1
         if classes is not None:
             self.classes = tuple(classes)
@@ -350,10 +352,8 @@ class ImageFiles(LabelledImages):
         return read_image(path, self.get) if self.read is None else _as_image(self.read(path), path)
 
     def _cached(self, path: Path) -> Shaped[Tensor, "C H W"] | ImageSource:
-        found = path.stat() if path.exists() else None
-        key = hashlib.sha256(f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}".encode()).hexdigest()[:16]
-        place = self.cache / f"{path.stem.encode()[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
-        if (image := _mapped(place)) is not None:
+        place = place_in(self.cache, path)
+        if (image := mapped(place)) is not None:
             return image
         image = self._read(path)
         if isinstance(image, ImageSource):
@@ -367,7 +367,15 @@ class ImageFiles(LabelledImages):
             ) from error
         with whole(place) as file:  # several workers may write the same image at once
             np.save(file, pixels)
-        return _mapped(place)
+        return mapped(place)
+
+
+def place_in(cache: Path, path: Path, *kind: object) -> Path:
+    """Where a cache has what is made of a file as it is now, of one kind or another."""
+    found = path.stat() if path.exists() else None
+    said = " ".join(map(str, (path.absolute(), found and (found.st_size, found.st_mtime_ns), *kind)))
+    key = hashlib.sha256(said.encode()).hexdigest()[:16]
+    return cache / f"{path.stem.encode()[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
 
 
 def _as_image(given: object, path: Path) -> Shaped[Tensor, "C H W"] | ImageSource:
@@ -397,7 +405,7 @@ _EXPECTED_IMAGE = (
 )
 
 
-def _mapped(path: Path) -> Tensor | None:
+def mapped(path: Path) -> Tensor | None:
     """An array in a file, read where it is touched; changes stay with this process. None if there is none, or not all of it.
 
     NumPy's own map would hold the file open for as long as the array lives, and a system lets a process have some hundred.

@@ -21,10 +21,10 @@ import itertools
 import math
 import mmap
 import os
-import warnings
+import threading
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -35,12 +35,19 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from atslib.data.files import DataError, needed
+from atslib.checkpoints import whole
+from atslib.data.files import DataError, mapped, needed, place_in
 from atslib.patches import ImageSource, check_aspect, covered, overlaps
 from atslib.warned import warn
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 # Pixel values that are read at a time for a view, if one pixel of it does not need more: some ten megabytes in floating point.
 _BLOCK = 1 << 22
+_MOST_OPEN = 256  # image files at a time, of a process
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes: little and big endian, of 32 and of 64 bits
 
 
@@ -53,47 +60,44 @@ class ImagePyramid(ImageSource):
     last view is kept, so that a second look at the same image costs its patches only.
 
     Pixels are read where the model runs. In a data set read by workers, a worker that calls ``downsample(pyramid, size)`` first
-    sends the view along; patches are read by the process that draws them.
+    sends the view along; patches are read by the process that draws them. What is opened by :meth:`open`, or mapped into memory,
+    is sent as its path, and zarr arrays in files are, too; other arrays are sent with their pixels. Those that cannot be, HDF5's
+    among them, are for a data set without workers: one with workers raises a ValueError. A ``DataLoader`` of your own takes
+    ``collate_fn=atslib.loading.collate``.
 
     Args:
         levels: a list of arrays from the finest to the coarsest, ``(H, W)`` or ``(H, W, C)``, NumPy arrays when sliced.
             Networks see the channels that are there: RGB of most slides, four of a file with transparency.
-        channels_first: whether the arrays are ``(C, H, W)``, as tensors mostly are. Where their shape looks like it, it has to
-            be said.
+        channels_first: whether the arrays are ``(C, H, W)``, as tensors mostly are. Where the shape of the finest may be either,
+            its last side more than 4 and more than its first, it has to be said.
         white: for whole numbers of other types than uint8: the value that networks see as 1 (65535, say, or 4095 of a camera
             with 12 bits). Patches and views are float32 then.
 
     Attributes:
         shape: ``(1, C, H, W)``.
-        levels: the arrays.
+        levels: the arrays, the finest first.
 
     Raises:
-        ValueError: no level, or an array in place of a list; arrays that look like ``(C, H, W)`` where nothing is said; levels
+        ValueError: no level, or an array in place of a list; arrays that may be ``(C, H, W)`` where nothing is said; levels
             that are no images, differ in type, channels or proportions, or do not shrink; a type whose range is not known.
     """
 
     def __init__(self, levels: Iterable, *, channels_first: bool | None = None, white: float | None = None):
         if hasattr(levels, "shape"):
             raise ValueError(f"levels of shape {tuple(levels.shape)}: expected a list of arrays, [array] for one")
-        levels = tuple(levels)
-        if channels_first is None:
-            for level in levels:
-                if len(level.shape) == 3 and level.shape[0] <= 4 < level.shape[2]:
-                    raise ValueError(
-                        f"a level of shape {tuple(level.shape)}: (C, H, W), or {level.shape[2]} channels? expected "
-                        "channels_first=True or False"
-                    )
-            channels_first = False
         levels = tuple(level.numpy() if isinstance(level, Tensor) else level for level in levels)
         if not levels:
             raise ValueError("an image of 0 levels: expected at least one, the image itself")
-        self._levels, self._channels_first, self.white = levels, channels_first, white
+        if channels_first is None:
+            shape = tuple(levels[0].shape)
+            if len(shape) == 3 and shape[2] > max(4, shape[0]):
+                raise ValueError(
+                    f"a level of shape {shape}: (C, H, W), or {shape[2]} channels? expected channels_first=True or False"
+                )
+            channels_first = False
+        self.levels, self._channels_first, self.white = levels, channels_first, white
         self._view: Tensor | None = None  # the last one, (C, h, w)
-        self._path: Path | None = None
-        self._most: int | None = None  # levels of the file to take
-        self._missing: float | None = None  # value of its missing tiles
-        self._finalizer: weakref.finalize | None = None
-        self._process: int | None = os.getpid()
+        self._cache: Path | None = None
         self._shapes = [self._shape(level) for level in levels]
         finest = self._shapes[0]
         for other, (fine, coarse) in zip(levels[1:], itertools.pairwise(self._shapes), strict=True):
@@ -124,72 +128,81 @@ class ImagePyramid(ImageSource):
         cls,
         path: str | os.PathLike,
         *,
+        finest: int = 0,
         levels: int | None = None,
         white: float | None = None,
         missing: float | None = None,
+        cache: str | os.PathLike | None = None,
     ) -> ImagePyramid:
         """An image file: TIFF, best tiled, with its levels if it has some; a zarr array or OME-Zarr image; any whole slide that
         OpenSlide knows (MRXS, DICOM, …).
 
         Of several images in a file the largest is taken, of further axes (time, depth) the first position. Headers are read now,
         pixels when they are looked at. A process that did not open the file opens it for itself, so that pyramids may be items
-        of a data set. A file that is not tiled works too, but each look reads whole strips of it, or all.
+        of a data set, and any number of them: the files looked at last stay open, 256 at most and half of those that the system
+        lets a process have. A file that is not tiled works too, but each look reads whole strips of it, or all.
+
+        Slides scanned at 40× and at 20× are looked at on one scale where those at 40× begin at the level of half their size: with
+        ``finest=1`` if that is the next one, as the sizes in ``repr(pyramid)`` tell (of many scanners the next has a quarter, and
+        there is none of half). A patch of p pixels a side then covers what one of 2p covers at 40×; ``shape``, places and the
+        view's ``scale`` are of this level, too.
 
         Args:
             path: of the file or zarr folder.
-            levels: how many of the file's levels to use, from the finest; all unless given. With 1, views are made from all
+            finest: number of the level that is the image, 0 for the file's finest; those above it are not read.
+            levels: how many of the file's levels to use, from ``finest`` on; all unless given. With 1, views are made from all
                 pixels.
             white: as above.
             missing: the value, in the file's own range, of tiles that a TIFF leaves out, often what was not scanned: 255 where
                 the ground is white. Unless given it is the file's own word for that, or 0, and there is a warning; a prior
                 that looks for what is dark would look there.
+            cache: a folder for views, written on first use and read from then on, also by workers and later runs: for files whose
+                coarsest level is large. A view takes four bytes a value. One of a file that has changed is made anew.
 
         Raises:
-            DataError: a file that is missing, damaged, or of a kind that nothing installed reads; colours that are no RGB.
+            DataError: a file that is missing, damaged, of a kind that nothing installed reads, or without the level ``finest``;
+                colours that are no RGB.
             ImportError: the package that reads this kind is missing: ``pip install 'atslib[slides]'``.
-            ValueError: as above.
+            ValueError: as above; ``finest`` or ``levels`` that count no levels.
         """
         if levels is not None and not (isinstance(levels, Integral) and levels >= 1):
             raise ValueError(f"levels={levels}: expected a whole number, at least 1, the finest")
-        path = Path(path).expanduser()
-        opened = _open(path, missing)
-        if opened.absent and missing is None:
-            warn(
-                f"{path}: {opened.absent} tiles are not in the file and are read as {opened.fill:g}; name what stands for them, "
-                "missing=255 for white"
-            )
-        if opened.turned:
-            warn(f"{path}: the file's orientation is not applied; rows and columns are as they are stored")
-        if opened.bits and white is None:
-            opened.close()
-            raise ValueError(f"{path}: values of {opened.bits} bits: expected white={2**opened.bits - 1}, what networks see as 1")
+        if not (isinstance(finest, Integral) and finest >= 0):
+            raise ValueError(f"finest={finest}: expected a whole number, 0 for the file's finest level")
+        path = Path(path).expanduser().absolute()
+        file = _File(path, missing)
+        opened = file.opened()
         try:
-            pyramid = cls(opened.levels[:levels], channels_first=opened.channels_first, white=white)
-        except ValueError:
-            opened.close()
+            if finest >= (count := len(opened.levels)):
+                only = "1 level: expected 0" if count == 1 else f"{count} levels: expected 0 to {count - 1}"
+                raise DataError(f"{path}: finest={finest} of {only}, the number of the finest level to use")
+            taken = list(enumerate(opened.levels))[finest:][:levels]
+            if missing is None and (absent := sum(opened.absent[number] for number, _ in taken)):
+                warn(
+                    f"{path}: {absent} tiles are not in the file and are read as {opened.fill:g}; name what stands for them, "
+                    "missing=255 for white"
+                )
+            if opened.turned:
+                warn(f"{path}: the file's orientation is not applied; rows and columns are as they are stored")
+            for lost in (level.lost for _, level in taken if level.lost):
+                warn(lost)
+            if opened.bits and white is None:
+                most = 2**opened.bits - 1
+                raise ValueError(f"{path}: values of {opened.bits} bits: expected white={most}, what networks see as 1")
+            found = [_FileLevel(file, number, level) for number, level in taken]
+            pyramid = cls(found, channels_first=opened.channels_first, white=white)
+        except Exception:  # a warning may be one
+            file.close()
             raise
-        pyramid._path, pyramid._most, pyramid._missing = path.absolute(), levels, missing
-        pyramid._finalizer = weakref.finalize(pyramid, _close_in, os.getpid(), opened.close)
+        pyramid._cache = None if cache is None else Path(cache).expanduser().absolute()
         return pyramid
 
-    @property
-    def levels(self) -> tuple:
-        """The arrays of the resolutions, the finest first."""
-        if self._path is not None and self._process != os.getpid():  # two processes would share one position in the file
-            opened = _open(self._path, self._missing)
-            self._levels, self._process = tuple(opened.levels[: self._most]), os.getpid()
-            self._finalizer = weakref.finalize(self, _close_in, os.getpid(), opened.close)
-        return self._levels
-
     def close(self) -> None:
-        """Close the file until it is looked at again, and forget the view.
-
-        A system lets a process have some hundred files open, and the views of a thousand slides take memory: close what you keep.
-        """
+        """Close the file until it is looked at again, and forget the view: those of a thousand slides take memory."""
         self._view = None
-        if self._path is not None and self._process == os.getpid():
-            self._finalizer()
-            self._levels, self._process = (), None
+        for level in self.levels:
+            if isinstance(level, _FileLevel):
+                level.file.close()
 
     def read_patches(self, top_left: Int[Tensor, "1 N 2"], size: tuple[int, int], fill: float) -> Shaped[Tensor, "1 N C h w"]:
         _, channels, height, width = self.shape
@@ -205,11 +218,26 @@ class ImagePyramid(ImageSource):
     def read_view(self, size: tuple[int, int]) -> Float[Tensor, "1 C h w"]:
         if self._view is None or tuple(self._view.shape[1:]) != tuple(size):
             fine_enough = [k for k, (_, *sides) in enumerate(self._shapes) if sides[0] >= size[0] - 1 and sides[1] >= size[1] - 1]
-            level = fine_enough[-1]
-            tile = _tile(self.levels[level], self._channels_first)
-            means = _means(partial(self._read, level), self._shapes[level], size, *tile)
-            self._view = means.div_(255) if self.dtype == torch.uint8 else means.to(self.dtype)
+            self._view = self._cached_view(fine_enough[-1], size)
         return self._view[None].clone()  # what a network does in place must not change it
+
+    def _cached_view(self, level: int, size: tuple[int, int]) -> Float[Tensor, "C h w"]:
+        if self._cache is None:
+            return self._make_view(level, size)
+        array = self.levels[level]
+        # All that the view is a function of.
+        place = place_in(self._cache, array.file.path, "view", *size, array.number, self.white, array.file.missing)
+        if (view := mapped(place)) is not None and view.shape == (self.shape[1], *size):
+            return view.clone()  # a map cannot be sent to another process
+        view = self._make_view(level, size)
+        with whole(place) as file:
+            np.save(file, view.numpy())
+        return view
+
+    def _make_view(self, level: int, size: tuple[int, int]) -> Float[Tensor, "C h w"]:
+        tile = _tile(self.levels[level], self._channels_first)
+        means = _means(partial(self._read, level), self._shapes[level], size, *tile)
+        return means.div_(255) if self.dtype == torch.uint8 else means.to(self.dtype)
 
     def _shape(self, level) -> tuple[int, int, int]:
         """Channels, height and width of an array."""
@@ -229,12 +257,13 @@ class ImagePyramid(ImageSource):
         try:
             pixels = np.asarray(array[:, rows, columns] if self._channels_first else array[rows, columns])
         except Exception as error:
+            path = _path_of(array)
             if "imagecodecs" in str(error):
-                raise ImportError(f"{self._path}: this compression needs imagecodecs: pip install 'atslib[slides]'") from error
-            if self._path is None or isinstance(error, MemoryError):
+                raise ImportError(f"{path}: this compression needs imagecodecs: pip install 'atslib[slides]'") from error
+            if path is None or isinstance(error, MemoryError | DataError | ImportError):
                 raise
             raise DataError(
-                f"{self._path}: rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} cannot be read "
+                f"{path}: rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} cannot be read "
                 f"({error}); copy the file again"
             ) from error
         if self._channels_first:
@@ -247,14 +276,11 @@ class ImagePyramid(ImageSource):
         return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
     def __reduce__(self):
-        if self._path is None:
-            levels = tuple(map(_Mapped.of, self._levels))
-            return _restored, (type(self), self.__dict__ | dict(_process=None, _levels=levels))
-        return _reopened, (type(self), self._path, self._most, self.white, self._missing, self._view)
+        return _restored, (type(self), self.__dict__ | dict(levels=tuple(map(_Mapped.of, self.levels))))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{height} × {width}" for _, height, width in self._shapes)
-        where = f"{self._path}: " if self._path else ""
+        where = f"{path}: " if (path := _path_of(self.levels[0])) else ""
         return f"<ImagePyramid {where}{self.shape[1]} channel{'s' * (self.shape[1] > 1)}, {self.dtype}, {sizes}>"
 
 
@@ -321,26 +347,10 @@ def _span(fine: int, coarse: int, left: int, right: int) -> tuple[int, int, slic
     return left, right, slice(start, stop), across
 
 
-def _close_in(process: int, close: Callable[[], object]) -> None:
-    """Close a file, if this is the process that has opened it."""
-    if os.getpid() == process:
-        close()
-
-
-def _reopened(
-    kind: type, path: Path, levels: int | None, white: float | None, missing: float | None, view: Tensor | None
-) -> ImagePyramid:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said when it was opened first
-        pyramid = kind.open(path, levels=levels, white=white, missing=missing)
-    pyramid._view = view
-    return pyramid
-
-
 def _restored(kind: type, state: dict) -> ImagePyramid:
-    levels = tuple(level.open() if isinstance(level, _Mapped) else level for level in state["_levels"])
+    levels = tuple(level.open() if isinstance(level, _Mapped) else level for level in state["levels"])
     pyramid = kind.__new__(kind)
-    pyramid.__dict__.update(state | dict(_levels=levels))
+    pyramid.__dict__.update(state | dict(levels=levels))
     return pyramid
 
 
@@ -365,17 +375,89 @@ class _Mapped:
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
+class _File:
+    """An image file that each process opens for itself when it is looked at; goes to another process as its path."""
+
+    def __init__(self, path: Path, missing: float | None):
+        self.path, self.missing = path, missing
+        self._opened: _Opened | None = None
+
+    def opened(self) -> _Opened:
+        """The open file, for as long as what is returned is held: others may be opened meanwhile, and this one let go."""
+        opened = self._opened
+        if opened is None or opened.process != os.getpid():  # two processes would share one position in the file
+            self._opened = opened = _open(self.path, self.missing)
+        with _letting_go:
+            _open_files.pop(self, None)
+            _open_files[self] = None
+            while len(_open_files) > _most_open() and (oldest := next(iter(_open_files), self)) is not self:
+                oldest._opened = None
+                del _open_files[oldest]
+        return opened
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+        with _letting_go:
+            _open_files.pop(self, None)
+
+    def __reduce__(self):
+        return type(self), (self.path, self.missing)
+
+
+_open_files: weakref.WeakKeyDictionary[_File, None] = weakref.WeakKeyDictionary()  # the one looked at last comes last
+_letting_go = threading.RLock()  # a garbage collection may close another pyramid meanwhile
+if hasattr(os, "register_at_fork"):  # no worker is to begin with a lock that nobody opens
+    os.register_at_fork(before=_letting_go.acquire, after_in_parent=_letting_go.release, after_in_child=_letting_go.release)
+
+
+def _most_open() -> int:
+    """How many image files a process keeps open: it needs others, too, and each takes memory."""
+    if resource is None or (allowed := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) == resource.RLIM_INFINITY:
+        return _MOST_OPEN
+    return min(_MOST_OPEN, max(1, allowed // 2))
+
+
+class _FileLevel:
+    """One resolution of a file, an array that opens it when it is sliced."""
+
+    def __init__(self, file: _File, number: int, level: _Plane | _SlideLevel):
+        self.file, self.number = file, number
+        self.shape, self.dtype, self.chunks = level.shape, level.dtype, level.chunks
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        opened = self.file.opened()  # has a name, so that it stays open
+        if len(opened.levels) <= self.number or opened.levels[self.number].shape != self.shape:
+            raise DataError(f"{self.file.path}: not the image that it was when it was opened first; open it again")
+        return opened.levels[self.number][slices]
+
+
+def _path_of(level) -> Path | None:
+    return level.file.path if isinstance(level, _FileLevel) else None
+
+
 @dataclass
 class _Opened:
-    """The levels of an image file, whether their channels come first, how it is closed, and what stands for tiles it lacks."""
+    """The levels of an open file, whether their channels come first, what is to be said of it; closed once nobody holds it."""
 
     levels: list
     channels_first: bool
     close: Callable[[], object]
-    absent: int = 0
-    fill: float = 0
+    absent: tuple[int, ...]  # tiles that are not in the file, by level
+    fill: float = 0  # stands for those
     bits: int | None = None  # of a value, where they do not fill its type
     turned: bool = False  # whether the file says that its rows are to be read otherwise
+    process: int = field(default_factory=os.getpid)
+
+    def __post_init__(self):
+        self.close = weakref.finalize(self, _close_in, self.process, self.close)
+
+
+def _close_in(process: int, close: Callable[[], object]) -> None:
+    """Close a file, if this is the process that has opened it."""
+    if os.getpid() == process:
+        close()
 
 
 def _open(path: Path, missing: float | None = None) -> _Opened:
@@ -415,7 +497,7 @@ def _tiff_levels(path: Path, missing: float | None) -> _Opened:
     except Exception:
         file.close()
         raise
-    absent = sum(count == 0 for level in image.levels for count in level.keyframe.databytecounts)
+    absent = tuple(sum(count == 0 for count in level.keyframe.databytecounts) for level in image.levels)
     bits = page.bitspersample if page.bitspersample not in (1, 8 * page.dtype.itemsize) else None
     turned = "Orientation" in page.tags and page.tags["Orientation"].value != 1
     fill = float(page.nodata if missing is None else missing)
@@ -443,12 +525,13 @@ def _zarr_levels(path: Path) -> _Opened:
         raise
     except Exception as error:
         raise DataError(f"{path}: no readable image ({error!r}); expected a zarr array, or OME-Zarr with multiscales") from error
-    return _Opened(planes, planes[0].channels_first, lambda: None)
+    return _Opened(planes, planes[0].channels_first, lambda: None, (0,) * len(planes))
 
 
 def _slide_levels(path: Path) -> _Opened:
     slide = _package("openslide").OpenSlide(path)
-    return _Opened([_SlideLevel(slide, level) for level in range(slide.level_count)], False, slide.close)
+    levels = [_SlideLevel(slide, level) for level in range(slide.level_count)]
+    return _Opened(levels, False, slide.close, (0,) * len(levels))
 
 
 class _Plane:
@@ -460,10 +543,11 @@ class _Plane:
         if kept not in (["Y", "X"], ["Y", "X", channel], [channel, "Y", "X"]) or len(axes) != len(array.shape):
             raise ValueError(f"axes {axes} of shape {tuple(array.shape)}: expected Y, X, and channels before or after")
         others = [(axis, side) for axis, side in zip(axes, array.shape, strict=True) if axis not in kept and side > 1]
+        self.lost = ""
         if others:
-            lost = " and ".join(f"the first of {side} along {axis}" for axis, side in others)
-            warn(
-                f"an array of axes {axes} and shape {tuple(array.shape)}: {lost} is taken; for bands as channels open it with "
+            first = " and ".join(f"the first of {side} along {axis}" for axis, side in others)
+            self.lost = (
+                f"an array of axes {axes} and shape {tuple(array.shape)}: {first} is taken; for bands as channels open it with "
                 "tifffile or zarr, and give ImagePyramid([array], channels_first=…) the array"
             )
         self._array, self._kept = array, [axis in kept for axis in axes]
@@ -482,6 +566,7 @@ class _SlideLevel:
     """A level of a slide that OpenSlide reads, as RGB; what was not scanned has the slide's background colour."""
 
     dtype = np.dtype(np.uint8)
+    lost = ""
 
     def __init__(self, slide, level: int):
         self._slide, self._level = slide, level
