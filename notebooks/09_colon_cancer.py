@@ -701,7 +701,7 @@ Markdown(f"**Outcome.** {' '.join(verdict)}")
 # #### With as many updates as the paper
 #
 # The short training may be too little to tell the two apart, so U-10 and ATS-10 were trained for the paper's number of updates as well, with all
-# else as above. This is as near as one CPU core gets to the two lines of the paper's Table 1.
+# else as above; [after that](#cell-colon-paper) with the paper's own settings, too.
 
 # %% tags=["hide-input"]
 rows = []
@@ -858,7 +858,7 @@ Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 # #### With the paper's own settings
 #
 # Three settings of the runs above are ours: features of length 1 are multiplied by 16, the learning rate falls, and gradients are clipped. Here are U-10 and ATS-10 with none of the three,
-# on the same folds, with the same seeds and for as many updates: the profile `paper`, which is §4.3 and §H.2 of the paper. What the paper leaves open (images an update, the split) is as above.
+# with the same folds and seeds, as far as it has been run, and for as many updates: the profile `paper`, which is §4.3 and §H.2 of the paper. What the paper leaves open (images an update, the split) is as above.
 
 # %% tags=["hide-input"]
 AS_PAPER, LAST = "the paper's settings", 20
