@@ -141,7 +141,7 @@ class DrawForAll(TorchFunctionMode):
         super().__init__()
         self.generator, self.rows, self.count = generator, list(rows), count
         step = self.rows[1] - self.rows[0] if len(self.rows) > 1 else 1
-        even = self.rows == list(range(self.rows[0], self.rows[-1] + 1, step)) if step > 0 else False
+        even = step > 0 and self.rows == list(range(self.rows[0], self.rows[-1] + 1, step))
         self._places = slice(self.rows[0], self.rows[-1] + 1, step) if even else self.rows  # a list would be copied to a GPU
 
     def __torch_function__(self, function, types, args=(), kwargs=None):

@@ -892,7 +892,7 @@ if literal:
     display(
         Markdown(
             "What to see: with these settings attention makes much of a difference to the training images, left, and none is seen to its advantage on others, middle. "
-            "It stays narrow, right, where with our settings it spreads out again. Which of the three settings does so was not tested."
+            "It ends far narrower than with our settings, right, though it has spread since its narrowest. Which of the three settings does so was not tested."
         )
     )
 

@@ -441,6 +441,7 @@ def test_attention_without_parameters_is_where_the_features_are(wrap):
 )
 def test_dropout_is_the_same_when_chunks_are_computed_again(device):
     """Of an image in the computer's memory, too: checkpoint sees the model's device by the weights alone."""
+    torch.manual_seed(0)
     features = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.Dropout(0.5))
     attention = MILAttention(8)
     for weight in (*attention.parameters(), features[1].weight):
@@ -449,7 +450,7 @@ def test_dropout_is_the_same_when_chunks_are_computed_again(device):
     mil = DeepMIL(attention, features, Classifier(8, 2), 16, (2, 2), chunk=1).to(device)
     pooled = mil(torch.rand(1, 1, 64, 64)).pooled[0]  # by unit, twice the attention of the patches that kept it
     (gradient,) = torch.autograd.grad(pooled.sum(), features[1].bias)  # the same, of those that kept it the second time
-    assert 0 < pooled.min() or pooled.unique().numel() > 1
+    assert pooled.unique().numel() > 1  # units were dropped
     torch.testing.assert_close(gradient, pooled)
 
 
