@@ -23,7 +23,7 @@ from atslib.checks import (
     refuse_pixels,
     warn_of_range,
 )
-from atslib.loading import Loader
+from atslib.loading import Loader, in_parts
 from atslib.losses import Measure, measured
 from atslib.models import evaluating
 from atslib.processes import Processes, device_of
@@ -105,6 +105,7 @@ def evaluate_batches(
     batch_size: int,
     group: Processes,
     *,
+    micro_batch_size: int | None = None,
     seed: int = 0,
     bfloat16: bool = False,
     loss: Measure | None = None,
@@ -113,18 +114,22 @@ def evaluate_batches(
     progress: bool = True,
     **options,
 ) -> dict:
-    """:func:`evaluate` with the set's batches at hand."""
+    """:func:`evaluate` with the set's batches at hand, of which ``micro_batch_size`` images are seen at a time."""
     dataset, device = loader.dataset, loader.device
     home = device_of(model, device)  # where it computes and draws; the images may be elsewhere
     draws = torch.Generator(home).manual_seed(seed)
     batches = [list(range(i, min(i + batch_size, len(dataset)))) for i in range(0, len(dataset), batch_size)]
     shares = [group.share(len(batch)) or [0] for batch in batches]
-    mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
+    parts = [(batch, rows) for batch, share in zip(batches, shares, strict=True) for rows in in_parts(share, micro_batch_size)]
+    mine = [[batch[row] for row in rows] for batch, rows in parts]
     logits, labels, warned = None, None, False
-    bar = tqdm(batches, desc="test", disable=not progress, unit="batch", leave=False)
+    bar = tqdm(parts, desc="test", disable=not progress, unit="batch", leave=False)
     loaded = loader.batches(mine)
     with evaluating(model):
-        for batch, rows, numbers, (images, targets) in zip(bar, shares, mine, loaded, strict=True):
+        for (batch, rows), numbers, (images, targets) in zip(bar, mine, loaded, strict=True):
+            if rows[0] < group.world:  # the first of a batch; the others draw their share of the same random numbers
+                at_first = draws.get_state()
+            draws.set_state(at_first)
             with group.drawing(draws, rows, len(batch)), torch.autocast(home.type, torch.bfloat16, enabled=bfloat16):
                 try:
                     out = model.exact(images, **options) if exact else model(images, generator=draws, **options)

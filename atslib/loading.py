@@ -57,6 +57,16 @@ def epoch_batches(
     return [order[i : i + batch_size] for i in range(0, n_images, batch_size)]
 
 
+def in_parts(rows: Sequence[int], size: int | None) -> list[Sequence[int]]:
+    """The rows in parts of at most ``size``; None for one part.
+
+    >>> in_parts([0, 2, 4], 2), in_parts([0, 2, 4], None)
+    ([[0, 2], [4]], [[0, 2, 4]])
+    """
+    size = size or len(rows)
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
 def _equal_shares(order: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """As many image numbers as there are, the classes in equal shares, each class in ``order`` and from its beginning again."""
     classes = labels.unique().tolist()
@@ -419,7 +429,7 @@ def collate(
     if len(shapes) > 1:
         raise ValueError(
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop them to one size in the data set, "
-            "pad them (atslib.data.Padded), or take batches of one image"
+            "pad them (atslib.data.Padded), or take batches of one image (to train, Settings(micro_batch_size=1))"
         )
     types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
     if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths

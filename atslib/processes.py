@@ -48,7 +48,11 @@ class Processes:
         return list(range(self.rank, count, self.world))
 
     def drawing(self, generator: torch.Generator, rows: Sequence[int], count: int) -> AbstractContextManager:
-        """Around a call of the model on these rows of a batch of ``count`` images."""
+        """Around a call of the model on these rows of a batch of ``count`` images: it draws what it would for the whole batch."""
+        return nullcontext() if len(rows) == count else DrawForAll(generator, rows, count)
+
+    def adding_up(self, *, last: bool) -> AbstractContextManager:
+        """Around a call of the model on a part of a batch and its ``backward``; gradients are averaged after the ``last``."""
         return nullcontext()
 
 
@@ -85,7 +89,8 @@ class FabricProcesses(Processes):
         super().__init__(self._fabric.device)
 
     def prepare(self, model):
-        return self._fabric.setup(model, move_to_device=False)
+        self._model = self._fabric.setup(model, move_to_device=False)
+        return self._model
 
     def backward(self, loss):
         self._fabric.backward(loss)
@@ -96,8 +101,8 @@ class FabricProcesses(Processes):
     def wait(self):
         self._fabric.barrier()
 
-    def drawing(self, generator, rows, count):
-        return DrawForAll(generator, rows, count)
+    def adding_up(self, *, last):
+        return self._fabric.no_backward_sync(self._model, enabled=not last)
 
 
 def processes(device: str | torch.device = "cpu") -> Processes:
@@ -119,9 +124,10 @@ class DrawForAll(TorchFunctionMode):
     """Let a model that sees a share of a batch draw what it would draw if it saw all of it.
 
     Random numbers are drawn from ``generator`` for the whole batch, and the rows of the share are kept: the locations drawn
-    for an image do not depend on how many processes there are. (An exception: distinct draws from very peaked attention
-    take further random numbers in the process that has the image, and what it draws after them from the same generator differs.
-    Training seeds the generator anew for each step.) Where an image has several rows, one for each of its regions
+    for an image depend neither on how many processes there are, nor on the parts in which they see a batch
+    (``Settings(micro_batch_size=…)``). (An exception: distinct draws from very peaked attention take further random numbers in
+    the process that has the image, and what it draws after them from the same generator differs. Training seeds the generator
+    anew for each step.) Where an image has several rows, one for each of its regions
     (:mod:`atslib.nested`), they follow one another.
 
     Args:
@@ -157,7 +163,8 @@ class DrawForAll(TorchFunctionMode):
         if function not in _DRAW or not size or not (each := self._rows_each(size[0])):
             raise ValueError(
                 f"{getattr(function, '__name__', function)} of size {size} draws for {len(self.rows)} of {self.count} images in "
-                "one of several processes: expected one of torch's plain random functions, with one row an image or equally many"
+                "one of several processes or parts: expected one of torch's plain random functions, with one row an image or "
+                "equally many"
             )
         return self._share(function(self.count * each, *size[1:], **kwargs), each)
 

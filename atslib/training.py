@@ -39,7 +39,7 @@ from atslib.checks import (
 )
 from atslib.evaluation import evaluate, evaluate_batches
 from atslib.fingerprints import code_of, held_by, how_it_computes, named, settings_of
-from atslib.loading import Loader, check_classes, epoch_batches, known_labels, seed_for
+from atslib.loading import Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for
 from atslib.losses import Measure, attention_loss, cross_entropy_of, entropy_of, errors_of, measured, warn_of_mixed_images
 from atslib.models import Output
 from atslib.patches import ImageSource
@@ -60,6 +60,10 @@ class Settings:
     Attributes:
         epochs: passes over the training set.
         batch_size: images per step, of all processes together; the last, smaller batch of an epoch is used too.
+        micro_batch_size: images at a time, in each process; None for all of a step. Fewer need less memory, and only they need
+            have one size. Their gradients add up to those of the step, and locations are drawn as for all at once, so that the
+            numbers are the same up to rounding. Not with batch normalisation, which then normalises fewer images, or with
+            what networks draw for themselves.
         learning_rate: of Adam, at the start.
         schedule: ``"constant"``, as in the paper; ``"cosine"`` down to zero at the end; ``"step"``, a tenth after each of the
             ``milestones``, as in the released code for the speed limits.
@@ -79,6 +83,7 @@ class Settings:
 
     epochs: int = 20
     batch_size: int = 32
+    micro_batch_size: int | None = None
     learning_rate: float = 1e-3
     schedule: str = "constant"
     milestones: tuple[int, ...] = ()
@@ -97,6 +102,10 @@ class Settings:
             if (value := getattr(self, name)) != int(value):
                 raise ValueError(f"{name}={value}: expected a whole number")
             object.__setattr__(self, name, int(value))
+        if (size := self.micro_batch_size) is not None:
+            if size != int(size) or size < 1:
+                raise ValueError(f"micro_batch_size={size}: expected a whole number, at least 1, or None for the whole batch")
+            object.__setattr__(self, "micro_batch_size", int(size))
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: expected at least 0")
         for name in ("learning_rate", "warmup", "entropy_weight"):
@@ -237,6 +246,7 @@ def train(
             learning rate scheduler, one that holds no parameter of the model, or, with a checkpoint, one that holds others,
             too. A model that returns no logits ``(B, outputs)``, an ``augment`` that returns no image ``(1, C, H, W)``. What
             the model raises, with the numbers of the images.
+        torch.cuda.OutOfMemoryError: as PyTorch raises it, with what to do.
         FloatingPointError: the loss or the gradient became NaN or infinite. An image of that step with pixels or a label that are
             not finite is named (on a GPU only if it is among the last of several steps). The last good checkpoint is kept.
     """
@@ -338,9 +348,15 @@ class _Training:
 
     def run(self) -> list[dict]:
         with StopSignals(listen=self.checkpoint is not None) as signals:
-            for epoch in range(len(self.curve) + 1, self.settings.epochs + 1):
-                if not self._train_epoch(epoch, signals) or not self._end_epoch(epoch):
-                    break
+            try:
+                for epoch in range(len(self.curve) + 1, self.settings.epochs + 1):
+                    if not self._train_epoch(epoch, signals) or not self._end_epoch(epoch):
+                        break
+            except torch.cuda.OutOfMemoryError as error:
+                if (at_once := self.settings.micro_batch_size or self.settings.batch_size) == 1:
+                    raise
+                fewer = "a smaller settings.micro_batch_size sees the images of a step in smaller parts and gives the same result"
+                raise torch.cuda.OutOfMemoryError(f"{error}\nwith up to {at_once} images at a time: {fewer}") from error
         return self.curve
 
     # Before the first step
@@ -399,6 +415,7 @@ class _Training:
     def _settings_of_run(self) -> dict:
         """All that must be the same where a run goes on; of the model as it is now, whatever ``on_epoch`` has made of it."""
         what = asdict(self.settings) | dict(n_train=len(self.train_set), augment=named(self.augment))
+        del what["micro_batch_size"]  # as many as the memory of this machine has room for, as with the number of processes
         what |= self._model_now()
         what |= {name: named(given) for name, given in dict(loss=self.loss, error=self.error).items() if given is not None}
         what |= {name: said for name, said in self.held.items() if said}
@@ -438,7 +455,9 @@ class _Training:
         batches = epoch_batches(len(self.train_set), self.settings.batch_size, self.settings.seed, epoch, self.classes)
         # A process without an image in the last batch works on another's, which then counts nothing.
         shares = [self.group.share(len(batch)) or [0] for batch in batches]
-        mine = [[batch[row] for row in rows] for batch, rows in zip(batches, shares, strict=True)]
+        # Of each step, the rows of the batch that are seen together, part after part.
+        steps = [in_parts(rows, self.settings.micro_batch_size) for rows in shares]
+        mine = [[[batch[row] for row in rows] for rows in parts] for batch, parts in zip(batches, steps, strict=True)]
         # In several processes each adds up its own images; what a checkpoint says is the sum.
         so_far = self.sums if self.group.rank == 0 else _Sums()
         self.tally = torch.tensor(so_far, dtype=torch.float64, device=self.device)
@@ -454,19 +473,27 @@ class _Training:
             leave=False,
         )
         seed, first = seed_for("workers", self.settings.seed, epoch), self.step
-        loaded = self.train_loader.batches(mine[first:], seed=seed, first=first)
-        for batch, rows, numbers, (images, labels) in zip(batches[first:], shares[first:], mine[first:], loaded, strict=True):
+        asked = [numbers for parts in mine[first:] for numbers in parts]
+        loaded = self.train_loader.batches(asked, seed=seed, first=sum(map(len, mine[:first])))
+        for batch, parts, numbers_of in zip(batches[first:], steps[first:], mine[first:], strict=True):
             self._set_learning_rate(epoch)
-            # Draws and augmentation come from the seed and the step's place, so that it does not matter where a run was
-            # stopped, or how many processes share the batch. (Dropout, if a network has it, is PyTorch's own.)
-            self.draws.manual_seed(seed_for("draws", self.settings.seed, epoch, self.step))
-            if self.augment is not None:
-                # A balanced epoch may show an image several times, even in one batch: each time another change.
-                places = [(self.step, row) if self.settings.balanced else () for row in rows]
-                images = _augmented(images, numbers, places, self.augment, self.settings.seed, epoch)
-            out = self._answer(epoch, images, rows, numbers, len(batch))
-            self._check_answer(out, images, labels)
-            missed = self._back_propagate(out, labels, rows, len(batch))
+            self.made.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)  # of parameters, too, that the optimiser leaves out
+            for rows, numbers, (images, labels) in zip(parts, numbers_of, loaded):
+                # Draws and augmentation come from the seed and the step's place, so that it does not matter where a run was
+                # stopped, or how many processes or parts share the batch. (Dropout, if a network has it, is PyTorch's own.)
+                self.draws.manual_seed(seed_for("draws", self.settings.seed, epoch, self.step))
+                if self.augment is not None:
+                    # A balanced epoch may show an image several times, even in one batch: each time another change.
+                    places = [(self.step, row) if self.settings.balanced else () for row in rows]
+                    images = _augmented(images, numbers, places, self.augment, self.settings.seed, epoch)
+                with self.group.adding_up(last=rows is parts[-1]):
+                    out = self._answer(epoch, images, rows, numbers, len(batch))
+                    self._check_answer(out, images, labels)
+                    missed = self._back_propagate(out, labels, rows, len(batch))
+                if self.device.type == "cpu" and rows is not parts[-1] and not missed.isfinite().all():
+                    refuse_missing(images, labels, out.logits, missed, numbers)  # the step's check sees its last images only
+            self._clip()
             self.step += 1
             stopping = saving = False
             if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
@@ -521,6 +548,7 @@ class _Training:
             self.test_loader,
             self.settings.batch_size,
             self.group,
+            micro_batch_size=self.settings.micro_batch_size,
             bfloat16=self.bfloat16,
             loss=self.loss,
             error=self.error,
@@ -581,7 +609,7 @@ class _Training:
     def _back_propagate(
         self, out: Output, labels: Shaped[Tensor, "B *target"], rows: Sequence[int], count: int
     ) -> Float[Tensor, " B"]:
-        """Gradients of the loss, clipped, and what there is to count; returns the loss of each image, without the entropy."""
+        """Add to the gradients and to what there is to count; returns the loss of each image, without the entropy."""
         if self.loss is None:
             missed = cross_entropy_of(out, labels, self.class_weights)  # (B,)
         else:
@@ -592,20 +620,22 @@ class _Training:
         counted = float(self.group.rank < count)
         # Gradients are averaged over processes: times their number, it is the mean over the batch.
         objective = (missed - self.settings.entropy_weight * entropy).sum() * counted * self.group.world / count
-        self.made.zero_grad(set_to_none=True)
-        self.model.zero_grad(set_to_none=True)  # of parameters, too, that the optimiser leaves out
         self.group.backward(objective)
-        norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm or math.inf)
         wrong = errors_of(self.error, self.loss, out.logits.detach(), labels)
         sums = _Sums(
             loss=missed.detach().sum(),
             wrong=wrong.sum(),
             entropy=entropy.detach().sum(),
             images=torch.full((), float(len(rows)), dtype=torch.float64, device=self.device),  # no copy to wait for
-            bad=~(objective.detach().isfinite() & norm.isfinite()),
+            bad=~objective.detach().isfinite(),
         )
         self.tally += counted * torch.stack([part.to(self.device, torch.float64) for part in sums])
         return missed
+
+    def _clip(self) -> None:
+        """Shorten the gradient of the step, and count it if it is not finite."""
+        norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm or math.inf)
+        self.tally[-1] += ~norm.isfinite()
 
     def _look_at_numbers(self, signals: StopSignals) -> tuple[bool, bool]:
         """Bring the sums to this process, over all of them; whether to stop, and whether to save."""

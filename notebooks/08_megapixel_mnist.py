@@ -142,8 +142,16 @@ to_do = {
     + sweep("megapixel_mnist", estimator=COMPARED, seed=range(3), **SMALL),
     "paper": sweep(
         "megapixel_mnist",
-        ["ats", "cnn"],
         n_patches=[5, 10, 25, 50, 100],
+        seed=range(5),
+        profile="paper",
+        data=data,
+        out="../results",
+    )
+    + sweep(
+        "megapixel_mnist",
+        ["cnn"],
+        changes=[[("micro_batch_size", 8)]],
         seed=range(5),
         profile="paper",
         data=data,
@@ -201,7 +209,7 @@ unfinished = sorted(
     if path.name.removesuffix(".attention.safetensors") not in names.values()
 )
 COMMAND = "python -m atslib.experiments megapixel_mnist"
-CNN_COMMAND = f"{COMMAND} --profile laptop --method cnn --set epochs=15 --set batch_size=4 --data DIR"  # larger batches need more than 20 GB
+CNN_COMMAND = f"{COMMAND} --profile laptop --method cnn --set epochs=15 --set micro_batch_size=4 --data DIR"  # 32 at a time need more than 20 GB
 
 
 def unlike(one, other):

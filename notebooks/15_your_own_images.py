@@ -108,7 +108,7 @@ if not own:
 # Files of 16 bits or of more than three bands are refused rather than cut down. `ImageFiles(…, read=your_function)` reads them: it gets a path and returns the image, `uint8`, an `ImagePyramid` for one that is to be read where it is looked at, or floating point with white at 1: the white of the device, so that 12 bits are divided by 4095, though the file has room for 65535. The attention network may look at some of the channels only, or at a mixture: begin it with a layer that picks them, a module with the attributes `stride`, `padding` and `receptive_field`, 1, 0 and 1 (it looks at each pixel alone). In a loop of your own, a view made elsewhere is given to the model as `low`.
 #
 # Images in one batch must have one size. Here `Padded` continues each by its own mirror image up to the size of the largest. A border of one
-# colour (`fill=`) would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping, or batches of one image, are other ways.
+# colour (`fill=`) would do, if it did not have an edge: edges stand out, and attention looks at what stands out. Cropping is another way, or seeing the images of a step one at a time (`Settings(micro_batch_size=1)`; `evaluate(…, batch_size=1)`).
 # Mirroring has a price, too: what lies near that border is there twice. Where things are to be counted, continue with the colour of the ground instead.
 
 # %%
@@ -791,7 +791,7 @@ else:
 Markdown(text)
 
 # %% [markdown]
-# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, in batches of one image (`Settings(batch_size=1)`) where sizes differ. Nothing is read before it is looked at, and so `augment`, which changes whole images, is refused for them. A loop of your own puts several of one size together with `atslib.patches.ImageBatch`; a `DataLoader` of your own does so with `collate_fn=atslib.loading.collate`.
+# To *train* on such files, let the items of a set be `(ImagePyramid.open(file), label)`, and where sizes differ, let a step see one image at a time, `Settings(batch_size=16, micro_batch_size=1)`: it adds up their gradients. Nothing is read before it is looked at, and so `augment`, which changes whole images, is refused for them. A loop of your own puts several of one size together with `atslib.patches.ImageBatch`; a `DataLoader` of your own does so with `collate_fn=atslib.loading.collate`.
 #
 # `ImageFiles(files, labels, read=ImagePyramid.open)` is such a set. Where a file's coarsest level is much larger than the view, making the view anew in each epoch takes most of the time: `read=functools.partial(ImagePyramid.open, cache="views")` keeps views in a folder. Slides that were scanned at 40× and at 20× are brought to one scale with `finest=`, the number of the level to begin with: the one, often, at which those of 40× have half their size; `print(pyramid)` has the sizes.
 #
@@ -816,7 +816,7 @@ temporary.cleanup()
 # | error falls with $N$ at test time | the luck of the draw | more patches at test time; another estimator ([chapter 5](05_lower_variance.ipynb)) |
 # | a patch at the border decides | what lies outside the image looks like something | another `fill`; padding without an edge |
 # | loss and gradients jump from step to step | variance of the estimator | larger batches, more patches, features of unit length ([chapter 2](02_variance_optimality.ipynb)) |
-# | out of memory | patches of the whole batch are held for the backward pass | smaller batches or $N$; memory grows with both ([chapter 13](13_cost.ipynb)) |
+# | out of memory | patches of the whole batch are held for the backward pass | `Settings(micro_batch_size=4)`: a step sees four images at a time, with the same result; or a smaller $N$ ([chapter 13](13_cost.ipynb)) |
 # | out of memory before the first step | the image itself is too large | `ImagePyramid` (above); `low=` if a view is at hand |
 #
 # ## Summary

@@ -21,6 +21,7 @@ from atslib.training import Settings, train
 
 # Batches of 5 of 16 images: shares of three and two, and a last batch with an image for one process only.
 UNEVEN = replace(SETTINGS, epochs=2, batch_size=5, class_weights=tuple(0.5 + 0.1 * digit for digit in range(10)))
+IN_PARTS = replace(UNEVEN, epochs=1, micro_batch_size=2)  # one process sees two parts of a batch, the other one
 TINY = replace(
     megapixel_mnist.PROFILES["smoke"], size=160, n_noise=2, n_train=10, n_test=5, n_watch=5, training=Settings(1, batch_size=4)
 )
@@ -36,7 +37,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
-from test_processes import TINY, UNEVEN, Noisy, data, miss, model, weights
+from test_processes import IN_PARTS, TINY, UNEVEN, Noisy, data, miss, model, weights
 from atslib.experiments import megapixel_mnist
 from atslib.experiments.__main__ import main
 from atslib.processes import processes
@@ -57,7 +58,10 @@ def enough(entry):
 
 first_only = enough if group.rank == 0 else None
 ended = train(model(), data(n=16), None, UNEVEN, on_epoch=first_only, progress=False, processes=group)
+in_parts = model()
+train(in_parts, data(n=16), None, IN_PARTS, progress=False, processes=group)
 result = dict(stopped=stopped, curve=curve, weights=weights(trained), world=group.world, own=own, ended=len(ended))
+result.update(in_parts=weights(in_parts))
 torch.save(result, out / f"result{{group.rank}}.pt")
 megapixel_mnist.PROFILES["smoke"] = TINY
 sys.exit(main(["megapixel_mnist", "--out", str(out), "--device", "cpu"]))
@@ -81,9 +85,7 @@ def test_two_processes_train_as_one(together):
     alone = model()
     before = weights(alone).clone()
     curve = train(alone, data(n=16), data("test", 7), UNEVEN, augment=Noisy(), progress=False)
-    # The last bias of the attention moves all logits alike, which a softmax does not see: its gradient is rounding and nothing
-    # else, and Adam, which divides by the gradient's size, makes full steps of it.
-    felt = torch.cat([torch.full((p.numel(),), name != "attention.layers.2.bias") for name, p in alone.named_parameters()])
+    felt = has_gradient(alone)
     results = [torch.load(together / f"result{rank}.pt", weights_only=True) for rank in (0, 1)]
     for result in results:
         assert result["world"] == 2 and result["stopped"] == []
@@ -92,6 +94,26 @@ def test_two_processes_train_as_one(together):
         for ours, theirs in zip(without_times(curve), without_times(result["curve"]), strict=True):
             assert theirs == pytest.approx(ours, rel=1e-4)
     assert torch.equal(results[0]["weights"], results[1]["weights"])
+
+
+def has_gradient(trained):
+    """All weights but the last bias of the attention.
+
+    It moves all logits alike, which a softmax does not see: its gradient is rounding and nothing else, and Adam, which divides by
+    the gradient's size, makes full steps of it.
+    """
+    parts = [torch.full((p.numel(),), name != "attention.layers.2.bias") for name, p in trained.named_parameters()]
+    return torch.cat(parts)
+
+
+def test_two_processes_see_their_shares_in_parts(together):
+    alone = model()
+    before = weights(alone).clone()
+    train(alone, data(n=16), None, replace(IN_PARTS, micro_batch_size=None), progress=False)
+    felt = has_gradient(alone)
+    for rank in (0, 1):
+        found = torch.load(together / f"result{rank}.pt", weights_only=True)["in_parts"]
+        assert (found - weights(alone))[felt].norm() < 1e-4 * (weights(alone) - before)[felt].norm()
 
 
 def test_two_processes_stop_where_the_first_says_so(together):

@@ -334,7 +334,7 @@ class Run:
                 n: evaluate(
                     model,
                     test_set,
-                    self.settings.batch_size,
+                    self.settings.micro_batch_size or self.settings.batch_size,
                     workers=workers,
                     progress=progress and group.rank == 0,
                     processes=group,
@@ -366,9 +366,9 @@ class Run:
         run = lambda: train(model, some, None, short, augment=loaded.augment, progress=False, processes=group)
         run()  # warm-up
         per_image = _timed(run) / few
-        tested = min(few, len(loaded.test))
+        tested, at_once = min(few, len(loaded.test)), settings.micro_batch_size or settings.batch_size
         per_test = _timed(
-            lambda: evaluate(model, Subset(loaded.test, range(tested)), settings.batch_size, progress=False, processes=group)
+            lambda: evaluate(model, Subset(loaded.test, range(tested)), at_once, progress=False, processes=group)
         )
         n_tests = math.ceil(settings.epochs / settings.test_every) * min(self.sizes.n_watch, len(loaded.test))
         steps = math.ceil(len(loaded.train) / settings.batch_size)
