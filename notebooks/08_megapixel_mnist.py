@@ -151,7 +151,7 @@ to_do = {
     + sweep(
         "megapixel_mnist",
         ["cnn"],
-        changes=[[("micro_batch_size", 8)]],
+        changes=[[("micro_batch_size", 4)]],
         seed=range(5),
         profile="paper",
         data=data,
