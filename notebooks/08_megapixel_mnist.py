@@ -46,7 +46,8 @@ from scipy.stats import t as student
 from atslib import ESTIMATORS, PatchGeometry, downsample, entropy, plots, widgets
 from atslib.data import MegapixelMNIST
 from atslib.experiments import load_records, megapixel_mnist
-from atslib.experiments.runs import Run, attention_snapshots, sweep
+from atslib.experiments.records import read_record
+from atslib.experiments.runs import Run, attention_snapshots, run_of, sweep
 from atslib.experiments.summary import beyond_chance, least_p, mean_and_stderr, permutation_test, sign_test, trend_test
 from atslib.models import DeepMIL, DownsampledCNN, UniformSampling
 from atslib.networks import Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, ResNet16, SaliencyPrior
@@ -988,12 +989,13 @@ def crossing(epochs, values):
     return epochs[k - 1] + (0.5 - way[k - 1]) / (way[k] - way[k - 1]) * step, step
 
 
-rows, gaps, told, fair, fair_order = [], [], [], [], []
-for name in [
+rows, gaps, told_apart, fair_order = [], [], [], []
+learners = [
     n
     for n in panels
     if n in names.values() and (evolution[n][1][-1, 0] > 0.5 or learned_without_prior(n))
-]:
+]
+for name in learners:
     epochs, mass = evolution[name]
     something = mass[:, 0] + mass[:, 1]
     (ground, step_ground), (noise, step_noise) = (
@@ -1002,13 +1004,9 @@ for name in [
     )
     step_between = max(step_ground, step_noise)
     gaps.append(noise - ground)
-    told.append(abs(noise - ground) > step_between)
-    if learned_without_prior(name):
-        fair_order += [noise < ground] if told[-1] else []
-        fair.append(
-            f"{short(name)}: the ground is half left in epoch {ground:.1f}, noise is half told from digits in epoch {noise:.1f}"
-            + ("" if told[-1] else ", too close for its snapshots")
-        )
+    told_apart.append(abs(noise - ground) > step_between)
+    if learned_without_prior(name) and told_apart[-1]:
+        fair_order.append(noise < ground)
     rows.append(
         [
             short(name),
@@ -1017,6 +1015,7 @@ for name in [
             f"{mass[0, 0] / something[0]:.2f} → {mass[-1, 0] / something[-1]:.2f}",
             f"{noise:.2f}",
             f"{step_between:.2f}",
+            ("ground" if ground < noise else "noise") if told_apart[-1] else "–",
         ]
     )
 display(
@@ -1028,11 +1027,12 @@ display(
             "of it, on digits",
             "half of that by epoch",
             "epochs between snapshots",
+            "goes first",
         ],
         rows,
     )
 )
-first = [gap > 0 for gap, sure in zip(gaps, told, strict=True) if sure]
+first = [gap > 0 for gap, sure in zip(gaps, told_apart, strict=True) if sure]
 with_prior = evolution[found[0]] if found else None
 display(
     Markdown(
@@ -1055,9 +1055,9 @@ display(
             else ""
         )
         + (
-            f"**Without the prior**, as in the paper, these left chance: {'; '.join(fair)}. "
-            + (f"So in {sum(fair_order)} of the {len(fair_order)} of these in which the order can be told, noise is told from digits *before* the ground is left (each by more than its snapshots are apart; sign test over the runs, p = {sign_p(fair_order):.2g}). " if fair_order else "")
-            if fair
+            f"**Without the prior**, as in the paper, {fair} of the runs above left chance. "
+            + (f"In {sum(fair_order)} of the {len(fair_order)} of these in which the order can be told, noise is told from digits *before* the ground is left (each by more than its snapshots are apart; sign test over the runs, p = {sign_p(fair_order):.2g}). " if fair_order else "")
+            if (fair := sum(map(learned_without_prior, learners)))
             else "Without the prior no run has left chance. "
         )
         + (
@@ -1264,7 +1264,7 @@ Markdown(text)
 
 # %% [markdown]
 # A reading that fits these numbers, though three seeds do not prove it: training is a race. To a reader that cannot read, a digit is a disturbance. The empty ground always gives the same feature, which the classifier soon turns into the safe answer, one tenth for each class and a loss of $\log 10$; digits scatter the logits around it, at a
-# price. The quickest way to a lower loss is to look *away* from them, and that is what the lower film strip shows: the spots at the digits become *darker* than the ground. Once attention has left, nothing is seen that could teach the features to read. The race is won if the features learn to read first.
+# price. The quickest way to a lower loss is to look *away* from them, and in the lower film strip attention does go there: the spots at the digits become *darker* than the ground. Once attention has left, nothing is seen that could teach the features to read. The race is won if the features learn to read first.
 #
 # **Unit-norm features speak softly.** The logits are $W z + b$ with $\lVert z \rVert \le 1$. Adam changes a weight by about the learning rate a step, so the lead of one class over another grows by at most $2\, \eta\, (s \sqrt{32} + 1)$ a step, with $s$ the scale
 # and $\eta$ the rate; the 1 is the bias. To be 90 % sure among ten classes takes a lead of $\log 81$:
@@ -1430,7 +1430,14 @@ for n, group in more_patches.groupby("n_patches"):
     text += (
         f" **Without the prior, but with {n:.0f} patches in place of five** (length 16, 15 epochs) {len(left_)} of {len(group)} left chance"
         + (f", in epoch {', '.join(f'{epoch:.0f}' for epoch in sorted(left_))}" if len(left_) else "")
-        + f"; their test error is {with_error(group['final.test_error'])}: draws that see more can do what the prior does, at their price."
+        + f"; their test error is {with_error(group['final.test_error'])}."
+    )
+five_with_prior = plain[plain.prior & (plain.scale == 16) & (plain.estimator == "systematic")]["final.test_error"]
+if len(more_patches) and len(five_with_prior):
+    higher = [f"{n:.0f}" for n, group in more_patches.groupby("n_patches") if group["final.test_error"].min() > five_with_prior.max()]
+    text += (
+        f" So with more patches training can leave chance without the prior, at their price; five patches *with* it end at {with_error(five_with_prior)}"
+        + (f", below every run with {' or '.join(higher)} without." if higher else ".")
     )
 if away:
     text += (
@@ -1539,7 +1546,7 @@ if len(differences("legacy_idiap", "des_raj")) > 2:
     if len(draw) > 2:
         low, high = interval(draw)
         answer += (
-            f"How one draws seems to count for more: with systematic draws the error is lower than with Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds, by {-draw.mean():.2f} on average (the exact test has p = {permutation_test(draw.tolist(), [0.0] * len(draw), paired=True):.2g})." if high < 0
+            f"With systematic draws the error is lower than with Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds, by {-draw.mean():.2f} on average (the exact test has p = {(p := permutation_test(draw.tolist(), [0.0] * len(draw), paired=True)):.2g}, {beyond_chance(p, least_p(len(draw), len(draw), paired=True))}); the next section separates training from test." if high < 0
             else "Of systematic draws against Des Raj's no difference is shown, either." if low < 0 < high
             else "Systematic draws do worse here."
         )
@@ -1693,6 +1700,20 @@ def against_guessing(error, n):
 
 
 off_guessing = [(CHANCE - errors[-1]) / math.sqrt(CHANCE * (1 - CHANCE) / n) for errors, n in zip(trained_uniform["curve.train_error"], trained_uniform["dataset.n_train"], strict=True)]
+
+
+def as_many_by_attention():
+    """When attention sampling with as many patches left chance on the same images."""
+    others = full_size[full_size.n_patches.isin(trained_uniform.n_patches) & (full_size["settings.training.epochs"] == 15) & full_size.prior]
+    if not len(others) or others.left.isna().any():
+        return ""
+    counts = " and ".join(f"{n:.0f}" for n in sorted(set(others.n_patches)))
+    return (
+        f"With {counts} patches attention sampling, which starts from the saliency prior, leaves chance in epoch {others.left.min():.0f} to {others.left.max():.0f} on these images; "
+        "draws from the prior alone were not run, so how much of that is the prior is not known. "
+    )
+
+
 begun_to_fall = [f"N = {n:.0f}" for n, off in zip(trained_uniform.n_patches, off_guessing, strict=True) if off > 3]
 if len(trained_uniform):
     lines = [
@@ -1701,7 +1722,7 @@ if len(trained_uniform):
         for _, row in trained_uniform.iterrows()
     ]  # fmt: skip
     display(plots.table(["trained with uniform draws, N", "seed", "epochs", "test error", "training error, last epoch", "training loss"], lines))
-    display(Markdown(f"Guessing has the error {CHANCE:.2f} and the loss {math.log(10):.2f}. On the same images, attention sampling has left chance in the first epochs. Most of what uniform draws show is the same empty ground, computed once, so that such a run takes a fraction of the time that its N suggests ([chapter 13](13_cost.ipynb))."))
+    display(Markdown(f"Guessing has the error {CHANCE:.2f} and the loss {math.log(10):.2f}. {as_many_by_attention()}Most of what uniform draws show is the same empty ground, computed once, so that such a run takes a fraction of the time that its N suggests ([chapter 13](13_cost.ipynb))."))
 
 # %% [markdown]
 # (cell-claim-mnist-deepmil-memory)=
@@ -1834,6 +1855,14 @@ def without_departures(cnns):
     return told
 
 
+def smaller_batches(cnns, others):
+    """A word on batches that differ in size."""
+    mine, theirs = (sorted({int(size) for size in rows["settings.training.batch_size"]}) for rows in (cnns, others))
+    if len(mine) != 1 or len(theirs) != 1 or mine == theirs:
+        return ""
+    return f", but batches of {mine[0]} images in place of {theirs[0]}, and so {theirs[0] / mine[0]:g} times as many updates at that rate"
+
+
 def minutes_beside(cnns, others):
     """Minutes of these CNNs and of other runs, on machines that ran both."""
     told = []
@@ -1876,7 +1905,7 @@ if len(cnn_runs):
     text += (
         f"{'. '.join(told)}. "
         + (f"So attention sampling **with the prior and length 16** is far ahead of this CNN after the same few epochs{', which cost the CNN ' + took if (took := minutes_beside(as_long, beside)) else ''}. {without_departures(as_long)}" if len(as_long) and len(beside) and as_long["final.test_error"].min() > 2 * beside["final.test_error"].max() else "")
-        + "Nothing was tuned for the CNN, which has ATS's learning rate and schedule; what it reaches in the paper's 500 epochs these runs do not say.\n\n"
+        + f"Nothing was tuned for the CNN, which has ATS's learning rate and schedule{smaller_batches(cnn_runs, beside)}; what it reaches in the paper's 500 epochs these runs do not say.\n\n"
         if told
         else ""
     )
@@ -1895,11 +1924,19 @@ Markdown(text)
 # (cell-mnist-runs)=
 # ## Which runs there are
 #
-# A command skips what has a record, and goes on with what was stopped. `DIR` is the folder with the MNIST files.
+# The commands of the runs that have a record, made from these records, and of those that are missing. `--resume` goes on with what was stopped; a run that has a record is skipped. `DIR` is the folder with the MNIST files.
 
 # %% tags=["hide-input"]
-def ran(rows):
-    return len(rows) or "none"
+def commands(rows, otherwise, more=""):
+    """What made these runs; the other command where there are none."""
+    kinds = {}  # without the seed -> seeds
+    for file in rows.get("file", ()):
+        words = run_of(read_record(Path(file)), Path("results"), "DIR").arguments
+        options = dict(order="hilbert", out="results") | (dict(data="DIR") if "that ship" in read_record(Path(file))["dataset"]["name"] else {})
+        pairs = [(option, value) for option, value in zip(words[1::2], words[2::2], strict=True) if options.get(option[2:]) != value]
+        told = " ".join(f"{option} {value}" for option, value in pairs if option != "--seed" and (option, value) not in (("--method", "ats"), ("--estimator", "systematic")))
+        kinds.setdefault(told, []).append(dict(pairs)["--seed"])
+    return " ".join(f"`{COMMAND} {told} --seed {','.join(sorted(seeds, key=int))}{more}`" for told, seeds in kinds.items()) or f"`{otherwise}`"
 
 
 wanted = [
@@ -1953,7 +1990,7 @@ wanted = [
         for name in COMPARED[1:]
     ),
 ]  # fmt: skip
-plots.table(["what", "runs with a record", "the command that makes it"], [[what, ran(rows), f"`{command}`"] for what, rows, command in wanted])
+plots.table(["what", "runs with a record", "the command that makes them"], [[what, len(rows) or "none", commands(rows, command, " --snapshots-per-epoch 4" if "--snapshots" in command else "")] for what, rows, command in wanted])
 
 # %% [markdown]
 # ## Summary
@@ -1963,13 +2000,20 @@ ended = f" The {len(learned)} finished runs with ten patches that learned end at
 alone = [plain[(plain.prior == prior) & (plain.scale == scale) & (plain.estimator == "systematic")] for _, prior, scale in SETTINGS]
 won = [f"{what} in {group.left.notna().sum()} of {len(group)}" for (what, *_), group in zip(SETTINGS, alone, strict=True) if len(group)]
 falls = [f"from {a} to {b}" for (a, b), lower in zip(itertools.pairwise(looks), worse, strict=True) if lower == len(by_n)] if len(by_n) else []
+with_prior_order = [gap > 0 for name, gap, sure in zip(learners, gaps, told_apart, strict=True) if sure and not learned_without_prior(name)]
+who_is_first = (
+    f"where the order can be told, the ground goes first in {sum(with_prior_order)} of {len(with_prior_order)} with the prior"
+    + (f", the noise in {sum(fair_order)} of {len(fair_order)} without (sign test p = {sign_p(fair_order):.2g})" if fair_order else "")
+    if first
+    else "which goes first can be told in none"
+)
 five_in_epochs = " and ".join(f"{group.left.notna().sum()} of {len(group)} runs of {epochs:.0f} epochs" for epochs, group in five.groupby("settings.training.epochs"))
 exact_draw = permutation_test(draw.tolist(), [0.0] * len(draw), paired=True) if len(draw := differences("systematic", "des_raj")) > 2 else math.nan
 Markdown(
     f"- Attention sampling learns the task at the paper's size from image labels alone, on one CPU core, and then looks at ten patches, one per cent of the image. That is with the departures from the paper listed above, and not with every seed.{ended}\n"
-    "- The plateau at chance looks like a race: features that cannot yet read give attention no reason to look at digits, and may teach it to look away; the entropy term levels it. "
+    "- The plateau at chance looks like a race (a reading, not tested): features that cannot yet read give attention no reason to look at digits, and may teach it to look away. "
     f"On the small images and within 15 epochs it was left with {'; '.join(won)} of the runs. The tables say how the recorded runs came out; they are too few to say how often.\n"
-    + (f"- In the runs that learned, attention leaves the ground and the noise within {max(map(abs, gaps)):.1f} epochs of each other; which goes first can be told in {len(first)} of {len(gaps)}.\n" if gaps else "")
+    + (f"- In the runs that learned, attention leaves the ground and the noise within {max(map(abs, gaps)):.1f} epochs of each other; {who_is_first}.\n" if gaps else "")
     + f"- Eq. 14 as printed left chance in {counts_left[0][0]} of {len(stuck)} runs, the other estimators in {counts_left[1][0]} of {len(others_left)}. The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), and these short runs are too few to say whether it shows in the error."
     + (f" Systematic draws had a lower error than Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds (exact test p = {exact_draw:.2g}).\n" if len(draw) > 2 else "\n")
     + f"- Systematic draws in the test have a lower error than Des Raj's {fewer('systematic', 'des_raj')}, whatever these were trained with.\n"

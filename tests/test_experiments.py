@@ -427,6 +427,15 @@ def test_deep_mil_in_chunks_or_whole_is_the_same_run(tiny, tmp_path, capsys):
     assert "chunk=-1: expected a number of patches" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("profile", sorted(speed_limits.PROFILES))
+def test_deep_mil_trains_in_every_profile(profile):
+    """Also where its features are normalised over the batch, and chunks would have statistics of their own."""
+    run = Run("speed_limits", "deep_mil", profile=profile, data="generated")
+    model = run.module.build_model(1, "systematic", run.sizes, "deep_mil", 1.0).train()
+    model.grid = (2, 3)
+    assert len(model(torch.rand(2, 3, 240, 320)).logits) == 2
+
+
 def test_as_many_distinct_patches_as_there_are_locations(tmp_path):
     """24 locations cannot be looked at in 25 or 50 distinct places."""
     changes = dict(updates=1, n_train=8, n_test=4, n_watch=4)

@@ -152,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=0, metavar="W", help="processes that read images ahead (default: 0)")
     add("--in-memory", action=argparse.BooleanOptionalAction, help="keep all images on the device (default: if they are few)")
     add("--compile", action="store_true", help="run the model through torch.compile")
-    add("--chunk", type=int, metavar="C", help="patches Deep MIL holds at a time; 0: all, faster, more memory (default: 512)")
+    told = "patches Deep MIL holds at a time; 0: all, faster, more memory (default: 512; all under batch normalisation)"
+    add("--chunk", type=int, metavar="C", help=told)
     add("--snapshots-per-epoch", type=int, default=1, metavar="K", help="how often the attention network is kept (default: 1)")
     add("--max-seconds", type=float, default=math.inf, metavar="T", help="stop after T seconds, with a checkpoint")
     add("--save-every", type=float, default=300, metavar="T", help="seconds between checkpoints (default: 300)")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from atslib import models, networks
+from atslib.dependence import counts_batch
 from atslib.estimators import Estimator
 from atslib.experiments.records import array_digest
 from atslib.loading import digest_of
@@ -122,8 +123,9 @@ def build(parts: Parts, method: str, n_patches: int, estimator: str | Estimator,
     attention, features = parts.attention(), parts.features()
     classifier = networks.Classifier(parts.width, parts.classes, scale=parts.feature_scale)
     if method == "deep_mil":
-        # In chunks: it shall train where attention sampling trains. Its cost is measured without.
-        return models.DeepMIL(networks.MILAttention(parts.width), features, classifier, parts.patch_size, parts.grid, chunk=512)
+        # In chunks: it shall train where attention sampling trains. Its cost is measured without. Batch normalisation needs all.
+        chunk = None if any(map(counts_batch, features.modules())) else 512
+        return models.DeepMIL(networks.MILAttention(parts.width), features, classifier, parts.patch_size, parts.grid, chunk=chunk)
     if method == "nested":
         if (sizes := parts.nested) is None:
             raise ValueError("method 'nested': this experiment has no nested model, only megapixel_mnist does")
