@@ -43,6 +43,7 @@ def evaluate(
     workers: int = 0,
     progress: bool = True,
     processes: Processes | None = None,
+    micro_batch_size: int | None = None,
     **options,
 ) -> dict:
     """Error and loss of ``model`` on ``dataset``, the model in evaluation mode and without gradients.
@@ -59,6 +60,7 @@ def evaluate(
         exact: ask the full model, :meth:`atslib.models.AttentionSampling.exact`, which looks everywhere: for a few images.
         workers: processes that read images ahead.
         processes: share the images where there are several, and all get the answer.
+        micro_batch_size: images of a batch that are seen at a time, see :class:`atslib.training.Settings`; None for all.
         options: for the model's call, ``n_patches=50``, say, or that of ``exact``, ``chunk=100``.
 
     Returns:
@@ -88,6 +90,7 @@ def evaluate(
         loader,
         batch_size,
         group,
+        micro_batch_size=micro_batch_size,
         seed=seed,
         bfloat16=bfloat16,
         loss=loss,
@@ -141,7 +144,7 @@ def evaluate_batches(
                     raise of_set from problem
             answered = check_output(model, out, len(numbers)).float()
             if not warned and (device.type == "cpu" or logits is None):
-                warned = warn_of_range(images, model, first=logits is None)
+                warned = warn_of_range(images, model, first=logits is None and len(rows) == len(batch))
             if logits is None:
                 logits = torch.zeros(len(dataset), answered.shape[1], dtype=torch.float32, device=device)  # whatever the default
                 labels = torch.zeros(len(dataset), *targets.shape[1:], dtype=torch.float64, device=device)

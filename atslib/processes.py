@@ -51,8 +51,8 @@ class Processes:
         """Around a call of the model on these rows of a batch of ``count`` images: it draws what it would for the whole batch."""
         return nullcontext() if len(rows) == count else DrawForAll(generator, rows, count)
 
-    def adding_up(self, *, last: bool) -> AbstractContextManager:
-        """Around a call of the model on a part of a batch and its ``backward``; gradients are averaged after the ``last``."""
+    def adding_up(self, prepared: Callable, *, last: bool) -> AbstractContextManager:
+        """Around a call of what :meth:`prepare` gave, for a part of a batch, and ``backward``: the last averages gradients."""
         return nullcontext()
 
 
@@ -89,8 +89,7 @@ class FabricProcesses(Processes):
         super().__init__(self._fabric.device)
 
     def prepare(self, model):
-        self._model = self._fabric.setup(model, move_to_device=False)
-        return self._model
+        return self._fabric.setup(model, move_to_device=False)
 
     def backward(self, loss):
         self._fabric.backward(loss)
@@ -101,8 +100,8 @@ class FabricProcesses(Processes):
     def wait(self):
         self._fabric.barrier()
 
-    def adding_up(self, *, last):
-        return self._fabric.no_backward_sync(self._model, enabled=not last)
+    def adding_up(self, prepared, *, last):
+        return self._fabric.no_backward_sync(prepared, enabled=not last)
 
 
 def processes(device: str | torch.device = "cpu") -> Processes:
@@ -115,7 +114,7 @@ def device_of(model: nn.Module, otherwise: torch.device = CPU) -> torch.device:
     return next((weight.device for weight in model.parameters()), otherwise)
 
 
-# Functions that give, and methods that fill, a tensor of independent random numbers, row after row.
+# Functions that give, and methods that fill, a tensor of independent random numbers, row after row: all that can be dealt out.
 _DRAW = (torch.rand, torch.randn)
 _FILL = (torch.Tensor.random_, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.exponential_)
 
@@ -127,8 +126,9 @@ class DrawForAll(TorchFunctionMode):
     for an image depend neither on how many processes there are, nor on the parts in which they see a batch
     (``Settings(micro_batch_size=…)``). (An exception: distinct draws from very peaked attention take further random numbers in
     the process that has the image, and what it draws after them from the same generator differs. Training seeds the generator
-    anew for each step.) Where an image has several rows, one for each of its regions
-    (:mod:`atslib.nested`), they follow one another.
+    anew for each step.) What is drawn must have the images of the batch, in their order, as its first dimension: numbers that
+    images share would be dealt out among them where their count can be divided. Where an image has several rows, one for each of
+    its regions (:mod:`atslib.nested`), they follow one another.
 
     Args:
         generator: the one that the model is called with, in the same state in every process.
@@ -161,10 +161,12 @@ class DrawForAll(TorchFunctionMode):
             args = (kwargs.pop("size"),)
         size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
         if function not in _DRAW or not size or not (each := self._rows_each(size[0])):
+            known = ", ".join(f"torch.{one.__name__}" for one in _DRAW) + ", " + ", ".join(one.__name__ for one in _FILL)
+            shapes = [tuple(one.shape) if isinstance(one, torch.Tensor) else one for one in (args if args else [size])]
             raise ValueError(
-                f"{getattr(function, '__name__', function)} of size {size} draws for {len(self.rows)} of {self.count} images in "
-                "one of several processes or parts: expected one of torch's plain random functions, with one row an image or "
-                "equally many"
+                f"{getattr(function, '__name__', function)} of {', '.join(map(str, shapes))} draws for {len(self.rows)} of "
+                f"{self.count} images, in one of several processes or parts of a batch (micro_batch_size): expected {known}, for "
+                "one row an image or equally many"
             )
         return self._share(function(self.count * each, *size[1:], **kwargs), each)
 

@@ -11,8 +11,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -60,10 +60,6 @@ class Settings:
     Attributes:
         epochs: passes over the training set.
         batch_size: images per step, of all processes together; the last, smaller batch of an epoch is used too.
-        micro_batch_size: images at a time, in each process; None for all of a step. Fewer need less memory, and only they need
-            have one size. Their gradients add up to those of the step, and locations are drawn as for all at once, so that the
-            numbers are the same up to rounding. Not with batch normalisation, which then normalises fewer images, or with
-            what networks draw for themselves.
         learning_rate: of Adam, at the start.
         schedule: ``"constant"``, as in the paper; ``"cosine"`` down to zero at the end; ``"step"``, a tenth after each of the
             ``milestones``, as in the released code for the speed limits.
@@ -79,11 +75,16 @@ class Settings:
         test_every: epochs between two tests; the last of ``epochs`` is always tested.
         seed: of initial weights (where the caller seeds them with it), order of images, draws of locations, augmentation. What
             networks draw for themselves, dropout, comes from PyTorch's global generator (``torch.manual_seed``).
+        micro_batch_size: images at a time, in each process; None for all of a step. Fewer need less memory, and only they need
+            have one size. Their gradients add up to those of the step, and locations are drawn as for all at once, so that the
+            numbers are the same up to rounding, and a checkpoint may go on with others. Not so with batch normalisation, which
+            then normalises fewer images, with a loss that looks at several images together, and with what networks, or a set in
+            its workers, draw for themselves; :class:`atslib.processes.DrawForAll` says how draws have to be made, and of an
+            exception among them.
     """
 
     epochs: int = 20
     batch_size: int = 32
-    micro_batch_size: int | None = None
     learning_rate: float = 1e-3
     schedule: str = "constant"
     milestones: tuple[int, ...] = ()
@@ -95,6 +96,7 @@ class Settings:
     bfloat16: bool | None = None
     test_every: int = 1
     seed: int = 0
+    micro_batch_size: int | None = None
 
     def __post_init__(self):
         # Plain numbers, also where an array's or a tensor's elements were given: a checkpoint holds nothing else.
@@ -223,8 +225,8 @@ def train(
             ``settings.learning_rate``. What it makes counts as a setting: its kind, and the options of its groups. Parameters
             that it leaves out stay as they are; ``clip_norm`` is the length of the gradient of those that it has.
         workers: processes that read images ahead, as many again for the test set; they stay until the training ends. Random
-            numbers that the set itself draws in them are seeded by batch; without workers they are not. Those that depend on the
-            image alone belong into ``augment``.
+            numbers that the set itself draws in them are seeded by batch, or part of it; without workers they are not. Those
+            that depend on the image alone belong into ``augment``.
         compile: run the model through ``torch.compile``; pays off on a GPU and in long runs of images of one size: each other
             size is compiled anew.
         progress: show a bar for each epoch.
@@ -240,15 +242,16 @@ def train(
             model with other parts frozen or another number of patches, ``on_epoch``'s doing, too; the differences are listed.
             A checkpoint in a later epoch than is asked for. ``balanced`` and a set without ``labels``, one for each image. A
             training set without images, or a loader in place of one. Labels that are no class of the model (on a GPU only
-            those of the first batch, if the set is no :class:`atslib.loading.LabelledImages`), class weights that are not one
+            those of the first images, if the set is no :class:`atslib.loading.LabelledImages`), class weights that are not one
             a class, or beside ``loss``. A ``loss`` or ``error`` that returns anything but a number for each image. Several
             processes and a model with batch normalisation. An optimiser in place of a function that makes one, one with a
             learning rate scheduler, one that holds no parameter of the model, or, with a checkpoint, one that holds others,
             too. A model that returns no logits ``(B, outputs)``, an ``augment`` that returns no image ``(1, C, H, W)``. What
             the model raises, with the numbers of the images.
-        torch.cuda.OutOfMemoryError: as PyTorch raises it, with what to do.
+        torch.cuda.OutOfMemoryError: in a step, as PyTorch raises it, with what to do.
         FloatingPointError: the loss or the gradient became NaN or infinite. An image of that step with pixels or a label that are
-            not finite is named (on a GPU only if it is among the last of several steps). The last good checkpoint is kept.
+            not finite is named (on a GPU only if it is among the last that were seen, of several steps). The last good checkpoint
+            is kept.
     """
     group = processes or Processes(device_of(model) if device is None else device)
     training = _Training(
@@ -348,15 +351,9 @@ class _Training:
 
     def run(self) -> list[dict]:
         with StopSignals(listen=self.checkpoint is not None) as signals:
-            try:
-                for epoch in range(len(self.curve) + 1, self.settings.epochs + 1):
-                    if not self._train_epoch(epoch, signals) or not self._end_epoch(epoch):
-                        break
-            except torch.cuda.OutOfMemoryError as error:
-                if (at_once := self.settings.micro_batch_size or self.settings.batch_size) == 1:
-                    raise
-                fewer = "a smaller settings.micro_batch_size sees the images of a step in smaller parts and gives the same result"
-                raise torch.cuda.OutOfMemoryError(f"{error}\nwith up to {at_once} images at a time: {fewer}") from error
+            for epoch in range(len(self.curve) + 1, self.settings.epochs + 1):
+                if not self._train_epoch(epoch, signals) or not self._end_epoch(epoch):
+                    break
         return self.curve
 
     # Before the first step
@@ -374,6 +371,13 @@ class _Training:
                 f"batch normalisation in {self.group.world} processes: each would normalise by its own share of a batch, and "
                 "keep statistics of its own; use one process, another normalisation, or on GPUs "
                 "nn.SyncBatchNorm.convert_sync_batchnorm"
+            )
+        size = self.settings.micro_batch_size
+        together = any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules())
+        if together and size is not None and self.group.world > 1:
+            raise ValueError(
+                f"micro_batch_size={size} and nn.SyncBatchNorm in {self.group.world} processes, which may have unlike numbers of "
+                "parts and would wait for each other: expected None"
             )
 
     def _move(self) -> None:
@@ -415,7 +419,9 @@ class _Training:
     def _settings_of_run(self) -> dict:
         """All that must be the same where a run goes on; of the model as it is now, whatever ``on_epoch`` has made of it."""
         what = asdict(self.settings) | dict(n_train=len(self.train_set), augment=named(self.augment))
-        del what["micro_batch_size"]  # as many as the memory of this machine has room for, as with the number of processes
+        # As many as the memory of this machine has room for, like the number of processes; but a batch may count.
+        if not any(isinstance(module, _BatchNorm) for module in self.model.modules()):
+            del what["micro_batch_size"]
         what |= self._model_now()
         what |= {name: named(given) for name, given in dict(loss=self.loss, error=self.error).items() if given is not None}
         what |= {name: said for name, said in self.held.items() if said}
@@ -476,6 +482,7 @@ class _Training:
         asked = [numbers for parts in mine[first:] for numbers in parts]
         loaded = self.train_loader.batches(asked, seed=seed, first=sum(map(len, mine[:first])))
         for batch, parts, numbers_of in zip(batches[first:], steps[first:], mine[first:], strict=True):
+            seen = bar.n
             self._set_learning_rate(epoch)
             self.made.zero_grad(set_to_none=True)
             self.model.zero_grad(set_to_none=True)  # of parameters, too, that the optimiser leaves out
@@ -487,10 +494,12 @@ class _Training:
                     # A balanced epoch may show an image several times, even in one batch: each time another change.
                     places = [(self.step, row) if self.settings.balanced else () for row in rows]
                     images = _augmented(images, numbers, places, self.augment, self.settings.seed, epoch)
-                with self.group.adding_up(last=rows is parts[-1]):
+                with _advice_on_memory(len(rows)), self.group.adding_up(self.forward, last=rows is parts[-1]):
                     out = self._answer(epoch, images, rows, numbers, len(batch))
-                    self._check_answer(out, images, labels)
+                    self._check_answer(out, images, labels, whole=len(parts) == 1)
                     missed = self._back_propagate(out, labels, rows, len(batch))
+                if rows is not parts[-1]:
+                    bar.update(len(rows))
                 if self.device.type == "cpu" and rows is not parts[-1] and not missed.isfinite().all():
                     refuse_missing(images, labels, out.logits, missed, numbers)  # the step's check sees its last images only
             self._clip()
@@ -506,9 +515,9 @@ class _Training:
                 self.on_step(epoch, self.step, self.steps)
             self.speed.add(len(batch))
             if self.progress:
-                left = self.speed.left((epoch - 1) * len(self.train_set) + bar.n + len(batch))
+                left = self.speed.left((epoch - 1) * len(self.train_set) + seen + len(batch))
                 bar.set_postfix(self._shown(left), refresh=False)  # drawn by update, and not more often than can be read
-                bar.update(len(batch))
+                bar.update(seen + len(batch) - bar.n)
             if stopping or saving:
                 self.seconds = time.monotonic() - began
                 self._save()
@@ -592,13 +601,19 @@ class _Training:
                     raise
                 raise of_set from error
 
-    def _check_answer(self, out: object, images: Tensor | ImageSource, labels: Shaped[Tensor, "B *target"]) -> None:
-        """Whether output, images and labels are what they should be; on a GPU only where the host need not wait, or once."""
+    def _check_answer(
+        self, out: object, images: Tensor | ImageSource, labels: Shaped[Tensor, "B *target"], whole: bool
+    ) -> None:
+        """Whether output, images and labels are what they should be; on a GPU only where the host need not wait, or once.
+
+        Args:
+            whole: whether these are all the images of the step.
+        """
         on_cpu, first = self.device.type == "cpu", self._first_step()
         check_output(self.model, out, len(images))
         self.attends |= out.log_attention is not None
         if not self.warned and (on_cpu or first):
-            self.warned = warn_of_range(images, self.model, first=first)
+            self.warned = warn_of_range(images, self.model, first=first and whole)  # one image may well be dark
         # Of the whole set where it tells them, and else batch by batch.
         if self.loss is None and (on_cpu or not self.labels_known):
             sets = () if self.labels_known else (self.train_set, self.test_set)
@@ -614,7 +629,7 @@ class _Training:
             missed = cross_entropy_of(out, labels, self.class_weights)  # (B,)
         else:
             missed = measured(self.loss, "loss", out.logits, labels)
-            if self._first_step():
+            if self._first_step() and not self.tally[3]:  # images so far: once, in the first part
                 warn_of_mixed_images(self.loss, out.logits, labels, missed)
         entropy = entropy_of(out, missed)
         counted = float(self.group.rank < count)
@@ -669,6 +684,18 @@ class _Training:
         if self.attends:
             shown.update(entropy=f"{self.sums.entropy / images:.2f}")
         return shown | {"images/s": f"{self.speed.rate:.1f}", "left": left}
+
+
+@contextmanager
+def _advice_on_memory(images: int) -> Iterator[None]:
+    """Around what may be too much for a GPU with so many images."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        if images == 1:
+            raise
+        advice = f"with {images} images at a time: with a settings.micro_batch_size below that a step sees its images in parts"
+        raise torch.cuda.OutOfMemoryError(f"{error}\n{advice}") from error
 
 
 def _made(optimiser: Callable[[nn.Module], torch.optim.Optimizer], model: nn.Module) -> torch.optim.Optimizer:

@@ -93,7 +93,7 @@ Markdown(
 # %% [markdown]
 # ## One look
 #
-# This is all that a user writes:
+# With a trained model, this is all that a user writes:
 
 # %%
 with torch.no_grad():
@@ -282,12 +282,12 @@ plt.show()
 #
 # That the average over ten patches *estimates* what all 32,400 would give, and how fast the estimate closes in, is the subject of
 # [the next chapter](01_attention_as_expectation.ipynb); why a network may *learn* from ten patches as if it had seen them all is that of
-# [chapter 3](03_gradient_with_replacement.ipynb).
+# [chapter 3](03_gradient_with_replacement.ipynb). To build and train such a model on a folder of your own images, go to [chapter 15](15_your_own_images.ipynb); it needs none of the chapters between.
 #
 # ## The same network, other draws
 #
 # How the ten are drawn is a choice. Independent draws may pick one digit five times and miss another. Draws without replacement
-# (`des_raj`) pick each *location* once, but a digit covers many locations. Here they were drawn by systematic sampling along a curve
+# (`des_raj`) pick no *location* twice, but a digit covers many locations. Here they were drawn by systematic sampling along a curve
 # through the map, which keeps the number of draws on each digit near its share of the ten.
 
 # %%

@@ -139,7 +139,7 @@ figure.legend(loc="outside right upper", labelspacing=1.0)
 plt.show()
 
 # %% [markdown]
-# Every estimate lies between the three features, the heavy ones around the cross. None need lie *on* it: each single answer is off,
+# Every estimate lies in the triangle of the three features, the heavy ones around the cross. None need lie *on* it: each single answer is off,
 # only their mean is right.
 #
 # ## 32,400 locations
@@ -269,8 +269,8 @@ for name, function in (("linear score", lambda z: g(z)[..., 0]), ("loss", loss))
 
 # %% [markdown]
 # The linear score agrees, the loss does not: a convex function of a noisy input is larger on average (Jensen's inequality). The gap
-# shrinks like $1/N$; [chapter 5](05_lower_variance.ipynb) measures it. So eqs. 1–4 hold, with "≈" in eq. 4 meaning: unbiased up to
-# a linear $g$, and ever closer to the truth as $N$ grows behind the softmax and the loss.
+# shrinks like $1/N$; [chapter 5](05_lower_variance.ipynb) measures it. So eqs. 1–4 hold, with "≈" in eq. 4 meaning: unbiased as far as
+# a linear $g$; biased behind softmax and loss, by less and less as $N$ grows.
 #
 # ## Summary
 #

@@ -342,7 +342,7 @@ plt.show()
 #
 # $$
 # \frac{\mathbb{V}_a}{\mathbb{V}_{p^*}} = \frac{\sum_i a_i \lVert f_i\rVert^2 - \lVert\mu\rVert^2}{\bar n^2 - \lVert\mu\rVert^2}
-# = 1 + \frac{v^2}{1 - \rho^2} .
+# = 1 + \frac{v^2}{1 - \rho^2}
 # $$ (eq-price)
 #
 # for $\rho < 1$; at $\rho = 1$ a single draw from $p^*$ is exact.
@@ -422,7 +422,7 @@ for number in range(images):
     )
 
 # %% [markdown]
-# On neither curve: far above both. The norms spread little, but all features point almost the same way, and $1 / (1 - \rho^2)$ multiplies what the spread costs. Under uniform attention this untrained network would need as many times the draws of $p^*$ as the price says; with
+# On neither curve: far above both. The norms spread little, but all features point almost the same way, and $1 / (1 - \rho^2)$ multiplies what the spread costs. Drawn by its attention, here uniform, this untrained network would need the printed price times as many draws as by $p^*$; with
 # the normalisation the price is one. The norm is what the network gives up in exchange:
 # it can no longer say "much of this" with a longer vector, only with more attention.
 
@@ -468,8 +468,8 @@ print(f"norms in any order: found {row(found, 6)}")
 # (one-direction)=
 # ## If only one direction matters
 #
-# The trace adds up the variances of all $D$ coordinates as if they mattered equally. A loss does not see it that way. Near $\mu$ it
-# reacts to $z$ through its gradient $c$ only, that is through the number $\langle c, z\rangle$. For two classes and a
+# The trace adds up the variances of all $D$ coordinates as if they mattered equally. A loss does not see it that way. Near $\mu$, to first order,
+# it reacts to $z$ only through its gradient $c$, that is through the number $\langle c, z\rangle$. For two classes and a
 # linear classifier, $c$ is a multiple of the difference of the two rows of weights. The variance of $\langle c, z\rangle$ is eq. 6
 # with the numbers $\langle c, f_i\rangle$ in place of the vectors, so its minimum is
 #

@@ -55,7 +55,7 @@ def row(values, digits=3):
 # \frac{\partial \mu}{\partial \ell_i} = a_i \, (f_i - \mu), \qquad \frac{\partial \mu}{\partial f_i} = a_i .
 # $$ (eq-wanted)
 #
-# The logit of a location goes up where its feature is better than the average. Three locations and two coordinates, to check by hand; only the first coordinate
+# (Below, $\partial$ without a denominator is the derivative by any parameter $\theta$.) The logit of a location goes up where its feature is better than the average. Three locations and two coordinates, to check by hand; only the first coordinate
 # enters the output, so the response $r_i$ of location $i$ is the first number of $f_i$.
 
 # %%
@@ -648,8 +648,8 @@ print("\n".join(table))
 
 # %% [markdown]
 # The shape of the attention matters little; what the features share matters much. With a large shared mean, leave-one-out removes most of the variance and
-# costs nothing: it needs no other features than those of the draw. With the unshifted ReLU and two draws it adds variance already, and without a shared mean
-# it adds variance for every $N$. The untrained feature network of [chapter 2](02_variance_optimality.ipynb) has a larger $\rho$ than any of these rows.
+# costs nothing: it needs no other features than those of the draw. With two draws it adds variance even for the unshifted ReLU, and without a shared mean
+# it adds variance for every $N$ shown. The untrained feature network of [chapter 2](02_variance_optimality.ipynb) has a larger $\rho$ than any of these rows.
 #
 # For a *loss*, what counts is the responses $\langle c, f_i\rangle$. If the classifier has learned weights for which
 # they are positive and negative in equal parts, features with a large common mean may still have a mean response near zero.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Sampling without replacement
 #
-# Drawing the same patch twice wastes a forward pass. The paper therefore draws *different* locations {cite}`katharopoulos2019`.
+# Drawing the same patch twice tells nothing new. The paper therefore draws *different* locations {cite}`katharopoulos2019`.
 # This chapter checks §3.2.3 and appendix C line by line. The mean is right, one line of the gradient is not, and the
 # code that was released computes yet another gradient.
 
@@ -165,7 +165,7 @@ print(f"mu {mu:.3f}, mean of the plain average {average:.3f}: biased by {average
 # =\; \mathbb{E}_{I \sim a}\big[ & f_I \big] \tag{paper 17}
 # \end{align*}
 #
-# Write $t_n$ for the random variable inside the brackets of eqs. 14 and 15, and $w_n$ for the mass left. Below, all draws of
+# Write $t_n$ for the random variable inside the brackets of eqs. 14 and 15, and $w_n = 1 - \sum_{k<n} a_{i_k}$ for the mass left *before* draw $n$. Below, all draws of
 # $n$ out of five locations are visited one by one; nothing comes from the library.
 
 # %%
@@ -607,8 +607,8 @@ for seed in range(4):
 #
 # which is the library's one formula for all estimators, $\sum_m W_m (\partial f_{i_m} + f_{i_m} \partial \log a_{i_m})$, with the weights of eq. 14.
 #
-# Why it always works, though the weights depend on the attention and are held constant: an unbiased draw with weights $W$ estimates $\sum_i a_i h_i$ for *any* vectors $h_i$. Take $h_i = \partial f_i + f_i\, \partial \log a_i$; then
-# $\sum_i a_i h_i = \partial \mu$. The gradient is itself an attention-weighted sum, and is estimated with the same $W$, as numbers. So what holds of the value's variance holds of the gradient's: Des Raj's, too, is never worse than eq. 12.
+# Why it always works, though the weights depend on the attention and are held constant: where the weights make $\sum_m W_m h_{i_m}$ an unbiased estimate of $\sum_i a_i h_i$ for *every* choice of vectors $h_i$, take $h_i = \partial f_i + f_i\, \partial \log a_i$. Then
+# $\sum_i a_i h_i = \partial \mu$: the gradient is an attention-weighted sum, too, and the same weights, as numbers, estimate it. So what holds of the value's variance holds of the gradient's: Des Raj's, too, is never worse than eq. 12.
 
 # %%
 first = lambda i, j: t(i, j) * d(sp.log(a[i]))
@@ -628,7 +628,7 @@ verdict("mean of the clean formula, against 35", mean(clean), eq35)
 # %% [markdown]
 # Leaving out what has mean zero changes no mean. That it lowers the variance is not guaranteed (a part with mean zero may happen to cancel noise of the rest), and so it is measured. Below, the exact mean squared error of the gradient by the logits, relative to that of eq. 12 (drawing with
 # replacement), with twelve locations and unit-norm features after a ReLU, as the paper's networks have. Eq. 44 is extended
-# to $N$ draws as the appendix suggests: $t_N$ times the derivative of the log-probability of the whole draw, plus the derivative of $t_N$. Of the scores, all but that of the last draw have mean zero (second row), and so has what the last one multiplies with $\sum_{k<N} a_{i_k} f_{i_k}$ (third row).
+# to $N$ draws as the appendix suggests: $t_N$ times the derivative of the log-probability of the whole draw, plus the derivative of $t_N$. Multiplied by $t_N$, every score but that of the last draw has mean zero (left out in the second row); of the last product, so has the part with $\sum_{k<N} a_{i_k} f_{i_k}$ (left out in the third).
 # In the hidden cell each is a *surrogate*: a number whose gradient is the line; `.detach()` marks what the line does not differentiate.
 
 
@@ -787,8 +787,8 @@ Markdown(
 #
 # Compare it with what eq. 44 becomes for a prefix estimate $t_m$ and the score of its last draw only, $p_m = a_{i_m} / w_m$ ($w_m$ is the mass left before draw $m$), averaged over the prefixes: $\tfrac1N \sum_m (\partial t_m + t_m\, \partial \log p_m)$.
 #
-# - `ga1` differentiates $p_m$ by $a_{i_m}$ as if that were 1. It is $1/w_m$, so the term should be $t_m / a_{i_m}$; and $w_m$ depends on the earlier locations, whose
-#   share $t_m / w_m$ is missing.
+# - `ga1` takes $\partial p_m / \partial a_{i_m}$ to be 1. It is $1/w_m$, so the term should be $t_m / a_{i_m}$. And $w_m$ depends on the earlier attentions, too: each of them should receive
+#   $t_m / w_m$, which is missing.
 # - `ga2` is the derivative of $t_m$ by the *earlier* attentions, $\partial t_m / \partial a_{i_k} = f_{i_k} - f_{i_m}$, added up and credited to the *current* one.
 #   Each summand belongs to $a_{i_k}$.
 #
@@ -829,7 +829,7 @@ for n in (2, 3):
 # tolerance with a comment that asks why the approximation is so bad.
 #
 # Wrong by how much is one question, in which *direction* another. The figure moves more and more of the mass to three of seven locations, draws $N = 3$, and shows the cosine between
-# the mean of the published gradient and the truth. Mass on few locations is what attention looks like after training.
+# the mean of the published gradient and the truth. Training drives attention that way; how far differs from task to task, and it takes the right ends of the curves for the direction to turn.
 
 # %% mystnb={"image": {"alt": "Two panels: cosine between the mean published gradient and the true gradient, from 1 to -1, against the mass on three of seven locations from 0.43 to 0.9999. Left, the released code: all lines start near 1 and fall through zero. Those for evenly shared mass all end at -1, those for unevenly shared mass between -1 and -0.1. Right, the PyTorch port: lines for evenly shared mass return to 1, the others end anywhere between -0.5 and 1."}}
 masses = torch.cat([torch.linspace(3 / 7, 0.9, 12), 1 - torch.logspace(-1, -4, 16)[1:]])
@@ -924,7 +924,7 @@ for locations_left in (2, 3, 4):  # attention on these few only, evenly, and all
 # Left of each panel, where attention is spread, both point roughly the right way. To the right the released code's gradient **turns round**. With the mass shared evenly it
 # ends at a cosine of $-1$; shared unevenly it ends below zero in all of these problems, though not always at $-1$. In the limit there are just three locations and all of them are drawn; the last
 # block shows that the mean is then *exactly* a negative multiple of the truth for three or four even locations, and zero for two. Small, but of the wrong sign: where the truth says
-# "concentrate further on this one", it says the opposite. The port does not turn round when the mass is shared evenly; when it is not, anything can happen.
+# "concentrate further on this one", it says the opposite. The port does not turn round when the mass is shared evenly; when it is not, its lines end far apart, some above zero and some below.
 #
 # What does that do, followed by itself? Three locations, all drawn, responses 1, 0.2 and −0.6; ascend the response along the mean gradient, from several starts:
 
@@ -1015,7 +1015,7 @@ assert zero > below.sum() / 2 and one_step > 0
 
 # %% [markdown]
 # The error of `1 - cumsum` grows as the mass left shrinks, for its result is a multiple of $2^{-24} \approx 6 \cdot 10^{-8}$, the step of float32 just below one. Where less than half a step is left, the result is
-# mostly zero, an error of 100 %, and the published code divides by it. In the other cases here it is one whole step, which is too much by a factor that grows without bound. The error of the library stays at the rounding of float32.
+# mostly zero, an error of 100 %, and the published code would divide by it, if its scripts did not mix a little of the uniform distribution into the attention ([errata](errata.ipynb#cell-err-cumsum)). In the other cases here it is one whole step, which is too much by a factor that grows without bound. The error of the library stays at the rounding of float32.
 #
 # The appendix makes a related remark: with more than two draws, the logarithm in eq. 44 avoids the numerical errors of the cumulative product in eq. 41. Fifty draws from
 # 32,400 locations, the sizes of Megapixel MNIST:

@@ -3,7 +3,7 @@
 #
 # The paper draws locations independently (eq. 4) or without replacement (eq. 14). There are more ways, and all of the
 # unbiased ones share one formula. This chapter measures them at an equal number of draws $N$, since $N$ is what one pays
-# for: every draw is a patch to read and a feature to compute. (Where a patch that comes again costs nothing, one pays for different ones: that comparison is made once, too.)
+# for: every draw is a patch to read and a feature to compute. (If a repeated patch is computed only once, one pays for the *different* patches instead; one section compares on that basis.)
 #
 # ## What you will learn
 #
@@ -46,7 +46,7 @@ NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systema
 
 
 # %% [markdown]
-# ## One formula, seven ways to draw
+# ## One formula, seven estimators
 #
 # A draw $i_1, \dots, i_N$ comes with weights $W_1, \dots, W_N$. The estimate, and through it the gradient, is
 #
@@ -55,9 +55,9 @@ NAMES = ["with_replacement", "eq14", "des_raj", "murthy", "stratified", "systema
 # $$ (eq-lower-formula)
 #
 # where sg stops the gradient. It is unbiased, in value and gradient, if
-# $\mathbb{E}\bigl[\sum_m \frac{W_m}{a_{i_m}} h(i_m)\bigr] = \sum_i h(i)$ for every function $h$ that is zero where $a_i = 0$, for no draw finds such a location. Put $h(i) = a_i f_i$, and it says that the value is unbiased.
-# Put $h(i) = \partial (a_i f_i)$, which is $a_i$ times the derivative of the term in brackets times $f_i$, and it says that the gradient is, if
-# $\partial a_i = 0$ where $a_i = 0$: behind a softmax or a mask it is. So an estimator is a way to draw and a set of weights:
+# $\mathbb{E}\bigl[\sum_m \frac{W_m}{a_{i_m}} h(i_m)\bigr] = \sum_i h(i)$ for every function $h$ that is zero where $a_i = 0$, for no draw finds such a location. With $h(i) = a_i f_i$ this says that the value is unbiased.
+# With $h(i) = \partial (a_i f_i)$ it says that the gradient is, since the derivative of the term in brackets times $f_i$ is $\partial (a_i f_i) / a_i$. (This $h$ is zero where $a_i = 0$ if
+# $\partial a_i$ is: behind a softmax or a mask.) So an estimator is a way to draw and a set of weights:
 #
 # | estimator | how it draws | $W_m$ |
 # |---|---|---|
@@ -261,7 +261,7 @@ feature = {
 noise = max(error for row in feature.values() for _, error in row)
 display(
     plots.table(
-        ["feature error over one draw's variance", *HEAD],
+        ["squared feature error over one draw's variance", *HEAD],
         [[line, *(f"{value:.3f}" for value, _ in row)] for line, row in feature.items()],
     )
 )
@@ -271,8 +271,8 @@ display(Markdown(f"Standard error of these figures: at most {noise:.3f}."))
 # %% [markdown]
 # What to see: independent draws have exactly $1/N$. Des Raj, stratified, Murthy, systematic and π-ps draws all do
 # better, and the gap widens with $N$ and with the peak of the attention, because independent draws then repeat themselves. The
-# lowest of all, at $\alpha = 0.2$ with three draws or more, are Murthy and π-ps. Equation 14 as printed is *worse* than drawing with replacement as long as the attention is
-# spread out.
+# lowest of all, at $\alpha = 0.2$ with three draws or more, are Murthy and π-ps. Equation 14 as printed is *worse* than drawing with replacement in every column but the last: it wins only
+# where the draws come near to exhausting the attention.
 #
 # The figure shows the same for more values of $N$.
 
@@ -389,7 +389,7 @@ display(
 #
 # ### Play with it
 #
-# In a live notebook the next cell shows sliders for the attention's peakedness and for $N$, and redraws two thousand draws of each
+# In a live notebook the next cell shows sliders for the attention's peakedness (the standard deviation of its random logits) and for $N$, and redraws two thousand draws of each
 # estimator. On a rendered page it shows the same pictures, drawn beforehand. The broken line is the truth. A narrower
 # histogram around it is a better estimator. Compare $N = 2$ with $N = 10$ at peakedness 1, then raise the peakedness.
 
@@ -435,7 +435,7 @@ print(f"ReLU of Gaussian vectors: {kappa['ReLU']:.2f} (1/π = {1 / math.pi:.2f})
 print(f"the paper's feature network on Megapixel MNIST, untrained: {kappa['network']:.2f}")
 
 # %% [markdown]
-# The second table gives the mean squared error of the gradient relative to eq. 12, for $\kappa = 0.8$; the third for
+# The first table below gives the mean squared error of the gradient relative to eq. 12, for $\kappa = 0.8$; the next for
 # the cosine of random features behind a ReLU, and the last how the lines with a baseline depend on $\kappa$.
 
 # %%
@@ -478,7 +478,7 @@ def gradient_table(kappa):
         [line, *(f"{gradient_error(line, *setting, kappa)[0]:.2f}" for setting in SETTINGS)]
         for line in GRADIENT_LINES
     ]
-    return plots.table([f"gradient error over eq. 12's, κ = {kappa:.2f}", *HEAD], rows)
+    return plots.table([f"squared gradient error over eq. 12's, κ = {kappa:.2f}", *HEAD], rows)
 
 
 display(gradient_table(kappa["strong"]))
@@ -507,11 +507,11 @@ display(
 # What to see:
 #
 # - Equation 44 is several times worse than eq. 12 and gets worse with every draw, since it multiplies the estimate by the scores
-#   of all draws, most of which have mean zero and, here, add noise. The same draws and weights in formula
+#   of all draws; all these products but the last have mean zero and, here, add noise. The same draws and weights in formula
 #   {eq}`eq-lower-formula` (line "eq. 14") leave these out.
 # - Without a baseline the ranking is much the one of the features' errors, whatever $\kappa$.
-# - With a baseline everything depends on $\kappa$; the lines without one, eq. 44's apart, hardly change with it. ReLU and unit norm do
-#   not fix the gain, the cosine does. For the paper's own network, untrained, the cell above found one close to 1, where a baseline gains most.
+# - With a baseline everything depends on $\kappa$; the lines without one, eq. 44's apart, hardly change with it. That
+#   features pass a ReLU and have unit norm does not yet say how much a baseline gains; the mean cosine does. For the paper's own network, untrained, the cell above found one close to 1, where a baseline gains most.
 #
 # The figure draws the dependence on $\kappa$ for $N = 3$.
 
@@ -554,11 +554,11 @@ plt.show()
 # What is subtracted must have the mean zero, and that depends on what the baseline $b_m$ of draw $m$ knows. Let $s_m = \partial \log a_{i_m}$ be the
 # scores. Replacing $f_m$ by $f_m - b_m$ in the score term subtracts $\sum_m W_m b_m s_m$. This has the mean zero in these cases:
 #
-# - $b_m = b$ does not depend on the draw: put $h(i) = b\, \partial a_i$, whose sum is $b\, \partial 1 = 0$;
+# - $b_m = b$ does not depend on the draw: put $h(i) = b\, \partial a_i$, whose sum is $b\, \partial 1 = 0$. So a constant, such as a running mean of features, will do for every estimator, systematic draws among them;
 # - draws with replacement, and $b_m$ is the mean of the *other* features: it does not depend on draw $m$, and a score has the mean zero;
 # - Murthy's own, $b_m = \mathbb{E}[t_2 \mid S, m \text{ first}]$, the mean of eq. 14's estimate after two draws over the orders in which $S$ may have been drawn with $m$ first (Murthy's estimator is explained in the next section): the sum is $\mathbb{E}[t_2\, s_1 \mid S]$, and $t_2$ has the mean $\mu$ whatever came first, so that $\mu$ times the mean of $s_1$ remains.
 #
-# Without replacement, and with $b_m$ the mean of the features drawn *before* $m$, it has not. Given those draws, $i_m$ is location $i$ with probability $a_i / w_m$, if $i$ is left. So $w_m s_m$ has the mean
+# Without replacement, with $b_m$ the mean of the features drawn *before* $m$, the mean of $\sum_m W_m b_m s_m$ is *not* zero. Given those draws, $i_m$ is location $i$ with probability $a_i / w_m$, if $i$ is left. So $w_m s_m$ has the mean
 # $\sum_{i \text{ left}} \partial a_i = -\sum_{k<m} \partial a_{i_k}$ $= -\sum_{k<m} a_{i_k} s_k$, and it is $w_m s_m + \sum_{k<m} a_{i_k} s_k$ that has the mean zero. Times $b_m$, summed over $m$ and collected by scores, this is what the
 # library subtracts for Des Raj:
 #
@@ -820,8 +820,8 @@ print(f"{'':22} missed " + "".join(f"{m:7.2f}" for m in ((1 - mass) ** 10)[:6]))
 
 # %% [markdown]
 # All have the right mean. Along the Hilbert curve the number of draws on an object varies least, for each of them, and half are never
-# missed. The curve has folds and leaves every object several times; those are never missed that keep one stretch worth a whole draw. The
-# others are cut into stretches worth less than one draw each, and may even fare worse than in row order.
+# missed. The curve has folds and leaves every object several times. An object is never missed if one unbroken stretch of the curve inside it is worth a whole draw. The
+# others are cut into shorter stretches, and may even fare worse than in row order.
 #
 # Does that lower the error of $\mu$, and of the gradient? It depends on the features. If patches of one object look alike, then one draw per object
 # tells nearly all there is to know. If features have nothing to do with place, then no order is better than another. The
@@ -1200,7 +1200,7 @@ if busy:
 # %% [markdown]
 # ## Which one, when
 #
-# Each line of this table is written from numbers computed above.
+# Each line of this table is written from numbers computed above, or in the chapter that it names. All ratios are of mean *squared* errors; of an error bar take the root.
 
 # %%
 at = SETTINGS.index((0.2, 5))
@@ -1214,6 +1214,11 @@ ten = counts.index(10)
 raj_takes, murthy_takes = (times_as_long(n, "with_replacement") for n in ("des_raj", "murthy"))
 unknown = "the time to draw and weigh was measured while the machine was busy"
 raj_time = f"{raj_takes:.1f} times the time to draw and weigh" if raj_takes else unknown
+dear_time = (
+    f"π-ps takes {times_as_long('pps', 'with_replacement'):.0f} and Murthy {murthy_takes:.0f} times as long to draw and weigh as independent draws at N = 10"
+    if murthy_takes
+    else unknown
+)
 murthy_time = (
     f"Murthy takes {murthy_takes:.1f} times as long to draw and weigh" if murthy_takes else unknown
 )
@@ -1221,17 +1226,17 @@ display(
     Markdown(
         "\n".join(
             [
-                "| situation | take | because, on this page |",
+                "| situation | take | because |",
                 "|---|---|---|",
                 "| no particular reason; an error bar is wanted | Des Raj "
-                f"| {gain('Des Raj'):.1f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['Des Raj'][at][0]:.1f} times at as many different locations on average), "
+                f"| a {gain('Des Raj'):.1f} times smaller squared error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['Des Raj'][at][0]:.1f} times at as many different locations on average), "
                 f"with `stderr`; {raj_time} |",
                 "| objects on a map, features that go with them | systematic, Hilbert order "
-                f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times less error than Des Raj "
-                f"at N = 10, and a lower test error of [trained networks](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test), whatever they were trained with; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
+                f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times smaller squared error than Des Raj "
+                f"at N = 10, and a lower test error in nearly all [trained networks](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test) that were tried; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
                 f"({on_map['unrelated', 'systematic, Hilbert'][:, ten].mean():.2f} against {on_map['unrelated', 'Des Raj'][:, ten].mean():.2f}) |",
                 "| peaked attention, few locations matter | π-ps, or Murthy "
-                f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times less error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations on average) |",
+                f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times smaller squared errors than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations on average); {dear_time} |",
                 "| features that share a large mean, gradient noisy | Murthy or with replacement, built-in baseline "
                 f"| gradient error {gradient_error('Murthy, baseline', 1.0, 5, 0.8)[0]:.2f} and "
                 f"{gradient_error('with replacement, baseline', 1.0, 5, 0.8)[0]:.2f} of eq. 12's at κ = 0.8, N = 5; "
@@ -1254,9 +1259,9 @@ display(
 # ## Summary
 #
 # - Every estimator here is unbiased. At equal $N$ they differ by large factors, and more so the more peaked the attention.
-# - Equation 14 as printed is worse than independent draws unless attention is peaked. Des Raj's weights on the same draw are never
+# - Equation 14 as printed is worse than independent draws unless $N$ draws nearly exhaust the attention. Des Raj's weights on the same draw are never
 #   worse than independent draws, and come with an error bar; where few draws exhaust the mass, eq. 14 beats them, and Murthy's beat both.
-# - Murthy's estimator is what remains of either when the order is averaged out. It has an error bar, too, and costs more time.
+# - Murthy's estimator is what remains of either when the order is averaged out. It has an error bar, too, and costs more time, the more so the larger $N$; π-ps draws cost more, too.
 # - A baseline lowers the gradient's error if features share a large part, and raises it if they do not.
 # - Along a Hilbert curve, systematic draws are spread over the objects of a map.
 # - Unbiased features give unbiased logits behind a linear classifier. Probabilities and losses keep a bias that goes as $1/N$.

@@ -3,7 +3,7 @@
 #
 # Attention sampling looks at a picture twice: once at all of it, small, and once at a few places, sharp. The earlier chapters
 # treated the $K$ locations as a list. Here they become places in an image. Each step between the list and the pixels is a
-# chance to be off by half a pixel, and published code takes several of these chances.
+# chance to be off by half a pixel, and published code is off in several of them.
 #
 # ## What you will learn
 #
@@ -68,7 +68,7 @@ more = 1 if profile == "smoke" else 4  # larger profiles train longer
 #
 # $$a(V(x, s); \Theta) : \mathbb{R}^{h \times w \times C} \rightarrow \mathbb{R}^{hw} \tag{paper 18}$$
 #
-# So there are as many locations as the view has pixels, and the cost of attention does not depend on the large image once its view is made. The
+# So there are as many locations as the view has pixels, and the cost of attention depends on the size of the view only: at a fixed scale that grows with the image, at a fixed size it does not. The
 # paper does not say how the view is made. Ours is the mean over the area that a small pixel covers. A row of three pixels, shrunk
 # to two, can be checked by hand: each small pixel covers one and a half large ones.
 
@@ -333,7 +333,7 @@ plt.show()
 
 # %% [markdown]
 # This is what makes the division of labour work. *That* something is there survives the view, here even whether it is a digit. *Which* digit does
-# not survive well enough: the error is several times that at full resolution. Attention can be computed from the view, the answer should not be.
+# not survive well enough: the error is several times that at full resolution. (Nearest neighbours do not forgive a shift, so part of the error with shifts is theirs.) Attention can be computed from the view, the answer should not be.
 
 # %% [markdown]
 # ## From a cell of the map to a place in the image
@@ -423,7 +423,7 @@ plt.show()
 # - If a place means the *index* of a pixel, that is its middle, then the middle of a window is $\tfrac12(\mathrm{rf} - 1)$ pixels after its first. To get from
 #   the index $q$ of a view pixel to the image one has to add the half before scaling, $(q + \tfrac12) H/h$; $q\,H/h$ is
 #   half a view pixel off.
-# - Without padding, unpooled cells stand for the view except a *margin* of $\tfrac12(\mathrm{rf} - 1)$ on each side, not $\tfrac12\mathrm{rf}$:
+# - Without padding and pooling there is one cell for each view pixel except a *margin* of $\tfrac12(\mathrm{rf} - 1)$ on each side, not $\tfrac12\mathrm{rf}$:
 #   a window of one pixel leaves no margin.
 #
 # The paper's released code (and a PyTorch port of it, line by line) divides the view less twice its margin into equal steps, one for each cell, and puts the centre in the middle of a
@@ -795,7 +795,7 @@ print(
 
 # %% [markdown]
 # **Verdict: confirmed**, as the approximation it claims to be. Its mean square error is exactly $\sigma^2/N$ in the features, so that the root mean square error of the logits falls as $N^{-1/2}$ (the grey line under the black one). It is unbiased up to
-# the linear layer $g$. After a softmax it is not: the last column settles to a constant, so the bias falls as $1/N$ (see
+# the linear layer $g$. After a softmax it is not: the last column levels off, so the bias falls nearly as $1/N$ (see
 # [attention as an expectation](01_attention_as_expectation.ipynb)).
 #
 # Drawing [without replacement](04_without_replacement.ipynb) is better from the second patch on. Murthy's estimator is exact once all
@@ -804,7 +804,7 @@ print(
 # %% [markdown]
 # ## Features that know where they are
 #
-# A sum over locations forgets the order of its terms: given the attention, the model of eq. 19 is a bag of patches. Only the attention can depend on place, and one of a few convolutions sees a small window and not where it lies (but for the zeros at the border). The paper remarks (§3.3) that this is "not an inherent limitation of the
+# A sum over locations forgets the order of its terms: given the attention, the model of eq. 19 is a bag of patches. Only the attention could depend on place, and an attention network of a few convolutions sees a small window without knowing where it lies (except for the zeros at the border). The paper remarks (§3.3) that this is "not an inherent limitation of the
 # model since we can simply pass the location as a parameter in our feature function". The change is
 #
 # $$z = \sum_i a_i\, f(P(x, i)) \quad\longrightarrow\quad z = \sum_i a_i\, f(P(x, i),\, c_i)$$ (eq-located)
@@ -826,7 +826,7 @@ print(
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Now a task that such a model cannot solve. Each image has a zero and a one, one in each half. The question is which of them is on the left. Both classes have the
+# Now a task that such a model can hardly solve as long as its attention is the same on both sides. Each image has a zero and a one, one in each half. The question is which of them is on the left. Both classes have the
 # same patches. The model in the next cell is built from the library's parts; the location enters in the two marked lines.
 
 

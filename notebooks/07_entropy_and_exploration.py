@@ -157,7 +157,7 @@ print(
 )
 
 # %% [markdown]
-# The pull vanishes on the left because there is nothing to equalise, and on the right because attention that is gone cannot be called back: softmax
+# The pull vanishes on the left because there is nothing to equalise, and on the right because attention that is nearly gone is called back ever more slowly: softmax
 # gives a location with $a_j \approx 0$ next to no gradient, whatever the loss. So entropy must act *before* attention has settled. This is what the paper says of it: it "prevents the attention network
 # from quickly deciding which patches are informative".
 
@@ -349,7 +349,7 @@ print(f"between λ = 0.005 and 0.05 the final entropy differs by {spread:.1f} na
 # %% [markdown]
 # In this problem, then:
 #
-# - **λ = 0: very selective, and more so with every step** (§E of the paper). Partly so here, on a stand-in: it ends the most selective in every run, but early on, where the paper's figure shows it already, it
+# - **λ = 0: very selective, early on** (§E of the paper). Partly so here, on a stand-in: it ends the most selective in every run, and goes on concentrating; but early on, where the paper's figure shows it already, it
 #   does not differ from 0.01. It is not a mistake by itself: the error is as low as any. But the five
 #   informative locations are equally good, and attention is far from even among them. Which one leads is chance.
 # - **Large λ: towards uniform** (§E). Confirmed here on a stand-in. By {eq}`eq-fixed-point` the gain from looking in the right place is small against $\lambda = 1$; the
@@ -456,8 +456,8 @@ for value in leads.tolist():
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# The last column is $a$, up to the noise of 20,000 draws, a tenth or a fifth of it at the large leads. It is drawn about once a step, whatever the lead: without replacement the useless location takes one of the five draws, and the others fall on the rest. But its weight is of the size of what the useless one leaves over. (Independent draws would hold it rarely and weigh it with $1/N$;
-# the product is the same.) An unbiased gradient is no help: on average it is the gradient of the full model, which is proportional to the attention $a_j$, and here so are the single draws. The location is seen in every step, and counts for nothing.
+# The last column is $a$, up to the noise of 20,000 draws, a tenth or a fifth of it at the large leads. The informative location is drawn about once a step, whatever the lead, since without replacement the useless one takes only one of the five draws. But its weight is no larger than what the useless one leaves over. (Independent draws would hold it rarely and weigh it with $1/N$;
+# the product is the same.) An unbiased gradient is no help: on average it is the gradient of the full model, which is proportional to the attention $a_j$, and here so are the single draws. It is seen in every step, and counts for nothing.
 #
 # The last lines show how $\lambda = 0.1$ gets out: it first levels the distribution, then finds and concentrates again. Too large a $\lambda$ levels it too and then keeps it level. Exploration without
 # exploitation. And even a moderate one is slow where the lead is large, because of the factor $a_j$ in {eq}`eq-entropy-gradient`. Entropy keeps attention from settling;
@@ -531,7 +531,7 @@ print("of ten first draws, expected:      a digit   noise only   neither   entro
 for name, wrap in [
     ("uniform attention", None),
     ("untrained network", lambda network: network),
-    ("with prior", SaliencyPrior),
+    ("prior, ε = 0.001", SaliencyPrior),
 ]:
     if wrap is None:
         results = [first_draws(lambda view: torch.zeros(len(view), 180, 180))]
@@ -644,8 +644,8 @@ for epsilon in (1e-5, 1e-3, 1e-1):
 #
 # - Eq. 21 pays $\lambda$ for each nat of entropy. The gradient is $-\lambda\,\partial\mathcal H/\partial\theta_j = \lambda\, a_j(\log a_j + \mathcal H)$: it lowers logits of less than average surprise and raises the others.
 # - $\lambda$ is a temperature in units of the loss, in the sense of a fixed point: where descent of free logits has come to rest, attention is proportional to $\exp(r/\lambda)$, and the rewards $r = -\partial\mathcal L/\partial a$ depend on the attention.
-# - In a small problem, $\lambda = 0$ is very selective and keeps concentrating; $\lambda = 1$ is nearly uniform; in between the entropy changes gradually.
-# - After a bad start, attention without entropy stays stuck, because softmax gives no gradient to what it does not attend to. Moderate entropy gets it out, slowly if the lead is large.
+# - In a small problem, $\lambda = 0$ ends very selective and keeps concentrating; $\lambda = 1$ is nearly uniform; in between the entropy changes gradually.
+# - After a bad start, attention without entropy takes longer the larger the lead, and from some lead on longer than anyone trains, because softmax gives next to no gradient to what it does not attend to. Moderate entropy gets it out, slowly if the lead is large.
 # - A saliency prior multiplies the chance that a first draw falls on an object. It is an assumption about images, and $\epsilon$ says how firmly it is held.
 
 # %% [markdown]

@@ -415,7 +415,7 @@ Markdown(
 # ## Table 2: error, time and memory
 #
 # U-5 and U-10 draw five or ten patches from anywhere, ATS-5 and ATS-10 by attention. CNN 0.3, CNN 0.5 and CNN 1 read the whole image at this scale. Deep MIL reads all patches of a grid.
-# The rows are the paper's, the sets are not: windows of German photographs with the paper's question (*which limit*), with an easier one (*any limit*), and drawn roads.
+# The rows are the paper's, the sets are not: windows of German photographs with the paper's question (*which limit*), with an easier one (*any limit*), and drawn roads. *Red-5* is ATS-5 whose attention stays a prior for red ([below](#cell-red)).
 # On photographs most images are *none*, and the error alone says little. So the *balanced* error stands below it: the mean of the errors of the classes. *Loss* is the training loss of the
 # last epoch.
 
@@ -1348,8 +1348,8 @@ Markdown(
     f"an image costs Deep MIL {dear:.0f} times as much. For the same computation Deep MIL thus gets, until attention works, {seen_by_mil / per_epoch / dear:.1f} times as many looks at "
     f"signs as sampling does, each of them one among {len(mil_grid)} patches, not among five. "
     + ("Exploring by sampling has this price. " if seen_by_mil / per_epoch / dear > 1.1 else "Exploring by sampling costs no more; but it needs many visits. ")
-    + "That is the reason for the entropy term of [chapter 7](07_entropy_and_exploration.ipynb): attention has to stay spread out until a sign has been "
-    "seen often enough. Once attention does find signs, each visit counts, and attention sampling gets the same looks as Deep MIL for a fraction of the "
+    + "The entropy term of [chapter 7](07_entropy_and_exploration.ipynb) is meant for this: attention has to stay spread out until a sign has been "
+    "seen often enough. An attention that always found the sign would get the same looks as Deep MIL for a fraction of the "
     "computation. A prior buys the first looks."
 )
 
@@ -1781,7 +1781,7 @@ if ("ATS-5", title, "training") in sight:
         f"({outside['images']} images; always the same limit: a third); {said(title, 'test')}. "
     )
     if knows:
-        in_sight = f"Asked which limit, the trained ATS-5 ({networks_of(inside).removesuffix(' of ATS-5')}) is right on its training windows in {inside['if_not']:.0%} of the draws without a sign: it knows the windows"
+        in_sight = f"Asked which limit, the trained ATS-5 ({networks_of(inside).removesuffix(' of ATS-5')}) is right on its training windows in {inside['if_not']:.0%} of the draws that show less than half of any sign: it knows the windows"
         text += (
             "**It has learned to recognise the windows**, at least in part: which trees, which road, which car belong to which label; up to half of a sign may be in such a patch, too. Each photograph gives one window, the same in every epoch but for small shifts, "
             f"and {len(chances.locations)} windows with a limit are an easy way to a low training loss, open to every method here."
@@ -2126,7 +2126,7 @@ if preferences:
         if gained
         else "On photographs it is the prior, not the training, that finds signs"
     )
-    points.append(f"**{title}.** Attention of ATS-5 on signs ({'); ('.join(preferences)}).")
+    points.append(f"**{title}.** Attention of ATS-5 on signs ({'); ('.join(preferences)})." + (" What this does to the error, beside the prior alone, is the point before." if gained and red_told else ""))
 if in_sight:
     points.append(f"{in_sight}.")
 points.append(

@@ -392,8 +392,6 @@ if of:
 #
 # On all 20 test images of fold 0: seeds 0 and 5 have not been trained on them, seeds 1 to 4 have. Grey, the yardstick: two runs with $N$ = 10 and different seeds. They differ in initial weights, order of the images and mostly the fold, so in training images, too.
 # Coloured: $N$ against $N$ = 10 with the same seed, mean over seeds. Such a pair shares all of this. Right: the entropy of every run, seed 0 thick.
-#
-# How the verdicts fit together: in theory the number of patches does change the attention, and in the toy it differs after as many epochs, which slower learning with few patches would explain as well; on tissue no such effect is seen (Figure 7). That is no contradiction: the effect may be there, but smaller than what these seeds could show.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Total variation between attention maps against epoch. Thin grey lines: pairs of runs with ten patches and different seeds, mostly of different folds. Coloured lines: another number of patches against ten with the same seed, mean over seeds. Right: entropy by epoch for each N, one line for each run."}}
 path = folder / "distances-fold0.json"
@@ -564,6 +562,8 @@ if rows:
     display(Markdown(sharpness))
 
 # %% [markdown]
+# How the verdicts fit together: in theory the number of patches does change the attention, and in the toy it differs after as many epochs, which slower learning with few patches would explain as well; on tissue no such effect is seen (Figure 7). That is no contradiction: the effect may be there, but smaller than so few seeds can show.
+#
 # ### The losses
 #
 # $N$ changes the noise of the training and, by the first section, the level of the loss. The figure has the training loss of seed 0 (thin: the recorded values; thick: mean of five). The table has the test loss of each of these networks after training: rows say what it was *trained* with, columns what it was *tested* with.

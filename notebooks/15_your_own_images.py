@@ -816,7 +816,7 @@ temporary.cleanup()
 # | error falls with $N$ at test time | the luck of the draw | more patches at test time; another estimator ([chapter 5](05_lower_variance.ipynb)) |
 # | a patch at the border decides | what lies outside the image looks like something | another `fill`; padding without an edge |
 # | loss and gradients jump from step to step | variance of the estimator | larger batches, more patches, features of unit length ([chapter 2](02_variance_optimality.ipynb)) |
-# | out of memory | patches of the whole batch are held for the backward pass | `Settings(micro_batch_size=4)`: a step sees four images at a time, with the same result; or a smaller $N$ ([chapter 13](13_cost.ipynb)) |
+# | out of memory | patches of the whole batch are held for the backward pass | `Settings(micro_batch_size=4)`: a step sees four images at a time, with the same result (but for batch normalisation); or a smaller $N$ ([chapter 13](13_cost.ipynb)) |
 # | out of memory before the first step | the image itself is too large | `ImagePyramid` (above); `low=` if a view is at hand |
 #
 # ## Summary
@@ -859,6 +859,6 @@ temporary.cleanup()
 #
 # :::{solution} ex-15-sizes
 # :class: dropdown
-# Only the batches: `Settings(batch_size=1)`, `evaluate(..., batch_size=1)`, and no `InMemory`; a larger batch is refused with a line that says so. The networks are convolutional and the view's scale is a ratio, so that
-# a model takes any size. To average gradients over several images all the same, call `loss.backward()` for each in a loop of your own, and `optimiser.step()` after the last. Batch normalisation works there too: each image brings eight patches.
+# Only how many are seen at a time: `Settings(batch_size=16, micro_batch_size=1)`, `evaluate(..., batch_size=1)`, and no `InMemory`; several sizes at once are refused with a line that says so. The networks are convolutional and the view's scale is a ratio, so that
+# a model takes any size. A step still averages the gradients of its sixteen images. Batch normalisation works, too: each image brings eight patches, which then are normalised by themselves.
 # :::

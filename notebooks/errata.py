@@ -337,7 +337,8 @@ for name in ("legacy_idiap", "legacy_port", "des_raj"):
 # (cell-err-cumsum)=
 # ### `1 - cumsum(attention)` in float32
 #
-# In both implementations. Three locations, the first with all but $4 \cdot 10^{-9}$ of the mass, two draws. What is left for the second comes out as zero here, as it does in most such cases ([chapter 4](04_without_replacement.ipynb) counts them), and the code divides by it.
+# In both implementations. Three locations, the first with all but $4 \cdot 10^{-9}$ of the mass, two draws. What is left for the second comes out as zero here, as it does in most such cases ([chapter 4](04_without_replacement.ipynb) counts them), and the code divides by it. In its own experiments this does not happen: the scripts mix $10^{-5}$ or $10^{-4}$ of the uniform distribution into the attention
+# (`smooth` of `SampleSoftmax`), so that about as much is always left, and the error is a few per cent at most. The paper does not mention this.
 
 # %%
 log_attention = torch.tensor([0.0, -20.0, -20.0]).log_softmax(0)
@@ -518,7 +519,7 @@ print("right:", nn.Conv2d(3, 8, 3, padding="valid"))  # NBVAL_CHECK_OUTPUT
 # | paper, eq. 12 | "=" between different random variables | read it as "is replaced by" |
 # | paper, abstract and §F | unbiased, minimal variance, any number of patches: conditions missing | see above |
 # | released code | wrong attention gradient | the one formula |
-# | both | `1 - cumsum` in float32, patch centres | see above |
+# | both | `1 - cumsum` in float32 (harmless with the smoothed attention of their scripts), patch centres | see above |
 # | both, only if called otherwise than in their scripts | logits for attention, default arguments | see above |
 # | port | inclusive sums, nearest neighbour, zero padding, `padding_mode` | see above |
 #

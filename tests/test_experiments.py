@@ -436,6 +436,32 @@ def test_deep_mil_trains_in_every_profile(profile):
     assert len(model(torch.rand(2, 3, 240, 320)).logits) == 2
 
 
+def test_seen_in_parts_it_is_the_same_run(tiny, tmp_path, capsys):
+    """The same name, and the same numbers but for rounding in bfloat16."""
+    records = {}
+    for size in (None, "2"):
+        out = tmp_path / str(size)
+        given = [] if size is None else ["--micro-batch-size", size]
+        command = ["megapixel_mnist", "--method", "cnn", "--set", "bfloat16=False", "--out", str(out), *ON_CPU, *given]
+        assert main([*command, "--dry-run"]) == main(command) == 0
+        records[size] = read_record(path := next((out / "runs").iterdir()))
+    whole, parts = records.values()
+    assert path.name == whole.get("name", path.name) and "micro" not in path.name
+    assert parts["curve"]["train_loss"] == pytest.approx(whole["curve"]["train_loss"], rel=1e-3)
+    assert parts["settings"] == whole["settings"]
+    assert parts["cost"]["micro_batch_size"] == 2 and "micro_batch_size" not in whole["cost"]
+    capsys.readouterr()
+    for given, said in (
+        (["--set", "micro_batch_size=2"], "no setting of a run"),
+        (["--micro-batch-size", "0"], "micro_batch_size=0: expected a whole number, at least 1"),
+    ):
+        assert main(["megapixel_mnist", "--out", str(tmp_path / "none"), *ON_CPU, *given]) == 2
+        assert said in capsys.readouterr().err
+    run = Run("speed_limits", "cnn", profile="small", data="generated", out=tmp_path)
+    with pytest.raises(ValueError, match="micro_batch_size=2 of a DownsampledCNN with batch normalisation"):
+        run.estimate(Processes("cpu"), 2)
+
+
 def test_as_many_distinct_patches_as_there_are_locations(tmp_path):
     """24 locations cannot be looked at in 25 or 50 distinct places."""
     changes = dict(updates=1, n_train=8, n_test=4, n_watch=4)

@@ -1,5 +1,6 @@
 """A step whose images are seen in parts gives what it gives with all at once."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from atslib.estimators import get_estimator
 from atslib.models import AttentionSampling, DownsampledCNN, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, ResNet8
+from atslib.processes import Processes
 from atslib.training import Settings, evaluate, train
 
 
@@ -137,19 +139,21 @@ def test_a_full_gpu_is_told_of_parts():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     full.register_forward_pre_hook(no_room)
-    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"memory\nwith up to 8 images .* settings\.micro_batch_size"):
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=r"memory\nwith 8 images .* settings\.micro_batch_size below"):
         train(full, data(), None, SETTINGS, progress=False)
     with pytest.raises(torch.cuda.OutOfMemoryError, match=r"^CUDA out of memory$"):
         train(full, data(), None, replace(SETTINGS, micro_batch_size=1), progress=False)
 
 
-def test_batch_normalisation_is_that_of_each_part():
+def test_batch_normalisation_is_that_of_each_part(tmp_path):
     torch.manual_seed(0)
     made = AttentionSampling(
         AttentionNetwork(nn.Conv2d(1, 1, 3, padding=1)), ResNet8(1, norm="batch"), Classifier(32, 10), patch_size=28, n_patches=3
     )
-    [entry], _ = run(made, 4, settings=replace(SETTINGS, epochs=1))
+    [entry], _ = run(made, 4, settings=replace(SETTINGS, epochs=1), checkpoint=tmp_path / "run.pt")
     assert 0 <= entry["test_error"] <= 1
+    with pytest.raises(ValueError, match="micro_batch_size was 4, is 2"):
+        run(made, 2, settings=replace(SETTINGS, epochs=2), checkpoint=tmp_path / "run.pt")
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.5])
@@ -162,5 +166,39 @@ def test_a_test_in_parts_is_that_of_all_at_once():
     trained = model().eval()
     tests = data("test", 9)
     *_, entry = run(trained, 2)[0]
-    found = evaluate(trained, tests, SETTINGS.batch_size, progress=False)
-    assert entry["test_error"] == found["error"] and entry["test_loss"] == pytest.approx(found["loss"], rel=1e-5)
+    for size in (None, 3):
+        found = evaluate(trained, tests, SETTINGS.batch_size, micro_batch_size=size, progress=False)
+        assert entry["test_error"] == found["error"] and entry["test_loss"] == pytest.approx(found["loss"], rel=1e-5)
+
+
+def test_several_processes_do_not_wait_for_each_other_in_parts():
+    class Two(Processes):
+        rank, world = 0, 2
+
+    made = model()
+    made.features = nn.Sequential(made.features, nn.SyncBatchNorm(4))
+    with pytest.raises(ValueError, match=r"micro_batch_size=2 and nn\.SyncBatchNorm in 2 processes"):
+        train(made, data(n=8), None, replace(SETTINGS, micro_batch_size=2), progress=False, processes=Two())
+
+
+def test_one_dark_image_among_others_is_no_reason_to_warn():
+    images = [(torch.rand(1, 120, 120) / (1 + 19 * (number == 0)), 0) for number in range(8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in (None, 1):
+            train(model(), images, images, replace(SETTINGS, epochs=1, micro_batch_size=size), progress=False)
+
+
+def test_a_loss_of_every_pair_is_warned_of_once():
+    images = [(torch.rand(1, 120, 120), float(number)) for number in range(6)]
+    made = model()
+    made.classifier = Classifier(4, 1)
+    off = lambda logits, labels: ((logits - labels) ** 2).mean(1)
+    with pytest.warns(UserWarning, match="sets each output against every label") as warned:
+        train(made, images, None, replace(SETTINGS, epochs=1, batch_size=6, micro_batch_size=2), loss=off, progress=False)
+    assert len(warned) == 1
+
+
+def test_the_bar_counts_images(capsys):
+    train(model(), data(n=10), None, replace(SETTINGS, epochs=1, micro_batch_size=3))
+    assert "10/10" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = (lambda line: print(line, flush=True)) if group.rank == 0 else (lambda line: None)
         states = states_of(runs, group)
         if args.dry_run:
-            _dry_run(runs, states, group, report)
+            _dry_run(runs, states, group, report, args.micro_batch_size)
             return DONE
         begun = [run for run, state in states.items() if state == "begun"]
         if begun and not args.resume:
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
                         in_memory=args.in_memory,
                         compile=args.compile,
                         chunk=args.chunk,
+                        micro_batch_size=args.micro_batch_size,
                         snapshots_per_epoch=args.snapshots_per_epoch,
                         report=report,
                     )
@@ -96,10 +97,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _dry_run(runs: list[Run], states: dict[Run, str], group, report: Callable[[str], None]) -> None:
+def _dry_run(runs: list[Run], states: dict[Run, str], group, report: Callable[[str], None], micro_batch_size: int | None) -> None:
     total = 0.0
     for run in runs:
-        sizes = run.estimate(group)
+        sizes = run.estimate(group, micro_batch_size)
         total += sizes["seconds"] if states[run] != "done" else 0
         report(
             f"{run.name}: {states[run]}\n"
@@ -154,6 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true", help="run the model through torch.compile")
     told = "patches Deep MIL holds at a time; 0: all, faster, more memory (default: 512; all under batch normalisation)"
     add("--chunk", type=int, metavar="C", help=told)
+    told = "images seen at a time, for less memory; the result is the same (default: all of a step)"
+    add("--micro-batch-size", type=int, metavar="M", help=told)
     add("--snapshots-per-epoch", type=int, default=1, metavar="K", help="how often the attention network is kept (default: 1)")
     add("--max-seconds", type=float, default=math.inf, metavar="T", help="stop after T seconds, with a checkpoint")
     add("--save-every", type=float, default=300, metavar="T", help="seconds between checkpoints (default: 300)")

@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from atslib.checkpoints import read_position
+from atslib.dependence import counts_batch
 from atslib.estimators import ESTIMATORS, PPS, Estimator, Stratified, Systematic, get_estimator
 from atslib.experiments import colon_cancer, megapixel_mnist, speed_limits
 from atslib.experiments.parts import METHODS, Data, profile_of
@@ -255,6 +256,7 @@ class Run:
         in_memory: bool | None = None,
         compile: bool = False,
         chunk: int | None = None,
+        micro_batch_size: int | None = None,
         snapshots_per_epoch: int = 1,
         report: Callable[[str], None] = print,
     ) -> bool:
@@ -266,11 +268,14 @@ class Run:
             in_memory: whether the images are kept on the device; None where they are few enough.
             chunk: patches whose activations Deep MIL holds at a time, 0 for all; None as it is built. Changes time and memory,
                 and results up to rounding.
+            micro_batch_size: images seen at a time, see :class:`atslib.training.Settings`; the same, and stands in the record's
+                cost.
             snapshots_per_epoch: how often the attention network's weights are kept, see :func:`attention_snapshots`. Changes
                 nothing else.
 
         Raises:
-            ValueError: a negative chunk, less than one snapshot an epoch; another program is at this run; and what
+            ValueError: a negative chunk, less than one snapshot an epoch, a ``micro_batch_size`` below one, or of a model
+                with batch normalisation, whose result it would change; another program is at this run; and what
                 :func:`atslib.training.train` raises.
         """
         if chunk is not None and chunk < 0:
@@ -292,6 +297,7 @@ class Run:
             model = self.build()
             if chunk is not None and isinstance(model, DeepMIL):
                 model.chunk = chunk or None
+            settings = self._in_parts(model, micro_batch_size)
             if group.rank == 0 and not self.checkpoint.exists():
                 self.snapshots.unlink(missing_ok=True)  # of an earlier run, whose checkpoint and record were taken away
             snapshots = _Snapshots(model, self.snapshots) if group.rank == 0 else None
@@ -312,7 +318,7 @@ class Run:
                 model,
                 train_set,
                 test_set if self.sizes.n_watch >= len(test_set) else _first(test_set, self.sizes.n_watch),
-                self.settings,
+                settings,
                 checkpoint=self.checkpoint,
                 save_every=save_every,
                 max_seconds=max_seconds,
@@ -334,7 +340,8 @@ class Run:
                 n: evaluate(
                     model,
                     test_set,
-                    self.settings.micro_batch_size or self.settings.batch_size,
+                    settings.batch_size,
+                    micro_batch_size=micro_batch_size,
                     workers=workers,
                     progress=progress and group.rank == 0,
                     processes=group,
@@ -346,6 +353,8 @@ class Run:
                 # A run with a record is done, so the record comes last.
                 write_whole(self.weights, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
                 record = self._record(group, curve, tests, model, provenance)
+                if micro_batch_size is not None:
+                    record["cost"]["micro_batch_size"] = micro_batch_size
                 if isinstance(model, AttentionSampling):
                     record["cost"]["share_equal"] = model.shares_equal_on(group.device) and not compile
                 if len(sessions) > 1:
@@ -357,16 +366,26 @@ class Run:
                 report(f"{self.record}\ntest error {final['error']:.3f} ± {final['stderr']:.3f} on {final['n']} images")
             return True
 
-    def estimate(self, group: Processes) -> dict:
-        """Sizes of this run, and the time it will take, judged from a few steps."""
-        settings, loaded = self.settings, self.loaded
-        few = min(len(loaded.train), 2 * settings.batch_size)
-        model, some = self.build(), Subset(loaded.train, range(few))
-        short = replace(settings, epochs=1, schedule="constant", milestones=())
+    def _in_parts(self, model: nn.Module, micro_batch_size: int | None) -> Settings:
+        """The settings with this ``micro_batch_size``, which is not one of the run: it changes memory and time."""
+        if micro_batch_size is not None and any(map(counts_batch, model.modules())):
+            raise ValueError(
+                f"micro_batch_size={micro_batch_size} of a {type(model).__name__} with batch normalisation, which would "
+                "normalise fewer images and be another run: expected none"
+            )
+        return replace(self.settings, micro_batch_size=micro_batch_size)
+
+    def estimate(self, group: Processes, micro_batch_size: int | None = None) -> dict:
+        """Sizes of this run, and the time it will take, judged from a few steps, or from a few parts of one."""
+        settings, loaded, model = self.settings, self.loaded, self.build()
+        at_once = min(self._in_parts(model, micro_batch_size).micro_batch_size or math.inf, settings.batch_size)
+        few = min(len(loaded.train), 2 * at_once)
+        some = Subset(loaded.train, range(few))
+        short = replace(settings, epochs=1, batch_size=at_once, schedule="constant", milestones=())
         run = lambda: train(model, some, None, short, augment=loaded.augment, progress=False, processes=group)
         run()  # warm-up
         per_image = _timed(run) / few
-        tested, at_once = min(few, len(loaded.test)), settings.micro_batch_size or settings.batch_size
+        tested = min(few, len(loaded.test))
         per_test = _timed(
             lambda: evaluate(model, Subset(loaded.test, range(tested)), at_once, progress=False, processes=group)
         )
@@ -411,6 +430,8 @@ class Run:
         final = tests[self.n_patches]
         shown = [entry for entry in curve if "test_error" in entry]  # of thousands of epochs, those with a test
         bfloat16 = read_position(self.checkpoint)["bfloat16"]
+        training = asdict(self.settings)
+        del training["micro_batch_size"]  # no setting of the run
         return dict(
             experiment=self.experiment,
             method=self.method,
@@ -421,7 +442,7 @@ class Run:
             dataset=self.loaded.describe(),
             hardware=provenance["hardware"] | (dict(processes=group.world) if group.world > 1 else {}),
             software=provenance["software"],
-            settings=self._described() | dict(training=asdict(self.settings) | dict(bfloat16=bfloat16)),
+            settings=self._described() | dict(training=training | dict(bfloat16=bfloat16)),
             curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
             final=dict(
                 train_loss=curve[-1]["train_loss"],
@@ -518,6 +539,8 @@ def changed(sizes, changes: Sequence[tuple[str, object]]):
     for field, value in changes:
         if field == "seed":
             raise ValueError("setting 'seed': the seed is an argument of its own, --seed")
+        if field == "micro_batch_size":
+            raise ValueError("setting 'micro_batch_size': no setting of a run, whose result it leaves; --micro-batch-size")
         if field == "epochs" and hasattr(sizes, "updates"):
             raise ValueError("setting 'epochs': this experiment counts updates and works the epochs out; set updates")
         own = field != "training" and field in sizes.__dataclass_fields__
