@@ -518,7 +518,9 @@ print("right:", nn.Conv2d(3, 8, 3, padding="valid"))  # NBVAL_CHECK_OUTPUT
 # | paper, eq. 14 | poor estimator, not what the code does | average the prefixes |
 # | paper, eq. 12 | "=" between different random variables | read it as "is replaced by" |
 # | paper, abstract and §F | unbiased, minimal variance, any number of patches: conditions missing | see above |
-# | released code | wrong attention gradient | the one formula |
+# | paper, text of §4 | numbers that its own tables do not quite give | read the tables |
+# | released code | wrong attention gradient, and a test that does not notice | the one formula; enumerate the draws |
+# | released code, Megapixel MNIST | noise may cover digits | keep them apart |
 # | both | `1 - cumsum` in float32 (harmless with the smoothed attention of their scripts), patch centres | see above |
 # | both, only if called otherwise than in their scripts | logits for attention, default arguments | see above |
 # | port | inclusive sums, nearest neighbour, zero padding, `padding_mode` | see above |
