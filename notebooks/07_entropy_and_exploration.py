@@ -531,7 +531,7 @@ print("of ten first draws, expected:      a digit   noise only   neither   entro
 for name, wrap in [
     ("uniform attention", None),
     ("untrained network", lambda network: network),
-    ("prior, ε = 0.001", SaliencyPrior),
+    ("with prior", SaliencyPrior),
 ]:
     if wrap is None:
         results = [first_draws(lambda view: torch.zeros(len(view), 180, 180))]
@@ -580,7 +580,7 @@ plt.show()
 # %% [markdown]
 # ### How small should ε be?
 #
-# The smaller $\epsilon$, the less attention the empty ground keeps.
+# The smaller $\epsilon$, the less attention the empty ground keeps. Above it was 0.001, the default.
 
 # %%
 epsilons = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
