@@ -1364,7 +1364,8 @@ for label in maps:
 Markdown(
     f"One network of each method, on fold 0, after {listed([f'{updates:,.0f} updates of {images:.0f} images ({listed(labels)})' for (updates, images), labels in lengths.items()])}"
     + (f"; and on the right one after {literal['ATS-10'].loc[0, 'settings.updates']:,.0f} with the paper's settings. How attention goes on in long trainings with ours is said [below](#cell-claim-colon-attention)" if as_long_map else "")
-    + ".\n\n**What to see:** every map is bright where the marked nuclei are: the shapes are the same in all of them. Deep MIL's are bright throughout with sharp edges; those of ATS are dimmer and uneven, with a few bright points. "
+    + ".\n\n**What to see:** every map of a short training is bright where the marked nuclei are: the shapes are the same in all of them. Deep MIL's are bright throughout with sharp edges; those of ATS are dimmer and uneven, with a few bright points. "
+    f"{'The last has settled on few places, the brightest of which sets the scale: what else it prefers, which AUC counts, too, is hardly seen. ' if as_long_map else ''}"
     "AUC, below each map, is the probability that a location near an epithelial nucleus has more attention than one that is not; 0.5 is chance. "
     + (f"Not here, because no run on this fold that had begun to learn is recorded: {', '.join(absent)}. " if absent else "")
     + ("" if tests else "The positions of the nuclei are drawn where the data set is installed; here it is not.")
