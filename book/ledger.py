@@ -136,9 +136,9 @@ def page(rows: list[Row]) -> str:
             "runs cannot get there: five pairs give no less than 0.0625, three runs against three no less than 0.1. Where they",
             "give the least that they can, a page says so, and beside it what a sign test over the test images says in each",
             "pair; only if both point the same way does it call a difference shown. Student's intervals say how large a",
-            "difference may be; they take it for normal, and alone they show none. Where a claim is of an order, the more patches",
-            "the lower the error, say, Page's trend test asks whether the seeds keep to it. Where several differences are tested p",
-            "is not corrected for their number unless a page says so.",
+            "difference may be; they take it for normal, and alone they show none. Where a claim is of an order, the more",
+            "patches the lower the error, say, Page's trend test asks whether the seeds keep to it. Where several differences",
+            "are tested p is not corrected for their number unless a page says so.",
             "",
         ]
     )

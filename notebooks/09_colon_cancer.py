@@ -182,9 +182,12 @@ def chosen(scheme, among=~as_long, **own):
 
 of, together, long = chosen("stratified"), chosen("runs"), chosen("stratified", among=as_long)
 literal = {}  # with the paper's settings: of each seed the run in full precision, if there is one
-for label, group in as_in_paper[as_in_paper["seed"] < N_FOLDS].sort_values("settings.training.bfloat16").groupby("label"):
+own_draws = as_in_paper["estimator"] == "des_raj"  # the paper's; all others systematic
+for label, group in as_in_paper[(as_in_paper["seed"] < N_FOLDS) & ~own_draws].sort_values("settings.training.bfloat16").groupby("label"):
     literal[label] = group.drop_duplicates("seed").set_index("seed").sort_index()
 literal = {label: literal[label] for label in ("U-10", "ATS-10") if label in literal}
+one_by_one = as_in_paper[own_draws & (as_in_paper["label"] == "ATS-10") & (as_in_paper["seed"] < N_FOLDS)]
+one_by_one = one_by_one.sort_values("settings.training.bfloat16").drop_duplicates("seed").set_index("seed").sort_index()
 rewarded = chosen("stratified", entropy_weight="0.01")
 with_term = {TERM: rewarded["Deep MIL"]} if "Deep MIL" in rewarded else {}  # Deep MIL with the entropy term: in a section of its own
 every = of | with_term
@@ -858,8 +861,8 @@ Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 # #### With the paper's settings
 #
 # Four settings of the runs above are ours: features of length 1 are multiplied by 16, the learning rate falls, gradients are clipped, and draws are systematic. Here are U-10 and ATS-10 without the first three,
-# with the same folds and seeds, as far as it has been run, and for as many updates: the profile `paper`, after §4.3 and §H.2 of the paper. Draws are still systematic (the paper's, without replacement one by one, would be
-# `--estimator des_raj`; they were not run). What the paper leaves open (images an update, the split) is as above.
+# with the same folds and seeds, as far as it has been run, and for as many updates: the profile `paper`, after §4.3 and §H.2 of the paper. Draws are still systematic; what has been run with the paper's, one by one
+# without replacement (`--estimator des_raj`), has a line at the end. What the paper leaves open (images an update, the split) is as above.
 
 # %% tags=["hide-input"]
 AS_PAPER, LAST = "the paper's settings", 20
@@ -917,6 +920,14 @@ if "ATS-10" in literal:
         if "ATS-10" in long
         else f"- **Attention** ends with an entropy of {pm(entropies[:, 1], 2)} nats."
     )
+if len(one_by_one) and "ATS-10" in literal and len(shared := one_by_one.index.intersection(literal["ATS-10"].index)):
+    drawn = {"with them": one_by_one.loc[shared], "with systematic draws": literal["ATS-10"].loc[shared]}
+    of_each = lambda measure, digits: ", ".join(f"{pm(measure(runs), digits)} {how}" for how, runs in drawn.items())
+    lines.append(
+        f"- **With the paper's draws, too**, {len(shared)} fold{'s' * (len(shared) > 1)} (seed{'s' * (len(shared) > 1)} {listed([str(seed) for seed in shared])}): training loss {of_each(lambda runs: runs['train_loss'], 4)}; "
+        f"test error, mean of the last {LAST} tests, {of_each(late_error, 3)}; entropy in the last {LAST} tests, in nats, {of_each(lambda runs: [np.mean(curve[-LAST:]) for curve in runs['curve.entropy']], 2)}"
+        + (f"; U-10 has on {'these folds' if len(shared) > 1 else 'this fold'} a training loss of {pm(literal['U-10'].loc[shared, 'train_loss'], 3)} and an error of {pm(late_error(literal['U-10'].loc[shared]))}." if "U-10" in literal and shared.isin(literal["U-10"].index).all() else ".")
+    )
 if c is None:
     verdict = "Nothing to compare with these settings yet."
 else:
@@ -933,6 +944,8 @@ else:
         same = " --set bfloat16=True" if all(literal["ATS-10"]["settings.training.bfloat16"]) else ""
         given = f"python -m atslib.experiments colon_cancer --profile paper --data DIR --resume{same} --n-patches 10 --method ats,uniform --seed {','.join(map(str, others_seeds))}"
         verdict += f" Trained so far: {len(both)} of {N_FOLDS} folds; the others: `{given}`."
+    if left := [str(seed) for seed in range(N_FOLDS) if seed not in one_by_one.index]:
+        verdict += f" With the paper's draws {len(one_by_one) or 'none'} of {N_FOLDS} folds {'are' if len(one_by_one) != 1 else 'is'} trained; the others: `python -m atslib.experiments colon_cancer --profile paper --data DIR --resume --n-patches 10 --method ats --estimator des_raj --set bfloat16=True --seed {','.join(left)}`."
 Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
 
 # %% [markdown]
