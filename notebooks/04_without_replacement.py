@@ -1015,7 +1015,7 @@ assert zero > below.sum() / 2 and one_step > 0
 
 # %% [markdown]
 # The error of `1 - cumsum` grows as the mass left shrinks, for its result is a multiple of $2^{-24} \approx 6 \cdot 10^{-8}$, the step of float32 just below one. Where less than half a step is left, the result is
-# mostly zero, an error of 100 %, and the published code would divide by it, if its scripts did not mix a little of the uniform distribution into the attention ([errata](errata.ipynb#cell-err-cumsum)). In the other cases here it is one whole step, which is too much by a factor that grows without bound. The error of the library stays at the rounding of float32.
+# mostly zero, an error of 100 %, and the published code would divide by it, if its scripts did not mix a little of the uniform distribution into the attention ([errata](errata.ipynb)). In the other cases here it is one whole step, which is too much by a factor that grows without bound. The error of the library stays at the rounding of float32.
 #
 # The appendix makes a related remark: with more than two draws, the logarithm in eq. 44 avoids the numerical errors of the cumulative product in eq. 41. Fifty draws from
 # 32,400 locations, the sizes of Megapixel MNIST:

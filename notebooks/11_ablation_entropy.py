@@ -688,7 +688,7 @@ if zero := tests_of.get(0.0):
         both = sorted(without.keys() & by_then.get(0.01, {}).keys())
         narrow = sum(nats < TENTH for nats in without.values())
         verdicts[-1] += (
-            f" But if the paper makes an update for each image, its 60 epochs are {single:,.0f} updates. In trainings of {PROFILES['paper'].updates:,} updates, recorded for {len(without)} of five folds ([chapter 9](09_colon_cancer.ipynb#cell-colon-free)), "
+            f" But if the paper makes an update for each image, its 60 epochs are {single:,.0f} updates. In trainings of {PROFILES['paper'].updates:,} updates, recorded for {len(without)} of five folds ([chapter 9](09_colon_cancer.ipynb)), "
             f"attention without the term is on {series([locations(without[seed]) for seed in sorted(without)])} locations by then, by exp(entropy) on the training images"
             + (f", and with λ = 0.01 on {series([locations(by_then[0.01][seed]) for seed in both])}, with the same seeds" if both else "")
             + f": very selective in {narrow} of {len(without)}. So whether it is so “early” hangs on what an epoch is, which the paper does not say."
