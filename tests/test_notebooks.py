@@ -145,6 +145,14 @@ def test_cell_labels_are_unique_in_the_book():
             seen[label] = name
 
 
+def test_links_to_other_chapters_lead_to_headings(name, executed):
+    """Jupyter Book follows labels of cells within a page only, and refuses the rest when all notebooks have run."""
+    for position, cell in enumerate(executed.cells):
+        told = [cell.source, *(output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", []))]
+        links = re.findall(r"\]\(\w+\.ipynb#cell-[\w-]+\)", "".join(map("".join, told)))
+        assert not links, f"{name}, {sources.describe_cell(executed, position)}: {links[0]}"
+
+
 def test_figures_are_described(name, executed):
     for position, cell in enumerate(executed.cells):
         for output in cell.get("outputs", []):
