@@ -23,7 +23,7 @@ from atslib.checks import (
     refuse_pixels,
     warn_of_range,
 )
-from atslib.loading import Loader, in_parts
+from atslib.loading import Loader, in_parts, whole_micro_batch_size
 from atslib.losses import Measure, measured
 from atslib.models import evaluating
 from atslib.processes import Processes, device_of
@@ -72,9 +72,10 @@ def evaluate(
         and ``logits``. With an ``error``: its mean, and as ``stderr`` that of the mean, :math:`s / \\sqrt n`.
 
     Raises:
-        ValueError: a set without images, or a loader in place of one; labels that are no class of the model; a ``loss`` or
-            ``error`` that returns anything but a number for each image; ``exact`` of a model without; ``return_patches`` and
-            other words of one call, a generator, say; a model that returns no logits ``(B, outputs)``; what the model raises.
+        ValueError: a set without images, or a loader in place of one; a ``micro_batch_size`` that is no number of images;
+            labels that are no class of the model; a ``loss`` or ``error`` that returns anything but a number for each image;
+            ``exact`` of a model without; ``return_patches`` and other words of one call, a generator, say; a model that returns
+            no logits ``(B, outputs)``; what the model raises.
         TypeError: an option that neither this function nor the model's call has.
         FloatingPointError: logits with NaN or +inf, or all -inf; a ``loss`` that is not finite where a label is not.
     """
@@ -83,6 +84,7 @@ def evaluate(
     check_set(dataset, "a data set")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    micro_batch_size = whole_micro_batch_size(micro_batch_size)
     check_options(model, options, "evaluate", exact)
     loader = Loader(dataset, device, workers=workers, any_label=loss is not None)
     return evaluate_batches(

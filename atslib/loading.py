@@ -57,6 +57,17 @@ def epoch_batches(
     return [order[i : i + batch_size] for i in range(0, n_images, batch_size)]
 
 
+def whole_micro_batch_size(size: int | None) -> int | None:
+    """The size as a plain number. Raises a ValueError unless it is a whole number of at least 1, or None."""
+    try:
+        whole = None if size is None else int(size)
+    except (TypeError, ValueError):
+        whole = 0
+    if whole is not None and (whole < 1 or whole != size):
+        raise ValueError(f"micro_batch_size={size}: expected a whole number, at least 1, or None for the whole batch")
+    return whole
+
+
 def in_parts(rows: Sequence[int], size: int | None) -> list[Sequence[int]]:
     """The rows in parts of at most ``size``; None for one part.
 

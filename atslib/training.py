@@ -39,7 +39,7 @@ from atslib.checks import (
 )
 from atslib.evaluation import evaluate, evaluate_batches
 from atslib.fingerprints import code_of, held_by, how_it_computes, named, settings_of
-from atslib.loading import Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for
+from atslib.loading import Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for, whole_micro_batch_size
 from atslib.losses import Measure, attention_loss, cross_entropy_of, entropy_of, errors_of, measured, warn_of_mixed_images
 from atslib.models import Output
 from atslib.patches import ImageSource
@@ -104,10 +104,7 @@ class Settings:
             if (value := getattr(self, name)) != int(value):
                 raise ValueError(f"{name}={value}: expected a whole number")
             object.__setattr__(self, name, int(value))
-        if (size := self.micro_batch_size) is not None:
-            if size != int(size) or size < 1:
-                raise ValueError(f"micro_batch_size={size}: expected a whole number, at least 1, or None for the whole batch")
-            object.__setattr__(self, "micro_batch_size", int(size))
+        object.__setattr__(self, "micro_batch_size", whole_micro_batch_size(self.micro_batch_size))
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: expected at least 0")
         for name in ("learning_rate", "warmup", "entropy_weight"):

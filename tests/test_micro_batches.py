@@ -157,10 +157,12 @@ def test_batch_normalisation_is_that_of_each_part(tmp_path):
         run(made, 2, settings=replace(SETTINGS, epochs=2), checkpoint=tmp_path / "run.pt")
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5])
+@pytest.mark.parametrize("size", [0, -1, 1.5, "some"])
 def test_bad_sizes(size):
     with pytest.raises(ValueError, match=r"micro_batch_size=.*: expected a whole number, at least 1, or None"):
         Settings(micro_batch_size=size)
+    with pytest.raises(ValueError, match=r"micro_batch_size=.*: expected a whole number, at least 1, or None"):
+        evaluate(model(), data(n=2), micro_batch_size=size, progress=False)
 
 
 def test_a_test_in_parts_is_that_of_all_at_once():
