@@ -26,7 +26,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help book test unit validate check notebooks serve bench lint clean distclean
+.PHONY: help book test unit validate check notebooks serve lab bench lint clean distclean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ notebooks: $(STAMP)  ## run every notebook and write the executed .ipynb beside 
 serve: book  ## build the book and serve it at http://localhost:8000 (PORT=...)
 	$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory $(HTML)
 
+lab: $(STAMP)  ## open the notebooks in Jupyter Lab, which the first call installs
+	@$(PY) -m jupyterlab --version >/dev/null 2>&1 || $(PY) -m pip install --quiet -c constraints.txt jupyterlab
+	$(PY) -m jupyterlab notebooks/00_quickstart.ipynb
+
 bench: $(STAMP)  ## run the benchmarks
 	@for script in benchmarks/*.py; do \
 	    [ -e "$$script" ] || { echo "no benchmark in benchmarks/ yet"; break; }; \
@@ -80,7 +84,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
 	    echo "error: '$(PYTHON)' has no venv or ensurepip module; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@rm -f $@
-	@echo "setting up $(VENV) (one to several minutes, about 1.5 GB) ..."
+	@echo "setting up $(VENV) (one to several minutes, 1.7 GB$(if $(TORCH_INDEX),, and on Linux some 2 GB more for CUDA)) ..."
 	@"$(PYTHON)" -m venv $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[book,test]'
 	@touch $@

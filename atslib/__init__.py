@@ -6,12 +6,18 @@ of a gigapixel), :mod:`atslib.data`, :mod:`atslib.training`, :mod:`atslib.predic
 costs). :mod:`atslib.plots` and :mod:`atslib.widgets` are for notebooks and imported there.
 """
 
+import importlib
+
 from atslib.estimators import ESTIMATORS, entropy, get_estimator
 from atslib.models import AttentionSampling, DeepMIL, DownsampledCNN, UniformSampling
 from atslib.nested import NestedSampling
 from atslib.patches import PatchGeometry, downsample, extract_patches
 
 __version__ = "0.1.0"
+_ON_DEMAND = frozenset(
+    "arguments checkpoints checks data dependence enumeration evaluation experiments fingerprints loading losses memory plots "
+    "precision prediction processes profiling signals training warned widgets".split()
+)
 __all__ = [
     "ESTIMATORS",
     "AttentionSampling",
@@ -25,3 +31,14 @@ __all__ = [
     "extract_patches",
     "get_estimator",
 ]
+
+
+def __getattr__(name: str):
+    """The other modules, imported when they are asked for: ``atslib.data.ImagePyramid`` after ``import atslib`` alone."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"atslib.{name}")
+    raise AttributeError(f"module 'atslib' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND})

@@ -1,4 +1,4 @@
-"""Files that are whole or not there; and checkpoints, all that a training run needs to go on."""
+"""Files that are whole or not there; checkpoints, all that a training run needs to go on; and weights alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from atslib.processes import device_of
@@ -100,10 +102,28 @@ def read_position(path: str | os.PathLike) -> dict:
     return torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)["position"]
 
 
+def save_weights(path: str | os.PathLike, model: nn.Module) -> None:
+    """Write the weights of a model, and nothing else, as safetensors; :func:`load_weights` reads them.
+
+    The file is whole or not there. What builds the model is not in it: number and size of patches, scale, fill, estimator.
+
+    Raises:
+        ValueError: a state that holds something else than tensors.
+    """
+    state = model.state_dict()
+    if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"{others[0]} in the model's state is a {type(state[others[0]]).__name__}: expected tensors only")
+    # Training leaves weights channels last, and two parts may share one: safetensors wants contiguous ones, each by itself.
+    apart = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    with whole(Path(path).expanduser()) as file:
+        file.write(save(apart))
+
+
 def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
     """Put the weights of a checkpoint into the model, and nothing else: to use what has been trained so far.
 
-    A file that holds a ``state_dict`` alone, from ``torch.save(model.state_dict(), path)``, will do as well.
+    A file of :func:`save_weights` (by its name, ``.safetensors``), or one that holds a ``state_dict`` alone, from
+    ``torch.save(model.state_dict(), path)``, will do as well.
 
     Raises:
         ValueError: no checkpoint of ours.
@@ -111,11 +131,12 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
     """
     path = Path(path).expanduser()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        tensors_only = path.suffix == ".safetensors"
+        state = load_file(path) if tensors_only else torch.load(path, map_location="cpu", weights_only=True)
         weights = state if all(isinstance(value, Tensor) for value in state.values()) else state["model"]
         if not isinstance(weights, dict):
             raise TypeError("a checkpoint holds dicts")
-    except _DAMAGE as error:
+    except (*_DAMAGE, SafetensorError) as error:
         raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__})") from error
     model.load_state_dict(weights)
 

@@ -20,7 +20,7 @@ from atslib.warned import warn
 
 def check_set(dataset: Dataset, what: str) -> None:
     """Raise a ValueError for a loader, for what is no set, and for one without images; ``what`` it should be, for the message."""
-    if isinstance(dataset, Mapping) or hasattr(dataset, "columns"):
+    if isinstance(dataset, Mapping) or hasattr(dataset, "iloc"):  # a dict, a table
         raise ValueError(f"a {type(dataset).__name__} for {what}: expected one with items by their number, (image, label) each")
     if isinstance(dataset, DataLoader):
         raise ValueError(f"a DataLoader for {what}: expected the set itself, loader.dataset, and workers as an argument")
@@ -49,7 +49,7 @@ def check_options(model: nn.Module, options: dict, function: str, exact: bool = 
     accepted = inspect.signature(model.exact if exact else model.forward).parameters
     unknown = [name for name in options if name not in accepted]
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-        hint = "; it is called workers here" if unknown[0] == "num_workers" else ""
+        hint = {"num_workers": "; it is called workers here", "n_regions": "; it is called n_patches here"}.get(unknown[0], "")
         called = f"{type(model).__name__}.{'exact' if exact else 'forward'}()"
         raise TypeError(f"{function}() has no argument {unknown[0]!r}, and {called} has none{hint}")
 
@@ -159,7 +159,7 @@ def attention_is_finite(model: nn.Module, images: Tensor | ImageSource) -> bool:
 
 
 def warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool) -> bool:
-    """Warn of floating-point images whose numbers hardly are what the networks expect; whether there was something to warn of.
+    """Warn of images whose numbers hardly are what the networks expect; whether there was something to warn of.
 
     Of a source the model's view is looked at, which it needs anyway.
 
@@ -167,7 +167,13 @@ def warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool
         first: whether these are the first images of several, which would hardly all be that dark.
     """
     if not images.is_floating_point():
-        return False
+        if not first or not isinstance(images, Tensor) or images.amax() != 1:
+            return False
+        warn(
+            "uint8 images of zeros and ones in the first batch, which networks see as 0 and 1/255: make them floating point, "
+            "image.float(), or multiply them by 255"
+        )
+        return True
     if isinstance(images, ImageSource):
         if not isinstance(model, AttentionSampling):
             return False

@@ -51,16 +51,17 @@ def every_draw(
     """
     log_attention = log_attention.detach().double()
     check_log_attention(log_attention[None], n, estimator.distinct)
+    log_attention = log_attention - log_attention.flatten().logsumexp(0)  # which may be off by rounding
     attention = log_attention.flatten().exp()
     possible = attention.nonzero()[:, 0].tolist()
     if estimator.distinct and len(possible) < n:
         raise ValueError(f"n = {n} distinct locations, but only {len(possible)} have attention that float64 can tell from zero")
+    if not _draws_as_known(estimator):
+        raise TypeError(f"do not know how {estimator!r} draws: cannot enumerate it")
     if isinstance(estimator, (Systematic, PPS)):
         return _one_uniform(estimator, log_attention, n)
     if isinstance(estimator, Stratified):
         return _one_uniform_per_stratum(estimator, log_attention, n)
-    if not isinstance(estimator, (WithReplacement, _Successive)):
-        raise TypeError(f"do not know how {estimator!r} draws: cannot enumerate it")
     _check_number(math.perm(len(possible), n) if estimator.distinct else len(possible) ** n, len(possible), n)
     draws = permutations(possible, n) if estimator.distinct else product(possible, repeat=n)
     index = torch.tensor(list(draws)).reshape(-1, n)
@@ -72,6 +73,15 @@ def every_draw(
         left = left[:, None] + drawn.flip(1).cumsum(1).flip(1)
         drawn = drawn / left
     return index, drawn.prod(1)
+
+
+def _draws_as_known(estimator: Estimator) -> bool:
+    """Whether it draws as one of those below, and not in a way of its own."""
+    kinds, ways = (Systematic, PPS, Stratified, WithReplacement, _Successive), ("_sample", "place", "cumulative")
+    return any(
+        isinstance(estimator, kind) and all(getattr(type(estimator), way, None) is getattr(kind, way, None) for way in ways)
+        for kind in kinds
+    )
 
 
 def exact_mean(

@@ -40,6 +40,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from atslib.arguments import is_whole
+
 # Attention that sums to something else than one by more than this (in log space) was not normalised. The loose bound
 # lets a log_softmax computed in bfloat16 through.
 _NORMALISATION_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -581,10 +583,12 @@ def check_log_attention(
         )
     if not log_attention.numel():
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected at least one image and one location")
+    if log_attention.device.type == "mps":
+        raise ValueError("attention on mps, which lacks the float64 in which locations are drawn: expected cpu or cuda")
     flat = log_attention.detach().flatten(1).to(_working_dtype(log_attention))
     locations = flat.shape[1]
-    if n < 1 or n != int(n):
-        raise ValueError(f"n = {n} locations to draw: expected a whole number n >= 1")
+    if not (is_whole(n) and n >= 1):
+        raise ValueError(f"n = {n!r} locations to draw: expected a whole number n >= 1")
     if distinct and n > locations:
         raise ValueError(
             f"n = {n} distinct locations asked for, but attention has K = {locations}: draw n <= K, or with replacement"
@@ -601,18 +605,23 @@ def check_log_attention(
         )
     if lowest == -math.inf:
         raise ValueError("attention is zero at every location (log_attention is all -inf): expected it to sum to 1")
-    worst = lowest if abs(lowest) > abs(highest) else highest
-    if abs(worst) > _NORMALISATION_TOLERANCE.get(log_attention.dtype, 1e-3):
-        raise ValueError(
-            f"attention sums to {math.exp(min(worst, 700)):.4g} over its {locations} locations, expected 1: "
-            "normalise with log_softmax over all of them"
-        )
+    _check_sum(lowest, highest, locations, log_attention.dtype)
     if distinct and n > fewest:
         raise ValueError(
             f"n = {n} distinct locations asked for, but only {int(fewest)} of {locations} have attention above zero: "
             "draw fewer, smooth the attention, let a mask allow more, or draw with repetition (systematic, with_replacement)"
         )
     return flat
+
+
+def _check_sum(lowest: float, highest: float, locations: int, given: torch.dtype) -> None:
+    """Whether attention sums to one, by the least and the largest logarithm of the images' sums."""
+    worst = lowest if abs(lowest) > abs(highest) else highest
+    if abs(worst) > _NORMALISATION_TOLERANCE.get(given, 1e-3):
+        raise ValueError(
+            f"attention sums to {math.exp(min(worst, 700)):.4g} over its {locations} locations, expected 1: "
+            "normalise with log_softmax over all of them"
+        )
 
 
 def _check_drawn(log_a: Float[Tensor, "B n"], given: torch.dtype, index: Int[Tensor, "B n"], distinct: bool) -> None:
@@ -735,7 +744,7 @@ def curve_order(log_attention: Float[Tensor, "B *K"], order: str) -> Int[Tensor,
             f"log_attention of shape {tuple(log_attention.shape)} has no map to run a Hilbert curve through: "
             "pass it as (B, h, w), or use order='raster'"
         )
-    curve = _hilbert_curve_on
+    curve = _hilbert_curve_on if math.prod(log_attention.shape[1:]) <= _SMALL_MAP else _large_hilbert_curve_on
     if torch.compiler.is_compiling():  # the compiler would trace the recursion, without its caches, for minutes
         curve = torch.compiler.disable(curve)
     return curve(log_attention.device, *log_attention.shape[1:])
@@ -746,6 +755,11 @@ def _hilbert_curve_on(device: torch.device, height: int, width: int) -> Int[Tens
     """The curve, made once, and copied to a GPU once; not to be changed."""
     with torch.inference_mode(False):  # kept, so that it must not be a tensor that no training may use
         return hilbert_curve(height, width).to(device)
+
+
+# Of large maps the last one only: 32 of a thousand locations squared are 256 MB.
+_SMALL_MAP = 2**17
+_large_hilbert_curve_on = lru_cache(maxsize=1)(_hilbert_curve_on.__wrapped__)
 
 
 def hilbert_curve(height: int, width: int) -> Int[Tensor, " height*width"]:
@@ -798,7 +812,9 @@ ESTIMATORS: dict[str, Estimator] = {
         WithReplacement(), Eq14(), DesRaj(), Murthy(), Systematic(), Stratified(), PPS(), LegacyIdiap(), LegacyPort()
     )
 }
-DEFAULT_ESTIMATOR = "des_raj"
+# By the measurements of chapter 5 the best: of learned attention, squared errors about half of those of independent draws. Where
+# the standard error of a draw is needed, it is to be another.
+DEFAULT_ESTIMATOR = "systematic"
 
 
 def get_estimator(estimator: str | Estimator) -> Estimator:
@@ -809,7 +825,7 @@ def get_estimator(estimator: str | Estimator) -> Estimator:
     """
     if isinstance(estimator, Estimator):
         return estimator
-    if estimator not in ESTIMATORS:
+    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         raise ValueError(f"unknown estimator {estimator!r}: expected one of {', '.join(ESTIMATORS)}")
     return ESTIMATORS[estimator]
 
@@ -820,8 +836,14 @@ def entropy(log_attention: Float[Tensor, "B *K"]) -> Float[Tensor, " B"]:
     Ranges from 0 (one location) to log K (uniform); of half precision it is that of the attention made to sum to one again, as
     the estimators' weights are. Locations of zero attention contribute nothing, nor do they to the gradient by the log-attention.
     (By an ``a`` of which the caller took the logarithm, the gradient at a = 0 is NaN: 0 times the logarithm's infinite slope.)
+
+    Raises:
+        ValueError: on the CPU, attention that does not sum to one, because it is no logarithm, say, or logits.
     """
     flat = log_attention.flatten(1).to(_working_dtype(log_attention))
+    if _can_look(flat) and flat.numel():
+        total = flat.detach().logsumexp(1)
+        _check_sum(total.min().item(), total.max().item(), flat.shape[1], log_attention.dtype)
     if flat.dtype != log_attention.dtype:
         flat = flat - flat.logsumexp(1, keepdim=True)  # with its gradient, unlike _normalised()
     return -(flat.exp() * flat.clamp(min=torch.finfo(flat.dtype).min)).sum(1)

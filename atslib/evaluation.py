@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from atslib.arguments import is_whole
 from atslib.checks import (
     check_labels,
     check_options,
@@ -82,8 +83,9 @@ def evaluate(
     group = processes or Processes(device_of(model) if device is None else device)
     device = group.device
     check_set(dataset, "a data set")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
+    if not (is_whole(batch_size) and batch_size >= 1):
+        raise ValueError(f"batch_size={batch_size!r}: expected a whole number, at least 1")
+    batch_size = int(batch_size)
     micro_batch_size = whole_micro_batch_size(micro_batch_size)
     check_options(model, options, "evaluate", exact)
     loader = Loader(dataset, device, workers=workers, any_label=loss is not None)

@@ -31,6 +31,17 @@ def how_it_computes(model: nn.Module) -> str:
     return "; ".join([*own, f"layers {hashlib.sha256(layers.encode()).hexdigest()[:8]}"])
 
 
+def functions_of(model: nn.Module) -> str:
+    """What the functions do that parts of a model hold, a saliency or a mask, say; not this package's and PyTorch's own."""
+    said = []
+    for place, part in model.named_modules():
+        for name, value in vars(part).items():
+            function = value.func if isinstance(value, partial) else value
+            if inspect.isfunction(function) and function.__module__.partition(".")[0] not in ("atslib", "torch"):
+                said.append(" ".join(filter(None, (f"{place}.{name}", code_of(function), held_by(function)))))
+    return "; ".join(said)
+
+
 def named(function: Callable | None) -> str | None:
     """What a checkpoint says of an augmentation or a loss: its ``repr``, without addresses, which no other process shares."""
     return None if function is None else re.sub(r" at 0x\w+", "", repr(function))
@@ -68,6 +79,13 @@ def held_by(function: Callable | None) -> str:
             holds |= {} if name in counters else {name: cell.cell_contents}
     plain = {name: value for name, value in holds.items() if isinstance(value, str | int | float | complex)}
     return repr(plain) if plain else ""
+
+
+def parameters_of(optimiser: torch.optim.Optimizer, model: nn.Module) -> list[str]:
+    """Of each group of an optimiser a digest of the names of its parameters, in their order."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    each = [" ".join(names.get(parameter, "another") for parameter in group["params"]) for group in optimiser.param_groups]
+    return [hashlib.sha256(text.encode()).hexdigest()[:8] for text in each]
 
 
 # Of an optimiser's group: the parameters, and how the same step is computed.

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate, get_worker_info
 from tqdm.auto import tqdm
 
+from atslib.arguments import is_whole
 from atslib.patches import ImageBatch, ImageSource
 
 _EXPECTED_LABEL = "expected a whole number, the position of the image's class"
@@ -59,13 +60,9 @@ def epoch_batches(
 
 def whole_micro_batch_size(size: int | None) -> int | None:
     """The size as a plain number. Raises a ValueError unless it is a whole number of at least 1, or None."""
-    try:
-        whole = None if size is None else int(size)
-    except (TypeError, ValueError):
-        whole = 0
-    if whole is not None and (whole < 1 or whole != size):
-        raise ValueError(f"micro_batch_size={size}: expected a whole number, at least 1, or None for the whole batch")
-    return whole
+    if size is not None and not (is_whole(size) and size >= 1):
+        raise ValueError(f"micro_batch_size={size!r}: expected a whole number, at least 1, or None for the whole batch")
+    return None if size is None else int(size)
 
 
 def in_parts(rows: Sequence[int], size: int | None) -> list[Sequence[int]]:
@@ -341,7 +338,7 @@ class Loader:
             persistent_workers=workers > 0,
             collate_fn=_as_it_is,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_interrupts_to_the_trainer,
+            worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # of its own: the global one is left alone
         )
 
@@ -396,17 +393,27 @@ def part_of(dataset: Dataset) -> tuple[Dataset, Sequence[int]] | None:
     return (dataset.dataset, dataset.indices) if type(dataset) is Subset else None
 
 
-def _leave_interrupts_to_the_trainer(worker: int) -> None:
-    """In a worker: Ctrl-C reaches all processes of a terminal, and whoever trains has yet to save.
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """In a worker: Ctrl-C reaches all processes of a terminal, SIGTERM all of a job, and whoever trains has yet to save.
 
-    Workers end with it all the same: it tells them, or they notice that it is gone. (SIGTERM is how PyTorch ends one that is
-    stuck.)
+    Workers end with it all the same: it tells them, or they notice that it is gone.
     """
-    signal.signal(signal.SIGINT, _heedless)  # a function: what a data set starts would inherit SIG_IGN
+    # Functions: what a data set starts would inherit SIG_IGN.
+    signal.signal(signal.SIGINT, _heedless)
+    if hasattr(signal, "setitimer"):  # not on Windows, where SIGTERM does not come
+        signal.signal(signal.SIGTERM, _linger)
 
 
 def _heedless(number: int, frame: object) -> None:
     pass
+
+
+def _linger(number: int, frame: object) -> None:
+    """SIGTERM is also how PyTorch ends a worker that is stuck: so this one ends, but late enough for a last step."""
+    signal.setitimer(signal.ITIMER_REAL, _LAST_STEP)  # whose signal ends the process
+
+
+_LAST_STEP = 120  # seconds
 
 
 def collate(
@@ -437,10 +444,16 @@ def collate(
     if any(sources) and not all(sources):
         raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")
     shapes = sorted({tuple(image.shape) for image, _ in items if hasattr(image, "shape")})
+    if len({shape[:-2] for shape in shapes}) > 1:
+        raise ValueError(
+            f"images of shapes {shapes[0]} and {shapes[-1]} in one batch: expected as many channels of each; make all of them "
+            "grey, or all RGB"
+        )
     if len(shapes) > 1:
         raise ValueError(
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop them to one size in the data set, "
-            "pad them (atslib.data.Padded), or take batches of one image (to train, Settings(micro_batch_size=1))"
+            "pad them (atslib.data.Padded), or take batches of one image (to train Settings(micro_batch_size=1), to evaluate "
+            "batch_size=1)"
         )
     types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
     if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from atslib.arguments import is_whole
 from atslib.dependence import counts_batch, depends_on
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimator
 from atslib.networks import UniformAttention, check_geometry
@@ -130,10 +131,9 @@ class AttentionSampling(nn.Module):
         super().__init__()
         pair(patch_size)  # or a ValueError
         _check_is_number(fill)
-        if n_patches < 1 or n_patches != int(n_patches):
-            raise ValueError(f"n_patches={n_patches}: expected a whole number, at least 1")
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale={scale}: expected a number in (0, 1], the view's size relative to the image")
+        if not (is_whole(n_patches) and n_patches >= 1):
+            raise ValueError(f"n_patches={n_patches!r}: expected a whole number, at least 1")
+        _check_scale(scale)
         check_geometry(attention)
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.n_patches, self.scale, self.fill = patch_size, int(n_patches), scale, fill
@@ -227,7 +227,6 @@ class AttentionSampling(nn.Module):
             ValueError: an image of the wrong rank or type, a view of another aspect or batch.
         """
         _check_image(image)
-        given = low
         if low is None:
             low = self.view(image)
         else:
@@ -248,8 +247,10 @@ class AttentionSampling(nn.Module):
         seen = _for(self.attention, low)
         if next(self.attention.parameters(), None) is None:  # where its map is to be, only the features can say
             seen = seen.to(_home(self.features, seen))
-        # A network that begins with an operation in place would change what is the caller's.
-        logits = self.attention(seen.clone() if seen is given else seen)
+        # A network that begins with an operation in place would change what is returned, or the caller's. (It can change nothing
+        # that is expanded, as the view of uniform sampling.)
+        own = seen.clone() if seen is low and 0 not in seen.stride() else seen
+        logits = _applied(self.attention, own, "attention network")
         if logits.ndim != 3 or len(logits) != len(low):
             raise ValueError(
                 f"the attention network returned shape {tuple(logits.shape)} for a view of {tuple(low.shape)}: expected a map of "
@@ -271,8 +272,9 @@ class AttentionSampling(nn.Module):
                 about the image.
 
         Raises:
-            ValueError: a view without log-attention, or an output with none.
+            ValueError: an image of the wrong rank or type; a view without log-attention, or an output with none.
         """
+        _check_image(image)
         size = tuple(image.shape[2:])
         if isinstance(low, Output):
             view_size, log_attention = low.view_size or low_size(size, self.scale), low.log_attention
@@ -304,7 +306,7 @@ class AttentionSampling(nn.Module):
             low: the view, where one was given that an output of a model of one's own does not tell of.
 
         Raises:
-            ValueError: an output without locations, as that of :meth:`exact`.
+            ValueError: an image of the wrong rank or type; an output without locations, as that of :meth:`exact`.
         """
         if out.index is None or out.log_attention is None:
             raise ValueError("an output without locations: expected that of a call that has drawn some")
@@ -376,7 +378,7 @@ class AttentionSampling(nn.Module):
         return depends_on(self.features, tuple(patches.shape[2:])) == "patch"
 
     def _classify(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
-        return self.classifier(_for(self.classifier, pooled))
+        return _classified(self.classifier, pooled)
 
     def extra_repr(self) -> str:
         return (
@@ -490,7 +492,7 @@ class DeepMIL(nn.Module):
         # That there is a tensor where the features are tells checkpoint to keep the random numbers of that device.
         beside = next(self.features.parameters(), corners[0])
         features = torch.cat([look(image, some, beside) for some in corners], dim=1)  # (B, K, D)
-        logits = self.attention(_for(self.attention, features))
+        logits = _applied(self.attention, _for(self.attention, features), "attention network")
         if logits.shape != features.shape[:2]:
             raise ValueError(
                 f"the attention network returned shape {tuple(logits.shape)} for features {tuple(features.shape)}: "
@@ -499,7 +501,7 @@ class DeepMIL(nn.Module):
         log_attention = _log_softmax(logits)
         pooled = (log_attention.exp()[..., None] * features).sum(1)  # no matmul: autocast would round it to bfloat16
         return Output(
-            logits=self.classifier(_for(self.classifier, pooled)),
+            logits=_classified(self.classifier, pooled),
             log_attention=log_attention.unflatten(1, self.grid),
             index=None,
             pooled=pooled,
@@ -543,8 +545,7 @@ class DownsampledCNN(nn.Module):
 
     def __init__(self, features: nn.Module, classifier: nn.Module, scale: float = 1.0):
         super().__init__()
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale={scale}: expected a number in (0, 1], the view's size relative to the image")
+        _check_scale(scale)
         self.features, self.classifier, self.scale = features, classifier, scale
 
     def forward(self, image: Shaped[Tensor, "B C H W"], *, generator: torch.Generator | None = None) -> Output:
@@ -562,8 +563,8 @@ class DownsampledCNN(nn.Module):
         """
         seen = _for(self.features, self.view(image))
         # A network that begins with an operation in place would change what is the caller's.
-        pooled = self.features(seen.clone() if seen is image else seen)
-        return Output(logits=self.classifier(_for(self.classifier, pooled)), log_attention=None, index=None, pooled=pooled)
+        pooled = _applied(self.features, seen.clone() if seen is image else seen, "feature network")
+        return Output(logits=_classified(self.classifier, pooled), log_attention=None, index=None, pooled=pooled)
 
     def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """What the network sees: the image at ``scale``, :math:`V(x, s)`."""
@@ -625,7 +626,7 @@ def _refuse_batch_norm(features: nn.Module, patch: tuple[int, int, int], chunk: 
 def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float[Tensor, "B N D"]:
     inputs = _for(network, _as_unit(patches.flatten(0, 1)))
     try:
-        features = network(inputs)
+        features = _applied(network, inputs, "feature network")
     except RuntimeError as error:
         if "view size is not compatible" not in str(error):
             raise
@@ -643,6 +644,29 @@ def _features(network: nn.Module, patches: Shaped[Tensor, "B N C h w"]) -> Float
     return features.flatten(1).unflatten(0, patches.shape[:2])
 
 
+# In PyTorch's words for inputs that a layer is not made for: other channels, too small, other features.
+_MISFITS = ("channels", "running_mean should contain", "Kernel size can't be greater", "shapes cannot be multiplied")
+
+
+def _applied(network: nn.Module, inputs: Tensor, what: str) -> Tensor:
+    """What a network makes of its input, or a ValueError that says which of the networks it does not fit."""
+    try:
+        return network(inputs)
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _MISFITS):
+            raise
+        hint = ""
+        if "channels" in str(error) and "but got" in str(error):
+            hint = "; make the networks for as many channels as the images have, three where they are read from files"
+        raise ValueError(
+            f"the {what} {type(network).__name__} is not made for an input of shape {tuple(inputs.shape)}: {error}{hint}"
+        ) from error
+
+
+def _classified(classifier: nn.Module, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
+    return _applied(classifier, _for(classifier, pooled), "classifier")
+
+
 def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
     """Log-attention over all locations of an image, in float32 at least, whatever the autocast."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -654,6 +678,11 @@ def _check_is_number(fill: object) -> None:
         raise ValueError(f"fill={fill!r}: expected one number, in the image's own range")
 
 
+def _check_scale(scale: object) -> None:
+    if not (isinstance(scale, Real) and 0 < scale <= 1):
+        raise ValueError(f"scale={scale!r}: expected a number in (0, 1], the view's size relative to the image")
+
+
 def _check_chunk(chunk: object, otherwise: str = "") -> None:
     if not (isinstance(chunk, Integral) and chunk >= 1):
         raise ValueError(f"chunk={chunk!r}: expected a whole number of patches, at least 1{otherwise}")
@@ -661,7 +690,10 @@ def _check_chunk(chunk: object, otherwise: str = "") -> None:
 
 def _check_image(image: Tensor | ImageSource) -> None:
     if not isinstance(image, Tensor | ImageSource):
-        raise ValueError(f"image of type {type(image).__name__}: expected a tensor; torch.from_numpy makes one of an array")
+        how = "torch.from_numpy(array)" if type(image).__module__ == "numpy" else "torch.stack(images) of a list of one size"
+        if type(image).__module__.startswith("PIL"):
+            how = "torchvision.transforms.functional.pil_to_tensor(image)[None]"
+        raise ValueError(f"image of type {type(image).__name__}: expected a tensor (B, C, H, W), from {how}")
     if image.ndim == 4 and image.shape[3] in (1, 3, 4) and image.shape[1] > 4:
         raise ValueError(
             f"image of shape {tuple(image.shape)}: expected (B, C, H, W), and this looks like (B, H, W, C); permute(0, 3, 1, 2)"
@@ -673,6 +705,7 @@ def _check_image(image: Tensor | ImageSource) -> None:
         raise ValueError(f"image of shape {tuple(image.shape)}: expected at least one image")
     if not (image.is_floating_point() or image.dtype == torch.uint8):
         raise ValueError(
-            f"image of type {image.dtype}: expected uint8 or floating point; divide others by the white of their device, "
-            "image.float() / 4095 for 12 bits, say, or read files of them with ImagePyramid.open(file, white=4095)"
+            f"image of type {image.dtype}: expected uint8, to which image.to(torch.uint8) brings what holds 0 to 255, or "
+            "floating point; divide others by the white of their device, image.float() / 4095 for 12 bits, say, or read files "
+            "of them with ImagePyramid.open(file, white=4095)"
         )

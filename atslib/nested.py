@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from atslib.arguments import is_whole
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, WithReplacement
 from atslib.models import AttentionSampling, Output
 from atslib.patches import low_size, pair
@@ -78,8 +79,8 @@ class NestedSampling(AttentionSampling):
                 f"within classifies, by {type(within.classifier).__name__}: expected classifier=nn.Identity(); only what is "
                 "pooled over all regions is classified"
             )
-        if n_regions < 1 or n_regions != int(n_regions):
-            raise ValueError(f"n_regions={n_regions}: expected a whole number, at least 1")
+        if not (is_whole(n_regions) and n_regions >= 1):
+            raise ValueError(f"n_regions={n_regions!r}: expected a whole number, at least 1")
         region, patch = pair(region_size), pair(within.patch_size)
         if patch[0] > region[0] or patch[1] > region[1]:
             raise ValueError(

@@ -589,6 +589,9 @@ class ResidualBlock(nn.Module):
             project = nn.Conv2d(inputs, width, 1, stride, bias=False)
             self.shortcut = project if self.released else nn.Sequential(project, _norm(norm, width))
 
+    def extra_repr(self) -> str:
+        return f"variant={'released' if self.released else 'paper'!r}"
+
     # What is written over is needed by no backward pass: convolutions keep their inputs, normalisations theirs, a ReLU what it
     # gives.
     def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M D h2 w2"]:

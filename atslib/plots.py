@@ -118,10 +118,21 @@ def show_image(ax: Axes, image: Shaped[Tensor, "C H W"] | Shaped[Tensor, "H W"],
 
 
 def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | None = None, **options):
-    """An attention map, dark blue to yellow, on a square-root scale: small attention stays visible."""
+    """An attention map, dark blue to yellow, on a square-root scale: small attention stays visible.
+
+    Raises:
+        ValueError: a batch of maps.
+    """
+    _check_is_map(log_attention)
     attention = log_attention.detach().float().exp().cpu()
     options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
     return show_image(ax, attention.sqrt(), title, **options)
+
+
+def _check_is_map(log_attention: Tensor) -> None:
+    if log_attention.ndim != 2:
+        some = "; of what a model returns take out.log_attention[0]" if log_attention.ndim == 3 else ""
+        raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected one map, (h, w){some}")
 
 
 def overlay_attention(
@@ -209,8 +220,11 @@ def show_patches(
     """Patches side by side, in order; returns the figure.
 
     Raises:
-        ValueError: no patches; captions that are not one a patch.
+        ValueError: no patches; captions that are not one a patch; the patches of several images.
     """
+    if patches.ndim != 4:
+        some = "; of what a model returns take out.patches[0]" if patches.ndim == 5 else ""
+        raise ValueError(f"patches of shape {tuple(patches.shape)}: expected those of one image, (N, C, h, w){some}")
     if not len(patches) or (captions and len(captions) != len(patches)):
         raise ValueError(f"{len(patches)} patches and {len(captions or ())} captions: expected some, and one a patch or none")
     rows = -(-len(patches) // columns)

@@ -159,8 +159,9 @@ class DrawForAll(TorchFunctionMode):
             return args[0].copy_(self._share(function(whole, *args[1:], **kwargs), each))
         if not args and "size" in kwargs:
             args = (kwargs.pop("size"),)
-        size = tuple(args[0]) if len(args) == 1 and not isinstance(args[0], int) else args
-        if function not in _DRAW or not size or not (each := self._rows_each(size[0])):
+        sizes = len(args) == 1 and isinstance(args[0], Sequence)
+        size = tuple(args[0]) if sizes else args
+        if function not in _DRAW or "out" in kwargs or not size or not (each := self._rows_each(size[0])):
             known = ", ".join(f"torch.{one.__name__}" for one in _DRAW) + ", " + ", ".join(one.__name__ for one in _FILL)
             shapes = [tuple(one.shape) if isinstance(one, torch.Tensor) else one for one in (args if args else [size])]
             raise ValueError(

@@ -7,11 +7,12 @@ by a signal, a time limit or a power cut, and goes on from its checkpoint to the
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from atslib.arguments import finite, is_whole
 from atslib.checkpoints import load_checkpoint, save_checkpoint
 from atslib.checks import (
     attention_is_finite,
@@ -38,7 +40,7 @@ from atslib.checks import (
     warn_of_range,
 )
 from atslib.evaluation import evaluate, evaluate_batches
-from atslib.fingerprints import code_of, held_by, how_it_computes, named, settings_of
+from atslib.fingerprints import code_of, functions_of, held_by, how_it_computes, named, parameters_of, settings_of
 from atslib.loading import Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for, whole_micro_batch_size
 from atslib.losses import Measure, attention_loss, cross_entropy_of, entropy_of, errors_of, measured, warn_of_mixed_images
 from atslib.models import Output
@@ -49,7 +51,8 @@ from atslib.signals import StopSignals
 
 __all__ = ["Settings", "StopTraining", "attention_loss", "evaluate", "train"]
 
-# Steps between two looks at the numbers: a look makes the host wait for a GPU, and costs nothing on a CPU.
+# Steps between two looks at the numbers: a look makes the host wait for a GPU, and costs nothing on a CPU. Several processes
+# stop and save together, at a look.
 _LOOK_EVERY = {"cpu": 1, "cuda": 16}
 
 
@@ -101,25 +104,25 @@ class Settings:
     def __post_init__(self):
         # Plain numbers, also where an array's or a tensor's elements were given: a checkpoint holds nothing else.
         for name in ("epochs", "batch_size", "test_every", "seed"):
-            if (value := getattr(self, name)) != int(value):
-                raise ValueError(f"{name}={value}: expected a whole number")
+            if not is_whole(value := getattr(self, name)):
+                raise ValueError(f"{name}={value!r}: expected a whole number")
             object.__setattr__(self, name, int(value))
         object.__setattr__(self, "micro_batch_size", whole_micro_batch_size(self.micro_batch_size))
         if self.seed < 0:
             raise ValueError(f"seed={self.seed}: expected at least 0")
         for name in ("learning_rate", "warmup", "entropy_weight"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
-        if any(milestone != int(milestone) for milestone in self.milestones):
-            raise ValueError(f"milestones={self.milestones}: expected whole numbers of epochs")
+            object.__setattr__(self, name, finite(name, getattr(self, name)))
+        if not isinstance(self.milestones, Iterable) or not all(map(is_whole, self.milestones)):
+            raise ValueError(f"milestones={self.milestones!r}: expected whole numbers of epochs, (250,) of one")
         object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
         if self.class_weights is not None:
+            if not isinstance(self.class_weights, Iterable):
+                raise ValueError(f"class_weights={self.class_weights!r}: expected one for each class")
             object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
             if not all(0 <= weight < math.inf for weight in self.class_weights):
                 raise ValueError(f"class_weights={self.class_weights}: expected finite numbers of at least 0")
         if self.clip_norm is not None:
-            object.__setattr__(self, "clip_norm", float(self.clip_norm))
+            object.__setattr__(self, "clip_norm", finite("clip_norm", self.clip_norm))
         if self.schedule not in ("constant", "cosine", "step"):
             raise ValueError(f"schedule={self.schedule!r}: expected 'constant', 'cosine' or 'step'")
         if (self.schedule == "step") != bool(self.milestones):
@@ -188,8 +191,8 @@ def train(
     Args:
         model: called on images ``(B, C, H, W)`` and ``generator``, returns an :class:`atslib.models.Output`. It is put into
             training mode, but for parts that are in evaluation mode while the model as a whole is not: so a frozen network keeps
-            the statistics of its batch normalisation. Its weights lie channels last in memory afterwards: ``safetensors`` wants
-            ``.contiguous()`` of each.
+            the statistics of its batch normalisation. Its weights lie channels last in memory afterwards;
+            :func:`atslib.checkpoints.save_weights` writes them.
         train_set, test_set: items ``(image, label)``; uint8 images stay uint8 on their way to the model. An
             :class:`atslib.loading.InMemory` is read from where it lies.
         settings: how long, how fast, with which loss; see :class:`Settings`.
@@ -202,7 +205,7 @@ def train(
             beginning (its last epoch has had a test then, whatever ``test_every`` says); with the schedule ``"cosine"``, where
             these are other epochs, that is refused. Of the data it knows the number of images and the labels that the set has as
             an attribute, not the pixels: after a change of what is read, begin anew.
-        max_seconds: stop after the first step that ends later than this.
+        max_seconds: stop after the first step that ends later than this (of several processes on GPUs, within 16 steps).
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
             epoch; returns the changed image. Its ``repr`` counts as a setting, addresses in memory left out; of a function also
@@ -356,7 +359,12 @@ class _Training:
     # Before the first step
 
     def _check(self) -> None:
+        if not isinstance(self.settings, Settings):
+            given = f"settings of type {type(self.settings).__name__}"
+            raise ValueError(f"{given}: expected atslib.training.Settings(…), after the test set (None for no test)")
         check_set(self.train_set, "a training set")
+        if self.augment is not None:
+            _check_augment(self.augment)
         if self.loss is not None and self.settings.class_weights is not None:
             raise ValueError("class_weights and loss: expected one of them, the weights are the cross-entropy's")
         if self.test_set is not None:
@@ -423,7 +431,9 @@ class _Training:
         what |= {name: named(given) for name, given in dict(loss=self.loss, error=self.error).items() if given is not None}
         what |= {name: said for name, said in self.held.items() if said}
         what |= dict(optimiser_settings="" if self.optimiser is None else settings_of(self.made))
-        with suppress(TypeError, ValueError, RuntimeError):  # sets of other people's may call anything their labels
+        if self.optimiser is not None:
+            what |= dict(optimiser_parameters=parameters_of(self.made, self.model))
+        with suppress(TypeError, ValueError, RuntimeError, IndexError):  # sets of other people's may call anything their labels
             if (labels := known_labels(self.train_set)) is not None:
                 what |= dict(labels=hashlib.sha256(labels.cpu().contiguous().numpy().tobytes()).hexdigest()[:8])
         return what
@@ -432,13 +442,14 @@ class _Training:
         """How the model computes and which of its parameters are frozen."""
         frozen = " ".join(name for name, parameter in self.model.named_parameters() if not parameter.requires_grad)
         digest = hashlib.sha256(frozen.encode()).hexdigest()[:8] if frozen else None
-        return dict(model=how_it_computes(self.model), frozen=digest)
+        said = dict(model=how_it_computes(self.model), frozen=digest)
+        return said | ({"model_functions": functions} if (functions := functions_of(self.model)) else {})
 
     def _resume(self) -> None:
         # What an epoch does depends on how many will follow only where the learning rate does.
         free = ["optimiser", *([] if self.settings.schedule == "cosine" else ["epochs"])]  # the first of older checkpoints
         # What an older checkpoint may not have: it says nothing of Adam.
-        newer = ["labels", *([] if self.settings.warmup else ["warmup"]), *self.held]
+        newer = ["labels", "model_functions", "optimiser_parameters", *([] if self.settings.warmup else ["warmup"]), *self.held]
         newer += ["optimiser_settings"] if self.optimiser is None else []
         position = load_checkpoint(self.checkpoint, self.model, self.made, self.what, free, newer)
         begun, asked = len(position["curve"]) + (position["step"] > 0), self.settings.epochs
@@ -502,7 +513,7 @@ class _Training:
             self._clip()
             self.step += 1
             stopping = saving = False
-            if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
+            if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps or self._is_due(signals):
                 stopping, saving = self._look_at_numbers(signals)
                 if self.sums.bad:
                     refuse_missing(images, labels, out.logits, missed, numbers)
@@ -649,11 +660,19 @@ class _Training:
         norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm or math.inf)
         self.tally[-1] += ~norm.isfinite()
 
-    def _look_at_numbers(self, signals: StopSignals) -> tuple[bool, bool]:
-        """Bring the sums to this process, over all of them; whether to stop, and whether to save."""
+    def _wishes(self, signals: StopSignals) -> tuple[bool, bool]:
+        """Whether this process is to stop, and to save."""
         now = time.monotonic()
         stop = signals.received is not None or now - self.started > self.max_seconds
-        wishes = self.tally.new_tensor([stop, now - self.last_saved > self.save_every])
+        return stop, now - self.last_saved > self.save_every
+
+    def _is_due(self, signals: StopSignals) -> bool:
+        """Whether there is something to stop or save for, where no other process is to be asked: clock and signals are here."""
+        return self.group.world == 1 and any(self._wishes(signals))
+
+    def _look_at_numbers(self, signals: StopSignals) -> tuple[bool, bool]:
+        """Bring the sums to this process, over all of them; whether to stop, and whether to save."""
+        wishes = self.tally.new_tensor(self._wishes(signals))
         *sums, stopping, saving = self.group.sum(torch.cat([self.tally, wishes])).tolist()
         self.sums = _Sums(*sums)
         return bool(stopping), bool(saving)
@@ -727,6 +746,19 @@ def _refuse_foreign(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
             f"optimiser with {foreign} parameters that are not the model's, which its checkpoint would not hold: make it for the "
             "model that the function is given, of which they may be a part"
         )
+
+
+def _check_augment(augment: Callable) -> None:
+    """Raise a ValueError for what cannot be called with an image and a generator."""
+    try:
+        inspect.signature(augment).bind(None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"augment={named(augment)}: {error}; expected a function of an image (1, C, H, W) and a torch.Generator, "
+            "lambda image, generator: transform(image), say"
+        ) from error
+    except ValueError:
+        pass  # of some built-in functions Python does not know the arguments
 
 
 def _augmented(

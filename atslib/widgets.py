@@ -192,6 +192,8 @@ def patch_explorer(
     import ipywidgets
 
     image = image if image.ndim == 4 else image[None]
+    if len(image) != 1:
+        raise ValueError(f"image of shape {tuple(image.shape)}: expected one image, (C, H, W)")
     with torch.no_grad(), evaluating(model):
         log_attention = model.attend(image)[1]
     locations = log_attention[0].numel()

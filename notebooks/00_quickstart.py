@@ -110,7 +110,7 @@ print(f"answer {probabilities.argmax().item()}, true class {label}")
 
 # %% mystnb={"image": {"alt": "Three panels. The small view with faint specks; the attention map, dark except for a few bright spots; and the image with ten orange squares, the drawn patches, and blue circles around the five digits, in most of which a square lies."}}
 low = model.view(image[None])
-geometry = model.geometry(image[None], low, out.log_attention)
+geometry = model.geometry(image[None], out)
 # each spot widened to 7 × 7 locations, to be seen
 spots = torch.nn.functional.max_pool2d(out.log_attention, 7, stride=1, padding=3)[0]
 figure, (a, b, c) = plt.subplots(1, 3, figsize=(7, 2.7))

@@ -1663,7 +1663,8 @@ some = torch.utils.data.Subset(tests, range(n_live))
 run_name = "megapixel_mnist-ats-systematic-n10-seed0-laptop"
 model = megapixel_mnist.build_model(10, "systematic", "laptop")
 model.load_state_dict(load_file(WEIGHTS / f"{run_name}.safetensors"))
-blind = UniformSampling(model.features, model.classifier, like=model.attention, n_patches=10)
+like = dict(like=model.attention, n_patches=10, estimator="des_raj")
+blind = UniformSampling(model.features, model.classifier, **like)
 own, uniform_result = (evaluate(m, some, seed=1, progress=False) for m in (model, blind))
 
 # %% tags=["hide-input"]

@@ -34,10 +34,10 @@ import tifffile
 import torch
 from IPython.display import Markdown, display
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from atslib import AttentionSampling, UniformSampling, downsample, extract_patches, plots
+from atslib.checkpoints import load_weights, save_weights
 from atslib.data import ImageFiles, ImagePyramid, Padded, largest_size, read_image
 from atslib.experiments.summary import sign_test
 from atslib.loading import InMemory
@@ -181,7 +181,7 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# And a choice that is no number, the estimator. Draws that go systematically along a curve through the map, `"systematic"`, give each bright spot its share of the patches, and had the lowest mean error of those compared in [chapter 8](08_megapixel_mnist.ipynb), in small runs that do not settle it; the default, `"des_raj"`, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
+# And a choice that is no number, the estimator. The default, `"systematic"`, draws along a curve through the map and gives each bright spot its share of the patches; it had the lowest mean error of those compared in [chapter 8](08_megapixel_mnist.ipynb), in small runs that do not settle it. `"des_raj"`, the paper's draws without replacement with the right gradient, also tells the standard error of what it estimates. [Chapter 5](05_lower_variance.ipynb) has a table of when to choose which.
 #
 # ## Networks
 #
@@ -202,7 +202,13 @@ def build_model(prior=True):
     )
     classifier = Classifier(32, len(train_set.classes), scale=FEATURE_SCALE)
     return AttentionSampling(
-        attention, features, classifier, PATCH, N_PATCHES, SCALE, "systematic", FILL
+        attention,
+        features,
+        classifier,
+        patch_size=PATCH,
+        n_patches=N_PATCHES,
+        scale=SCALE,
+        fill=FILL,
     )
 
 
@@ -215,7 +221,7 @@ model = build_model()
 #
 # :::{dropdown} A feature network from elsewhere
 # A network that was trained on ImageNet, say, expects pixels that are normalised as its own were; the model gives it numbers from 0 to 1. So the normalisation is the first layer, the last, which answers with ImageNet's classes, is taken away, and
-# features get length 1. (Not run here.)
+# features get length 1. (It takes `pip install torchvision`, and is not run here.)
 #
 # ```python
 # from torchvision.models import ResNet18_Weights, resnet18
@@ -225,7 +231,16 @@ model = build_model()
 # pretrained.fc = nn.Identity()
 # means, deviations = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, by channel
 # features = nn.Sequential(Normalize(means, deviations), pretrained, UnitNorm())
-# model = AttentionSampling(attention, features, Classifier(512, 3, scale=16), 64, 8, 0.25)
+# classifier = Classifier(512, len(train_set.classes), scale=FEATURE_SCALE)
+# model = AttentionSampling(
+#     build_model().attention,
+#     features,
+#     classifier,
+#     patch_size=PATCH,
+#     n_patches=N_PATCHES,
+#     scale=SCALE,
+#     fill=FILL,
+# )
 #
 # model.features.requires_grad_(False)  # first the attention and the classifier
 # model.train()
@@ -314,7 +329,7 @@ for name, network in (("without", model.attention), ("with", masked)):
     print(f"{name} a mask: {attention[bar].sum().item():.2f} of the attention on the bar")
 
 # %% [markdown]
-# Every location whose receptive field has a tenth or more of its pixels in the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. (Estimators that draw distinct locations, as the default does, need as many allowed ones as patches: a scrap of tissue may have fewer. `"systematic"` takes any.) What attention is not allowed to see the model cannot learn from,
+# Every location whose receptive field has a tenth or more of its pixels in the bar's colour is left out. In `build_model` the mask would be the last wrapper around the network. (Estimators that draw distinct locations, `"des_raj"`, say, need as many allowed ones as patches: a scrap of tissue may have fewer. The default takes any.) What attention is not allowed to see the model cannot learn from,
 # neither the shortcut that lies there nor a thing that does.
 #
 # ## Train
@@ -442,11 +457,10 @@ plt.show()
 uniform = UniformSampling(
     model.features,
     model.classifier,
-    PATCH,
-    N_PATCHES,
-    SCALE,
-    "systematic",
-    FILL,
+    patch_size=PATCH,
+    n_patches=N_PATCHES,
+    scale=SCALE,
+    fill=FILL,
     like=model.attention,
 )
 prior_alone = build_model()
@@ -588,15 +602,15 @@ Markdown(text)
 # %% [markdown]
 # ## Keep it, and use it
 #
-# The weights are a state dict like any other's (training leaves them channels last in memory, and `safetensors` wants them contiguous); $N$, scale, fill and estimator are not among them and come from the code that builds the model: weights fit a model of another scale without complaint, and answer worse. Those of a checkpoint that `train(checkpoint=…)` has written come back by `atslib.checkpoints.load_weights(file, model)`. `torch.export` takes the
+# `save_weights` writes the weights as `safetensors`, and `load_weights` puts them into a model; $N$, scale, fill and estimator are not among them and come from the code that builds the model: weights fit a model of another scale without complaint, and answer worse. It also reads a checkpoint that `train(checkpoint=…)` has written. `torch.export` takes the
 # attention network, the features and the classifier, each by itself; the draw between them stays in Python.
 
 # %%
 # a folder that is deleted below: choose a lasting one
 file = Path(temporary.name) / "cloth.safetensors"
-save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
+save_weights(file, model)
 again = build_model()
-again.load_state_dict(load_file(file))
+load_weights(file, again)
 again.eval()
 with torch.no_grad():
     answers = [

@@ -1055,6 +1055,8 @@ def test_a_folder_of_images(tmp_path):
     assert type(Own.from_folder(tmp_path / "test")) is Own
     with pytest.raises(DataError, match=r"c: images of no class; expected folders a, b"):
         ImageFiles.from_folder(tmp_path / "test", classes=["a", "b"])
+    with pytest.warns(UserWarning, match=r"classes test, train, which look like parts of a data set.*from_folder\('.*test'\)"):
+        assert ImageFiles.from_folder(tmp_path).classes == ("test", "train")
     for folder, message in (("nowhere", "no such folder"), ("train/.trash", "no image in its folders")):
         with pytest.raises(DataError, match=message):
             ImageFiles.from_folder(tmp_path / folder)
@@ -1211,6 +1213,8 @@ def test_a_loader_of_ones_own_over_tensors(workers):
     assert collate([(images[0], 0.5)], any_label=True)[1].tolist() == [0.5]
     with pytest.raises(ValueError, match="images of different sizes in one batch"):
         collate([(images[0], 0), (images[0, :, 1:], 0)])
+    with pytest.raises(ValueError, match="expected as many channels of each"):
+        collate([(images[0], 0), (images[0].expand(3, -1, -1), 0)])
     with pytest.raises(ValueError, match="expected each item of the set to be"):
         collate([images[0]])
 

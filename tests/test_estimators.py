@@ -19,6 +19,7 @@ from atslib.estimators import (
     Estimator,
     Stratified,
     Systematic,
+    WithReplacement,
     check_log_attention,
     entropy,
     get_estimator,
@@ -684,7 +685,25 @@ def test_unknown_names():
         Systematic("spiral")
     with pytest.raises(ValueError, match=r"no map to run a Hilbert curve through.*\(B, h, w\)"):
         ESTIMATORS["systematic"].sample(UNIFORM, 2)
-    assert get_estimator(DEFAULT_ESTIMATOR) is ESTIMATORS["des_raj"]
+    assert get_estimator(DEFAULT_ESTIMATOR) is ESTIMATORS["systematic"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_entropy_of_what_is_no_log_attention_is_refused(dtype):
+    with pytest.raises(ValueError, match=r"attention sums to 10\.0\d over its 9 locations, expected 1"):
+        entropy(torch.full((2, 9), 1 / 9, dtype=dtype))
+    with pytest.raises(ValueError, match=r"attention sums to 15\d.* over its 3 locations"):
+        entropy(torch.tensor([[5.0, 0.0, 0.0], [0.0, -torch.inf, -torch.inf]], dtype=dtype))
+    assert entropy(torch.full((1, 3), torch.nan, dtype=dtype)).isnan().all()  # whoever trains says where it comes from
+    torch.testing.assert_close(entropy(torch.full((1, 9), 1 / 9).log().to(dtype)).double(), torch.tensor([math.log(9)]).double())
+
+
+def test_where_there_is_no_float64_nothing_is_drawn():
+    class OnApple(torch.Tensor):
+        device = property(lambda self: torch.device("mps"))
+
+    with pytest.raises(ValueError, match="attention on mps, which lacks the float64"):
+        ESTIMATORS["systematic"].sample(UNIFORM.view(1, 2, 2).as_subclass(OnApple), 2)
 
 
 @pytest.mark.parametrize("name", ["systematic", "stratified", "pps", "eq14", "legacy_idiap"])
@@ -708,6 +727,26 @@ def test_enumeration_refuses_what_it_cannot_enumerate():
         every_draw(ESTIMATORS["stratified"], torch.full((8, 8), -math.log(64)), 16)
     with pytest.raises(TypeError, match="do not know how"):
         every_draw(Estimator(), UNIFORM[0], 2)
+
+    class Uniform(WithReplacement):
+        def _sample(self, flat, log_attention, n, generator):
+            return torch.randint(flat.shape[1], (len(flat), n), generator=generator)
+
+    with pytest.raises(TypeError, match="do not know how"):  # and not the draws of its parent
+        every_draw(Uniform(), UNIFORM[0], 2)
+
+
+def test_probabilities_sum_to_one_where_attention_hardly_does():
+    _, chance = every_draw(ESTIMATORS["with_replacement"], UNIFORM[0] + 9e-5, 4)
+    assert chance.sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_only_the_last_of_large_curves_is_kept():
+    estimators._large_hilbert_curve_on.cache_clear()
+    for side in (400, 401):
+        log_attention = torch.full((1, side, side), -math.log(side * side))
+        assert torch.equal(estimators.curve_order(log_attention, "hilbert").sort().values, torch.arange(side * side))
+    assert estimators._large_hilbert_curve_on.cache_info().currsize == 1
 
 
 def test_only_draws_that_exist_count_for_the_limit():

@@ -103,7 +103,8 @@ def test_images_of_several_sizes():
     [entry] = train(trained, images, images, one_step, optimiser=steepest, progress=False)
     assert torch.allclose(weights(trained), before - 0.5 * gradient, atol=1e-6)
     assert entry["train_loss"] == pytest.approx(mean.item()) and 0 <= entry["test_error"] <= 1
-    with pytest.raises(ValueError, match=r"different sizes in one batch.*\(to train, Settings\(micro_batch_size=1\)"):
+    advice = r"\(to train Settings\(micro_batch_size=1\), to evaluate batch_size=1\)"
+    with pytest.raises(ValueError, match=r"different sizes in one batch.*" + advice):
         train(model(), images, None, replace(one_step, micro_batch_size=2), progress=False)
 
 

@@ -96,7 +96,7 @@ def test_a_view_at_hand_is_used():
 
 
 def test_output_of_the_papers_model():
-    model = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 10), 50, 10)
+    model = AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 10), 50, 10, estimator="des_raj")
     image = torch.randint(0, 256, (2, 1, 1500, 1500), dtype=torch.uint8)
     out = model(image, return_patches=True, generator=torch.Generator().manual_seed(0))
     assert out.logits.shape == (2, 10)
@@ -492,12 +492,12 @@ def test_methods_of_the_papers_sizes():
     "image, low, message",
     [
         (torch.zeros(1, 16, 24), None, r"image of shape \(1, 16, 24\): expected rank 4"),
-        (torch.zeros(1, 1, 16, 24, dtype=torch.long), None, r"image of type torch.int64: expected uint8 or floating"),
+        (torch.zeros(1, 1, 16, 24, dtype=torch.long), None, r"image of type torch.int64: expected uint8, .* or floating"),
         (torch.zeros(1, 1, 16, 24), torch.zeros(1, 1, 4, 12), r"the aspects differ"),
         (torch.zeros(1, 1, 16, 24), torch.zeros(2, 1, 2, 3), r"view of shape \(2, 1, 2, 3\).*same batch"),
         (torch.zeros(1, 1, 6, 9), None, r"patch of 8 × 8 pixels from an image of 6 × 9"),
         (torch.full((1, 1, 16, 24), torch.nan), None, r"NaN"),
-        (np.zeros((1, 1, 16, 24)), None, r"image of type ndarray: expected a tensor; torch.from_numpy"),
+        (np.zeros((1, 1, 16, 24)), None, r"image of type ndarray: expected a tensor .* torch.from_numpy"),
         (torch.zeros(1, 16, 24, 3), None, r"image of shape \(1, 16, 24, 3\).*permute\(0, 3, 1, 2\)"),
     ],
 )
@@ -1123,3 +1123,57 @@ def test_a_view_of_one_size_for_all_images():
         image = torch.rand(1, 1, *size)
         out = model(image, return_patches=True)
         assert torch.equal(extract_patches(image, model.top_left(image, out), 20), out.patches)
+
+
+def of_parts(attention_channels=1, feature_channels=1, width=32, patch_size=20):
+    features = LeNetFeatures(feature_channels)
+    return AttentionSampling(MegapixelMNISTAttention(attention_channels), features, Classifier(width, 10), patch_size, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "channels", "said"),
+    [
+        (of_parts(), 3, r"the attention network MegapixelMNISTAttention .* \(1, 3, 12, 12\): .* make the networks for as many"),
+        (of_parts(3), 3, r"the feature network LeNetFeatures .* \(\d, 3, 20, 20\): .* make the networks for as many"),
+        (of_parts(patch_size=9), 1, r"the feature network LeNetFeatures .*Kernel size can't be greater"),
+        (of_parts(width=64), 1, r"the classifier Classifier is not made for an input of shape \(1, 32\)"),
+        (DeepMIL(MILAttention(64), small_features(64), Classifier(5, 2), 20, (2, 2)), 1, r"classifier Classifier .* \(1, 64\)"),
+        (DeepMIL(MILAttention(64), small_features(), Classifier(5, 2), 20, (2, 2)), 1, r"the attention network MILAttention"),
+        (DownsampledCNN(ResNet16(1), Classifier(512, 2)), 3, r"the feature network ResNet16 .* make the networks for as many"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:locations")
+def test_the_network_that_does_not_fit_its_input_is_named(model, channels, said):
+    with pytest.raises(ValueError, match=said):
+        model(torch.rand(1, channels, 100, 100))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_view_that_attend_returns_is_not_the_networks_to_change(given):
+    attention = AttentionNetwork(nn.ReLU(inplace=True), nn.Conv2d(1, 1, 3, padding=1))
+    model = AttentionSampling(attention, small_features(), Classifier(5, 3), patch_size=8, scale=0.125)
+    image = torch.randn(1, 1, 64, 64)
+    view = model.view(image)
+    assert view.min() < 0
+    assert torch.equal(model.attend(image, view if given else None)[0], view) and view.min() < 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(n_patches=None), dict(n_patches="3"), dict(n_patches=math.inf), dict(scale="a"), dict(estimator=["des_raj"])]
+)
+def test_arguments_of_another_type_are_named(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*: expected"):
+        AttentionSampling(MegapixelMNISTAttention(), LeNetFeatures(), Classifier(32, 10), **wrong)
+
+
+def test_what_is_no_tensor_of_images_is_told_how_to_become_one():
+    model = small_model()
+    with pytest.raises(ValueError, match=r"image of type list: .* torch.stack"):
+        model([torch.rand(1, 64, 64)])
+    with pytest.raises(ValueError, match=r"image of type ndarray: .* torch.from_numpy"):
+        model(np.zeros((1, 1, 64, 64)))
+    with pytest.raises(ValueError, match=r"image of type torch.int64: .* image.to\(torch.uint8\)"):
+        model(torch.zeros(1, 1, 64, 64, dtype=torch.int64))
+    image = torch.rand(1, 1, 64, 64).double()
+    with pytest.raises(ValueError, match=r"shape \(1, 64, 64\): expected rank 4"):
+        model.geometry(image[0], model(image))

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import pkgutil
 import re
 import subprocess
 import sys
@@ -15,6 +16,9 @@ import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+
+import atslib
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -242,13 +246,43 @@ def test_readme_is_whole_on_a_page_that_lies_elsewhere():
     home = PROJECT["urls"]["Homepage"]
     bases = (f"{home}/blob/main/", f"{home.replace('github.com', 'raw.githubusercontent.com')}/main/")
     ours = [place.removeprefix(base) for place in places for base in bases if place.startswith(base)]
-    assert len(ours) == 4
+    assert len(ours) == 5
     for place in ours:
         assert (ROOT / place).is_file(), f"README.md links to {place}, which is not there"
 
 
+def readme_examples():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_readme_example_of_ones_own_images_runs(tmp_path):
+    for part, count in (("train", 3), ("test", 2)):
+        for colour in ("red", "green"):
+            (tmp_path / part / colour).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (420 + number, 430), colour).save(tmp_path / part / colour / f"{number}.png")
+    first, second = readme_examples()
+    imports = "".join(line + "\n" for line in first.splitlines() if "import" in line)
+    assert "epochs=20" in second
+    program = imports + second.replace("epochs=20", "epochs=1")
+    outcome = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "test error" in outcome.stdout and (tmp_path / "model.safetensors").is_file()
+
+
+def test_modules_are_there_without_an_import_of_their_own():
+    here = {module.name for module in pkgutil.iter_modules(atslib.__path__)}
+    assert here <= set(dir(atslib)) and all(getattr(atslib, name).__name__ == f"atslib.{name}" for name in here)
+    asked = "atslib.data.ImagePyramid.__name__, atslib.prediction.predict.__name__, 'training' in dir(atslib)"
+    program = f"import atslib; print({asked})"
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == ["ImagePyramid", "predict", "True"]
+    with pytest.raises(AttributeError, match="module 'atslib' has no attribute 'dada'"):
+        atslib.dada  # noqa: B018
+
+
 def test_readme_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    example, _ = readme_examples()
     outcome = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
     shapes = re.findall(r"\[([\d, ]+)\]", outcome.stdout)

@@ -165,6 +165,13 @@ def test_attention_and_patches_over_a_smaller_view(ax, kind):
         plots.overlay_attention(other, torch.zeros(3, 20, 20), geometry, log_attention)
 
 
+def test_batches_are_not_drawn_as_colours(ax):
+    with pytest.raises(ValueError, match=r"shape \(3, 4, 4\): expected one map.*out.log_attention\[0\]"):
+        plots.show_attention(ax, torch.full((3, 4, 4), 1 / 16).log())
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 1, 4, 4\): expected those of one image.*out.patches\[0\]"):
+        plots.show_patches(torch.zeros(1, 3, 1, 4, 4))
+
+
 @pytest.mark.parametrize(("count", "captions"), [(0, None), (4, ["a", "b"])])
 def test_patches_and_captions_that_do_not_fit(count, captions):
     with pytest.raises(ValueError, match=f"{count} patches and {len(captions or ())} captions"):

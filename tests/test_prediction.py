@@ -285,7 +285,7 @@ def test_what_is_no_logits_is_named(make, said):
 
 
 def test_the_image_of_other_channels_is_named():
-    with pytest.raises(RuntimeError, match=r"image 1 of shape \(3, 60, 60\): .*channels"):
+    with pytest.raises(ValueError, match=r"image 1: the attention network .*: .* make the networks for as many channels"):
         predict(model(), [torch.rand(1, 60, 60), torch.rand(3, 60, 60)], progress=False)
 
 

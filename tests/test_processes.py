@@ -156,6 +156,10 @@ def test_a_draw_that_cannot_be_shared_is_refused():
     generator = torch.Generator()
     with DrawForAll(generator, [0, 2], 3):
         assert torch.rand(4).shape == (4,)  # from another generator: nothing of ours
+        with pytest.raises(ValueError, match=r"randn of 2, 2 draws for 2 of 3"):
+            torch.randn(2, 2, generator=generator, out=torch.empty(0))
+        with pytest.raises(ValueError, match=r"uniform_ of \(\) draws for 2 of 3"):
+            torch.empty(()).uniform_(generator=generator)
         with pytest.raises(ValueError, match=r"randint of 0, 5, \(2,\) draws for 2 of 3 .* torch\.rand, torch\.randn"):
             torch.randint(0, 5, (2,), generator=generator)
         with pytest.raises(ValueError, match="one row an image or equally many"):

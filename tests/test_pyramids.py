@@ -190,6 +190,7 @@ def test_whole_numbers_of_more_bits_want_a_white():
         ([np.zeros((4, 4), np.uint8), np.zeros((2, 2), np.int16)], {}, "expected the same image at a lower resolution"),
         ([np.zeros((4, 4), np.uint8), np.zeros((8, 8), np.uint8)], {}, "expected the finest first"),
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)], {}, "expected the finest first"),
+        ("slide.svs", {}, r"expected a list of arrays; ImagePyramid.open\('slide.svs'\) reads a file"),
         (np.zeros((3, 4, 4), np.uint8), {}, r"levels of shape \(3, 4, 4\): expected a list of arrays"),
         ([np.zeros((40, 40), np.uint8), np.zeros((20, 10), np.uint8)], {}, "the aspects differ"),
         ([np.zeros((4, 4), np.float32)], dict(white=2.0), "expected uint8 or floating point as they are"),

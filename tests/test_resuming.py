@@ -14,9 +14,11 @@ import torch
 from test_training import SETTINGS, Dropping, data, model, weights, without_times
 from torch import nn
 
-from atslib.checkpoints import load_checkpoint, load_weights, save_checkpoint, whole
+from atslib.checkpoints import load_checkpoint, load_weights, save_checkpoint, save_weights, whole
+from atslib.fingerprints import how_it_computes
 from atslib.loading import InMemory, Loader
 from atslib.models import Output
+from atslib.networks import ResidualBlock, SaliencyPrior
 from atslib.training import Settings, StopTraining, evaluate, train
 
 ONE_MORE = replace(SETTINGS, schedule="constant", epochs=2)
@@ -187,7 +189,7 @@ def test_settings_that_make_no_sense(wrong, said):
 
 
 def test_evaluate_refuses_what_it_cannot_count():
-    with pytest.raises(ValueError, match="batch_size=0: expected at least 1"):
+    with pytest.raises(ValueError, match="batch_size=0: expected a whole number, at least 1"):
         evaluate(model(), data(), batch_size=0, progress=False)
 
     class Lost(nn.Module):
@@ -408,6 +410,39 @@ def test_parameters_that_the_optimiser_leaves_out_collect_no_gradient(tmp_path):
     assert torch.equal(weights(parts), weights(left_out))
 
 
+def test_an_optimiser_with_the_same_groups_of_other_parameters_is_refused(tmp_path):
+    def grouped(first, second):
+        def make(trained):
+            parts = dict(features=trained.features, attention=trained.attention, classifier=trained.classifier)
+            groups = [[*parts[first].parameters()], [*parts[second].parameters()]]
+            return torch.optim.SGD([dict(params=groups[0], lr=0.1), dict(params=groups[1], lr=0.0)])
+
+        return make
+
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(model(), data(), None, replace(ONE_MORE, epochs=1), optimiser=grouped("features", "attention"), **options)
+    with pytest.raises(ValueError, match="optimiser_parameters was"):
+        train(model(), data(), None, ONE_MORE, optimiser=grouped("attention", "features"), **options)
+    assert len(train(model(), data(), None, ONE_MORE, optimiser=grouped("features", "attention"), **options)) == 2
+
+
+def test_a_model_with_another_function_in_it_is_refused(tmp_path):
+    def prior(saliency):
+        wrapped = model()
+        wrapped.attention = SaliencyPrior(wrapped.attention, saliency=saliency)
+        return wrapped
+
+    options = dict(checkpoint=tmp_path / "run.pt", progress=False)
+    train(prior(lambda view: view.mean(1, keepdim=True)), data(), None, replace(ONE_MORE, epochs=1), **options)
+    with pytest.raises(ValueError, match=r"model_functions was 'attention\.saliency"):
+        train(prior(lambda view: view.amax(1, keepdim=True)), data(), None, ONE_MORE, **options)
+    assert len(train(prior(lambda view: view.mean(1, keepdim=True)), data(), None, ONE_MORE, **options)) == 2
+
+
+def test_the_form_of_a_residual_block_is_a_part_of_how_a_model_computes():
+    assert how_it_computes(ResidualBlock(8, 8, 1, "paper")) != how_it_computes(ResidualBlock(8, 8, 1, "released"))
+
+
 def test_weights_of_a_checkpoint_alone(begun, tmp_path):
     trained, other = model(seed=1), model(seed=2)
     train(trained, InMemory(data()), None, replace(ONE_MORE, epochs=1), **begun)
@@ -416,9 +451,36 @@ def test_weights_of_a_checkpoint_alone(begun, tmp_path):
     torch.save(trained.state_dict(), tmp_path / "plain.pt")
     load_weights(tmp_path / "plain.pt", plain := model(seed=3))
     assert torch.equal(weights(trained), weights(plain))
+    save_weights(tmp_path / "new" / "model.safetensors", trained)  # which lie channels last
+    load_weights(str(tmp_path / "new" / "model.safetensors"), again := model(seed=4))
+    assert torch.equal(weights(trained), weights(again))
+    (tmp_path / "none.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"none\.safetensors is no checkpoint"):
+        load_weights(tmp_path / "none.safetensors", other)
     (tmp_path / "none.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"none\.pt is no checkpoint"):
         load_weights(tmp_path / "none.pt", other)
+
+
+def test_weights_that_two_parts_share(tmp_path):
+    shared, other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    shared[1].weight = shared[0].weight
+    save_weights(tmp_path / "w.safetensors", shared)
+    load_weights(tmp_path / "w.safetensors", other)
+    assert torch.equal(weights(other), torch.cat([p.detach().flatten() for layer in shared for p in layer.parameters()]))
+
+
+def test_weights_beside_what_is_no_tensor(tmp_path):
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    with pytest.raises(ValueError, match="_extra_state in the model's state is a dict: expected tensors only"):
+        save_weights(tmp_path / "w.safetensors", Odd(2, 2))
+    assert not list(tmp_path.iterdir())
 
 
 def test_batch_normalisation_that_is_half_frozen_is_warned_of():

@@ -23,7 +23,7 @@ from atslib.checkpoints import load_checkpoint, load_weights, read_position, sav
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
 from atslib.fingerprints import how_it_computes
-from atslib.loading import InMemory, LabelledImages, Loader, _Batch, _heedless, epoch_batches, seed_for
+from atslib.loading import InMemory, LabelledImages, Loader, _Batch, _heedless, _linger, epoch_batches, seed_for
 from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.prediction import predict
@@ -201,14 +201,15 @@ class Slow:
         time.sleep(0.02)
         return data()[number]
 
-train(model(), Slow(), data("test", 8), SETTINGS, checkpoint={path!r}, save_every=0, augment=Noisy(), progress=False)
+options = dict(checkpoint={path!r}, save_every=0, augment=Noisy(), progress=False, workers={workers})
+train(model(), Slow(), data("test", 8), SETTINGS, **options)
 """
 
 
-def start(path):
+def start(path, workers=0, **options):
     """A run in a process of its own, which saves after each step."""
-    code = KILLED.format(tests=str(Path(__file__).parent), path=str(path))
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    code = KILLED.format(tests=str(Path(__file__).parent), path=str(path), workers=workers)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **options)
 
 
 def wait_for_mid_epoch(process, path, epochs_done=1):
@@ -253,6 +254,19 @@ def test_a_signal_stops_training_with_a_checkpoint(tmp_path, uninterrupted):
     assert torch.load(path, weights_only=True)["position"]["step"] == 1
     assert signal.getsignal(signal.SIGTERM) is before
     curve = train(model(seed=99), data(), data("test", 8), SETTINGS, **options)
+    assert without_times(curve) == without_times(uninterrupted[0])
+
+
+def test_sigterm_to_all_of_a_job_leaves_a_checkpoint_though_workers_read(tmp_path, uninterrupted):
+    """As a cluster stops one: workers hear of it, too, and are still asked for what the step needs."""
+    path = tmp_path / "run.pt"
+    process = start(path, workers=2, start_new_session=True)
+    wait_for_mid_epoch(process, path)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait() == 0, process.stderr.read()
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, signal.SIGTERM)
+    curve = train(model(seed=99), data(), data("test", 8), SETTINGS, checkpoint=path, augment=Noisy(), progress=False)
     assert without_times(curve) == without_times(uninterrupted[0])
 
 
@@ -335,6 +349,24 @@ def test_balanced_needs_labels():
     more.labels = data().labels
     with pytest.raises(ValueError, match="balanced=True: 24 labels for 20 images, expected one for each"):
         train(model(), more, None, replace(SETTINGS, balanced=True), progress=False)
+
+
+def test_an_augmentation_of_the_image_alone_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match=r"expected a function of an image \(1, C, H, W\) and a torch.Generator, lambda image"):
+        train(model(), data(), None, SETTINGS, augment=nn.Identity().forward, progress=False)
+
+
+def test_settings_of_another_type():
+    with pytest.raises(ValueError, match=r"settings of type dict: expected atslib.training.Settings\(…\)"):
+        train(model(), data(), None, dict(epochs=1), progress=False)
+    with pytest.raises(ValueError, match="epochs='3': expected a whole number"):
+        Settings(epochs="3")
+
+
+def test_masks_of_ones_as_images_are_warned_of():
+    masks = [(image.gt(0).to(torch.uint8), label) for image, label in data()]
+    with pytest.warns(UserWarning, match="uint8 images of zeros and ones in the first batch"):
+        train(model(), masks, None, replace(SETTINGS, epochs=1), progress=False)
 
 
 def test_an_augmentation_that_is_a_function_resumes(tmp_path):
@@ -1193,7 +1225,7 @@ class Deaf(Dataset):
         return 4
 
     def __getitem__(self, number):
-        kinds = [signal.SIG_IGN, signal.SIG_DFL, _heedless, signal.default_int_handler]
+        kinds = [signal.SIG_IGN, signal.SIG_DFL, _heedless, signal.default_int_handler, _linger]
         heeds = [kinds.index(signal.getsignal(some)) for some in (signal.SIGINT, signal.SIGTERM)]
         return torch.zeros(1, 4, 4, dtype=torch.uint8), 10 * heeds[0] + heeds[1]
 
@@ -1201,7 +1233,7 @@ class Deaf(Dataset):
 def test_workers_leave_signals_to_the_process_that_trains():
     """Ctrl-C reaches the whole group; a worker that dies of it would take the checkpoint with it."""
     here = Deaf()[0][1]  # a program in a shell's background ignores Ctrl-C itself
-    for workers, expected in ((0, here), (1, 20 + here % 10)):
+    for workers, expected in ((0, here), (1, 24)):
         ((_, labels),) = Loader(Deaf(), torch.device("cpu"), workers=workers).batches([[0, 1, 2, 3]])
         assert labels.tolist() == [expected] * 4
 
@@ -1301,22 +1333,23 @@ def test_another_default_type_changes_nothing(default):
         assert runs[1][0][key] == pytest.approx(value, rel=1e-3)
 
 
-class Doubled(InMemory):
+class Inverted(InMemory):
     """A set in memory whose items are not what lies there."""
 
     def __getitem__(self, number):
         image, label = super().__getitem__(number)
-        return 2 * (image // 2), 9 - label
+        return 255 - image, 9 - label
 
 
 def test_a_set_in_memory_with_items_of_its_own_is_asked_for_them():
-    plain, own = InMemory(data()), Doubled(data())
+    plain, own = InMemory(data()), Inverted(data())
     for some in (own, own.part(range(4)), Subset(own, [3, 5])):
         images, labels = next(iter(Loader(some, "cpu").batches([[1, 0]])))
         assert torch.equal(images, torch.stack([some[1][0], some[0][0]])) and labels.tolist() == [some[1][1], some[0][1]]
     found = evaluate(model(), own, progress=False)
     assert torch.equal(found["labels"], 9 - plain.labels)
-    assert not torch.equal(found["logits"], evaluate(model(), plain, progress=False)["logits"])
+    found, there = (evaluate(model(seed=1), some, progress=False)["logits"] for some in (own, plain))
+    assert not torch.equal(found, there)
 
 
 def test_a_home_folder_is_that_of_the_user(tmp_path, monkeypatch):
@@ -1477,6 +1510,60 @@ def test_sigterm_reaches_the_program_though_the_training_fails(tmp_path):
     assert received == ["here"]
 
 
+def test_on_a_gpu_too_a_run_stops_after_the_step(monkeypatch, tmp_path):
+    """There the numbers are looked at more seldom; clock and signals are the host's."""
+    monkeypatch.setattr("atslib.training._LOOK_EVERY", {"cpu": 16})
+    for stops in (1, 2):
+        train(model(), data(), None, SETTINGS, checkpoint=tmp_path / "run.pt", max_seconds=0, progress=False)
+        assert read_position(tmp_path / "run.pt")["step"] == stops
+
+
+def test_a_part_of_a_set_whose_labels_are_names_of_classes():
+    class Classes(Dataset):
+        labels = ["zero", "one", "two"][:2]
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, number):
+            return torch.rand(1, 60, 60), number % 2
+
+    numbered = Classes()
+    numbered.labels = [0, 1]
+    for whole in (Classes(), numbered):
+        assert len(train(model(), Subset(whole, [3, 4, 5]), None, replace(SETTINGS, epochs=1), progress=False)) == 1
+
+
+def test_a_set_with_columns_is_no_table():
+    class Table(Dataset):
+        columns = ("path", "label")
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            return torch.rand(1, 60, 60), number
+
+    assert len(train(model(), Table(), None, replace(SETTINGS, epochs=1), progress=False)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(epochs=None),
+        dict(epochs=math.inf),
+        dict(milestones=5, schedule="step"),
+        dict(class_weights=1.0),
+        dict(learning_rate="fast"),
+        dict(clip_norm="1"),
+        dict(micro_batch_size="2"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(wrong):
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))}=.*: expected"):
+        Settings(**wrong)
+
+
 def test_parts_by_yes_and_no():
     whole = InMemory(data())
     part = whole.part(whole.labels == whole.labels[0])
@@ -1541,7 +1628,7 @@ def test_an_image_that_a_model_refuses_is_named(shape, what):
         evaluate(made, batched, batch_size=7, progress=False)
 
 
-@pytest.mark.parametrize("table", [{0: (torch.zeros(1, 64, 64), 0)}, type("Frame", (list,), dict(columns=("path",)))([1])])
+@pytest.mark.parametrize("table", [{0: (torch.zeros(1, 64, 64), 0)}, type("Frame", (list,), dict(iloc=None))([1])])
 def test_a_table_is_no_set(table):
     with pytest.raises(ValueError, match="expected one with items by their number"):
         train(model(), table, None, SETTINGS, progress=False)

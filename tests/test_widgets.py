@@ -141,6 +141,11 @@ def test_looking_at_a_model_does_not_change_it():
     assert [bar.get_width() for bar in right.patches] == seen.tolist()
 
 
+def test_the_patch_explorer_shows_one_image():
+    with pytest.raises(ValueError, match=r"shape \(2, 1, 64, 64\): expected one image"):
+        widgets.patch_explorer(small_model(), torch.rand(2, 1, 64, 64))
+
+
 def test_dots_are_the_earlier_draws_of_the_same_n(monkeypatch):
     dots, png = [], widgets._png
 

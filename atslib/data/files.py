@@ -23,10 +23,12 @@ from torch.utils.data import get_worker_info
 from atslib.checkpoints import whole
 from atslib.loading import LabelledImages, as_numbers
 from atslib.patches import ImageSource
+from atslib.warned import warn
 
 _ON_THE_SIDE = (5, 6, 7, 8)  # the orientations of EXIF whose rows are columns
 # What Pillow raises for EXIF that it cannot read; the pixels may be whole all the same.
 _DAMAGED_EXIF = (KeyError, SyntaxError, TypeError, ValueError, ZeroDivisionError, struct.error)
+_PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}  # of data sets, which are no classes
 _lifting = threading.Lock()
 if hasattr(os, "register_at_fork"):  # no worker is to begin while the limit is lifted, or with a lock that nobody opens
     os.register_at_fork(before=_lifting.acquire, after_in_parent=_lifting.release, after_in_child=_lifting.release)
@@ -70,6 +72,9 @@ def needed(module: str) -> ModuleType:
 _EXTRAS = {"PIL": "data", "platformdirs": "data", "pooch": "data", "scipy": "data", "pandas": "tables"}
 
 
+_ROOT = "ATSLIB_DATA, root=… or, of python -m atslib.experiments, --data"
+
+
 def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str) -> Path:
     """The folder of a data set: the one below the data root, or ``root`` itself where it already is the set's own.
 
@@ -85,14 +90,14 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
     try:
         base = data_root(root)
     except ImportError as error:  # nobody has named a root, and the user's data directory is not known
-        raise DataMissing(f"{error}, or name the folder that holds {folder.split('/')[0]}/ with ATSLIB_DATA or root=…") from error
+        raise DataMissing(f"{error}, or name the folder that holds {folder.split('/')[0]}/ with {_ROOT}") from error
     for candidate in (base / folder, base):
         if (candidate / marker).exists():
             return candidate
     missing = f"the folder exists, but not {Path(folder) / marker} in it" if base.is_dir() else "there is no such folder"
     raise DataMissing(
         f"{base}: {missing}; get the data with `{get}`, or name the folder that holds "
-        f"{folder.split('/')[0]}/ with ATSLIB_DATA or root=…"
+        f"{folder.split('/')[0]}/ with {_ROOT}"
     )
 
 
@@ -338,6 +343,11 @@ class ImageFiles(LabelledImages):
         if unknown := set(found) - set(names):
             raise DataError(f"{root / min(unknown)}: images of no class; expected folders {', '.join(names)}")
         files = [(file, label) for label, name in enumerate(names) for file in images.get(name, [])]
+        if len(names) > 1 and all(name.lower() in _PARTS for name in names):
+            warn(
+                f"classes {', '.join(names)}, which look like parts of a data set: expected a folder for each class; "
+                f"from_folder({str(root / names[0])!r}) reads one of the parts"
+            )
         return cls(*zip(*files, strict=True), classes=names, cache=cache, read=read)
 
     def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"] | ImageSource, int | Tensor]:

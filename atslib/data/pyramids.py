@@ -78,13 +78,16 @@ class ImagePyramid(ImageSource):
         levels: the arrays, the finest first.
 
     Raises:
-        ValueError: no level, or an array in place of a list; arrays that may be ``(C, H, W)`` where nothing is said; levels
-            that are no images, differ in type, channels or proportions, or do not shrink; a type whose range is not known.
+        ValueError: no level, or an array or a path in place of a list; arrays that may be ``(C, H, W)`` where nothing is said;
+            levels that are no images, differ in type, channels or proportions, or do not shrink; a type whose range is not known.
     """
 
     def __init__(self, levels: Iterable, *, channels_first: bool | None = None, white: float | None = None):
         if hasattr(levels, "shape"):
             raise ValueError(f"levels of shape {tuple(levels.shape)}: expected a list of arrays, [array] for one")
+        if isinstance(levels, str | os.PathLike):
+            path = str(levels)
+            raise ValueError(f"levels={path!r}: expected a list of arrays; ImagePyramid.open({path!r}) reads a file")
         levels = tuple(level.numpy() if isinstance(level, Tensor) else level for level in levels)
         if not levels:
             raise ValueError("an image of 0 levels: expected at least one, the image itself")
