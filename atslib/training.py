@@ -294,6 +294,17 @@ class _Sums(NamedTuple):
     bad: float | Tensor = 0.0
 
 
+_IMAGES, _BAD = (_Sums._fields.index(name) for name in ("images", "bad"))  # in the tally, which is one tensor
+
+
+class _Part(NamedTuple):
+    """Images that are seen together."""
+
+    rows: Sequence[int]  # of the batch
+    numbers: list[int]  # of the images there, in the set
+    last: bool  # of its batch: after it the step is made
+
+
 @dataclass(eq=False)
 class _Training:
     """A call of :func:`train` at work: what it was given, what it made of that, and where it is."""
@@ -467,12 +478,8 @@ class _Training:
         """Train for the rest of an epoch; False if it was stopped before its end."""
         began = time.monotonic() - self.seconds
         batches = epoch_batches(len(self.train_set), self.settings.batch_size, self.settings.seed, epoch, self.classes)
-        # A process without an image in the last batch works on another's, which then counts nothing.
-        shares = [self.group.share(len(batch)) or [0] for batch in batches]
-        # Of each step, the rows of the batch that are seen together, part after part.
-        steps = [in_parts(rows, self.settings.micro_batch_size) for rows in shares]
-        mine = [[[batch[row] for row in rows] for rows in parts] for batch, parts in zip(batches, steps, strict=True)]
-        # In several processes each adds up its own images; what a checkpoint says is the sum.
+        plan = [self._parts_of(batch) for batch in batches]
+        # In several processes each adds up its own images, the first also what was there before: a checkpoint says the sum.
         so_far = self.sums if self.group.rank == 0 else _Sums()
         self.tally = torch.tensor(so_far, dtype=torch.float64, device=self.device)
         self.model.train()
@@ -487,36 +494,37 @@ class _Training:
             leave=False,
         )
         seed, first = seed_for("workers", self.settings.seed, epoch), self.step
-        asked = [numbers for parts in mine[first:] for numbers in parts]
-        loaded = self.train_loader.batches(asked, seed=seed, first=sum(map(len, mine[:first])))
-        for batch, parts, numbers_of in zip(batches[first:], steps[first:], mine[first:], strict=True):
+        asked = [part.numbers for parts in plan[first:] for part in parts]
+        loaded = self.train_loader.batches(asked, seed=seed, first=sum(map(len, plan[:first])))
+        for batch, parts in zip(batches[first:], plan[first:], strict=True):
             seen = bar.n
             self._set_learning_rate(epoch)
             self.made.zero_grad(set_to_none=True)
             self.model.zero_grad(set_to_none=True)  # of parameters, too, that the optimiser leaves out
-            for rows, numbers, (images, labels) in zip(parts, numbers_of, loaded):
+            for part in parts:
+                images, labels = next(loaded)
                 # Draws and augmentation come from the seed and the step's place, so that it does not matter where a run was
                 # stopped, or how many processes or parts share the batch. (Dropout, if a network has it, is PyTorch's own.)
                 self.draws.manual_seed(seed_for("draws", self.settings.seed, epoch, self.step))
                 if self.augment is not None:
                     # A balanced epoch may show an image several times, even in one batch: each time another change.
-                    places = [(self.step, row) if self.settings.balanced else () for row in rows]
-                    images = _augmented(images, numbers, places, self.augment, self.settings.seed, epoch)
-                with _advice_on_memory(len(rows)), self.group.adding_up(self.forward, last=rows is parts[-1]):
-                    out = self._answer(epoch, images, rows, numbers, len(batch))
+                    places = [(self.step, row) if self.settings.balanced else () for row in part.rows]
+                    images = _augmented(images, part.numbers, places, self.augment, self.settings.seed, epoch)
+                with _advice_on_memory(len(part.rows)), self.group.adding_up(self.forward, last=part.last):
+                    out = self._answer(epoch, images, part, len(batch))
                     self._check_answer(out, images, labels, whole=len(parts) == 1)
-                    missed = self._back_propagate(out, labels, rows, len(batch))
-                if rows is not parts[-1]:
-                    bar.update(len(rows))
-                if self.device.type == "cpu" and rows is not parts[-1] and not missed.isfinite().all():
-                    refuse_missing(images, labels, out.logits, missed, numbers)  # the step's check sees its last images only
+                    missed = self._back_propagate(out, labels, part.rows, len(batch))
+                if not part.last:
+                    bar.update(len(part.rows))
+                    if self.device.type == "cpu" and not missed.isfinite().all():  # the step's own check sees the last part only
+                        refuse_missing(images, labels, out.logits, missed, part.numbers)
             self._clip()
             self.step += 1
             stopping = saving = False
             if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps or self._is_due(signals):
                 stopping, saving = self._look_at_numbers(signals)
                 if self.sums.bad:
-                    refuse_missing(images, labels, out.logits, missed, numbers)
+                    refuse_missing(images, labels, out.logits, missed, part.numbers)
                     raise self._not_finite(epoch, self.step)
             self.made.step()
             if self.on_step is not None and self.group.rank == 0:
@@ -585,27 +593,31 @@ class _Training:
 
     # A step
 
+    def _parts_of(self, batch: Sequence[int]) -> list[_Part]:
+        """This process's images of a batch, which are seen part after part and make one step."""
+        # A process without an image in the last batch works on another's, which then counts nothing.
+        parts = in_parts(self.group.share(len(batch)) or [0], self.settings.micro_batch_size)
+        return [_Part(rows, [batch[row] for row in rows], last=rows is parts[-1]) for rows in parts]
+
     def _set_learning_rate(self, epoch: int) -> None:
         scheduled = self.settings.learning_rate_at(epoch - 1 + self.step / self.steps)
         for group, rate in zip(self.made.param_groups, self.rates, strict=True):
             group["lr"] = scheduled if self.optimiser is None else rate * scheduled / self.settings.learning_rate
 
-    def _answer(
-        self, epoch: int, images: Tensor | ImageSource, rows: Sequence[int], numbers: Sequence[int], count: int
-    ) -> Output:
-        """The model's output for this process's rows of a batch of ``count`` images, ``numbers`` of the set."""
+    def _answer(self, epoch: int, images: Tensor | ImageSource, part: _Part, count: int) -> Output:
+        """The model's output for a part of a batch of ``count`` images."""
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
-        with self.group.drawing(self.draws, rows, count), autocast:
+        with self.group.drawing(self.draws, part.rows, count), autocast:
             try:
                 return self.forward(images, generator=self.draws)
             except (ValueError, RuntimeError) as error:
                 # Weights that are not finite, or so large that attention is not, by a step too large: that is what is
                 # wrong, and not the image, which the message would ask about.
                 if isinstance(error, ValueError):
-                    if self.tally[-1] or (not self._first_step() and not attention_is_finite(self.model, images)):
+                    if self.tally[_BAD] or (not self._first_step() and not attention_is_finite(self.model, images)):
                         raise self._not_finite(epoch, self.step + 1) from None
-                    refuse_pixels(images, numbers)
-                if (of_set := of_images(error, numbers)) is error:
+                    refuse_pixels(images, part.numbers)
+                if (of_set := of_images(error, part.numbers)) is error:
                     raise
                 raise of_set from error
 
@@ -637,7 +649,7 @@ class _Training:
             missed = cross_entropy_of(out, labels, self.class_weights)  # (B,)
         else:
             missed = measured(self.loss, "loss", out.logits, labels)
-            if self._first_step() and not self.tally[3]:  # images so far: once, in the first part
+            if self._first_step() and not self.tally[_IMAGES]:  # once, in the first part
                 warn_of_mixed_images(self.loss, out.logits, labels, missed)
         entropy = entropy_of(out, missed)
         counted = float(self.group.rank < count)
@@ -658,7 +670,7 @@ class _Training:
     def _clip(self) -> None:
         """Shorten the gradient of the step, and count it if it is not finite."""
         norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm or math.inf)
-        self.tally[-1] += ~norm.isfinite()
+        self.tally[_BAD] += ~norm.isfinite()
 
     def _wishes(self, signals: StopSignals) -> tuple[bool, bool]:
         """Whether this process is to stop, and to save."""

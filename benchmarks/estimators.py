@@ -48,7 +48,7 @@ def measure(device: str, n: int, options: argparse.Namespace) -> None:
     print(f"\n{device}, B = {options.batch}, K = {options.map**2}, n = {n}, logits of standard deviation {options.peak:g}")
     print(f"{'estimator':22}{'ms':>9}{'quartiles':>20}{'ratio':>9}")
     for name, taken in times.items():
-        low, median, high = (1e3 * t for t in statistics.quantiles(taken, n=4))
+        low, median, high = (1e3 * t for t in statistics.quantiles(taken, n=4, method="inclusive"))
         ratio = statistics.median(t / base for t, base in zip(taken, times["with_replacement"], strict=True))
         print(f"{name:22}{median:9.1f}{f'{low:.1f} … {high:.1f}':>20}{ratio:9.2f}")
 

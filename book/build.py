@@ -11,6 +11,7 @@ results or the pinned versions have changed since.
 import argparse
 import concurrent.futures
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -38,6 +39,8 @@ from sources import (
     write,
     write_text,
 )
+
+from atslib.data.catalogue import SETS
 
 BUILD = BOOK / "_build"
 EXECUTED = BUILD / "executed"
@@ -67,8 +70,8 @@ class Run:
 
 
 def fingerprint(name: str, profile: str) -> str:
-    """A digest of all that a notebook's outputs depend on."""
-    digest = hashlib.sha256(f"{profile}\n{platform.python_version()}\n".encode())
+    """A digest of all that a notebook's outputs depend on; of the data sets, whether they are there."""
+    digest = hashlib.sha256(f"{profile}\n{platform.python_version()}\n{data_sets()}\n".encode())
     shared = [ROOT / "constraints.txt"]
     for folder in (ROOT / "atslib", ROOT / "results", ROOT / "benchmarks"):
         shared += (path for path in folder.rglob("*") if path.is_file() and not _passing(path))
@@ -76,6 +79,12 @@ def fingerprint(name: str, profile: str) -> str:
         digest.update(f"{path.relative_to(ROOT)}\n".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+@functools.cache
+def data_sets() -> str:
+    """Which data sets are there: pages show less without them."""
+    return "\n".join(f"{key} {source.state()}" for key, source in SETS.items())
 
 
 def _passing(path: Path) -> bool:
@@ -259,7 +268,10 @@ def machine() -> dict[str, str]:
         return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(start)), None)
 
     memory = first_match("/proc/meminfo", "MemTotal")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git
+        commit = ""
     facts = {
         "processor": first_match("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
@@ -267,7 +279,7 @@ def machine() -> dict[str, str]:
         "GPU": "not used",
         "system": f"{platform.system()} {platform.machine()}",
         "Python": platform.python_version(),
-        "atslib": version("atslib") + (f" ({commit.stdout.strip()})" if commit.returncode == 0 else ""),
+        "atslib": version("atslib") + (f" ({commit})" if commit else ""),
     }
     try:
         import torch

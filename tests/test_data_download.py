@@ -142,6 +142,12 @@ def test_a_server_without_ranges(server, tmp_path):
     assert fetch(server, tmp_path / "file.bin").read_bytes() == CONTENT
 
 
+def test_an_address_without_a_protocol_is_not_taken_for_a_wrong_file(tmp_path):
+    with pytest.raises(DataError, match="example") as error:
+        download(["example/file.bin"], tmp_path / "file.bin", md5=MD5, attempts=1, progress=False)
+    assert "md5" not in str(error.value)
+
+
 def test_wrong_digest(server, tmp_path):
     with pytest.raises(DataError, match=f"the file's md5 is {MD5}, expected {'0' * 32}"):
         fetch(server, tmp_path / "file.bin", md5="0" * 32)
@@ -272,9 +278,16 @@ def test_too_many_files(tmp_path):
         unpack_zip(archive, tmp_path, max_bytes=1, max_files=10, progress=False)
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"<html>not found</html>"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d[: len(d) // 2],
+        lambda d: b"<html>not found</html>",
+        lambda d: d[:60] + b"\xff" * 50 + d[110:],  # inside of what is compressed
+    ],
+)
 def test_damaged_zip(tmp_path, damage):
-    archive = make_zip(tmp_path / "a.zip", [("a", CONTENT)])
+    archive = make_zip(tmp_path / "a.zip", [("a", " ".join(map(str, range(100_000))))])
     archive.write_bytes(damage(archive.read_bytes()))
     with pytest.raises(DataError, match=r"a\.zip: no whole zip file .*get it again"):
         unpack_zip(archive, tmp_path, max_bytes=2_000_000, progress=False)

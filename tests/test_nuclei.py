@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from scipy.io import savemat
 
 from atslib.data.colon_cancer import FOLDER, KINDS, ColonCancer
+from atslib.data.files import files_digest
 from atslib.experiments import nuclei
 from atslib.experiments.nuclei import _auc, agreement, main, measure
 from atslib.experiments.records import read_record
@@ -191,10 +192,10 @@ def test_the_command_leaves_alone_what_is_there_or_strange(small, root, tmp_path
     run = trained(root, tmp_path)
     there = tmp_path / "nuclei" / run.record.name
     there.parent.mkdir()
-    there.write_text("mine")
+    there.write_text(mine := '{"run": "mine"}')
     shutil.copy(run.record, run.record.with_name("colon_cancer-renamed.json"))
     assert main(["--data", str(root), "--out", str(tmp_path)]) == 0
-    assert there.read_text() == "mine" and [path.name for path in there.parent.iterdir()] == [there.name]
+    assert there.read_text() == mine and [path.name for path in there.parent.iterdir()] == [there.name]
     captured = capsys.readouterr()
     assert "colon_cancer-renamed.json: named otherwise than" in captured.err and captured.out == ""
 
@@ -223,6 +224,7 @@ def test_committed_numbers_come_out_again(tmp_path):
     assert again["run"] == numbers["run"] and again["radius"] == nuclei.RADIUS == numbers["radius"]
     for row, before in zip(again["final"], numbers["final"], strict=True):
         assert row == pytest.approx(before, rel=1e-3, nan_ok=True)
+    assert again["weights"] == files_digest([elsewhere.snapshots])
     assert all(log_attention.shape == (100, 100) for log_attention in maps.values())
 
 
@@ -238,6 +240,26 @@ def test_records_that_cannot_be_measured_are_named_and_passed_over(tmp_path, cap
     assert nuclei.main(["--data", DATA, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert "colon_cancer-ats-broken.json is no record" in said[0] and "no weights of this run" in said[1] and len(said) == 2
+
+
+@pytest.mark.data
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / FOLDER).is_dir(), reason="no colon_cancer in ATSLIB_DATA: the real data are not here"
+)
+def test_runs_by_name_and_numbers_of_other_weights(tmp_path, capsys, monkeypatch):
+    names = [path.stem for path in MEASURED[0].parent.glob("colon_cancer-ats-systematic-n10-seed[01]-laptop.json")]
+    for folder in ("runs", "weights", "nuclei"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        (tmp_path / "runs" / f"{name}.json").write_text((RESULTS / "runs" / f"{name}.json").read_text())
+        (tmp_path / "weights" / f"{name}.attention.safetensors").write_bytes(b"of " + name.encode())
+    measured, found = [], dict(final=[dict(mass=0.5, area=0.1, auc=0.7, auc_nuclei=0.6)], weights="others")
+    monkeypatch.setattr(nuclei, "measure", lambda run, *_: measured.append(run.name) or (found, {}))
+    arguments = ["--data", DATA, "--out", str(tmp_path)]
+    assert nuclei.main([names[0], "nobody", *arguments]) == 0 and measured == names[:1]
+    assert "nobody.json" in capsys.readouterr().err
+    assert nuclei.main(arguments) == 0 and sorted(measured) == sorted(names)
+    assert f"{names[0]}.json: of other weights than those there now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["nuclei", "history"])

@@ -560,6 +560,15 @@ def test_views_in_a_folder(tmp_path, monkeypatch):
     assert torch.equal(downsample(pyramid, (12, 15)), view) and not made
 
 
+def test_the_view_of_a_zarr_array_that_has_changed_is_made_anew(tmp_path):
+    """Its folder's own time stays when the files in it change."""
+    stored = zarr.open(str(tmp_path / "a.zarr"), mode="w", shape=(64, 80, 3), chunks=(16, 16, 3), dtype=np.uint8)
+    for value in (10, 200):
+        stored[:] = value
+        pyramid = ImagePyramid.open(tmp_path / "a.zarr", cache=tmp_path / "views")
+        torch.testing.assert_close(downsample(pyramid, (8, 10)), torch.full((1, 3, 8, 10), value / 255))
+
+
 def test_a_damaged_tile_is_named(tmp_path):
     path = write_tiff(tmp_path / "tissue.tif", pixels_of(256, 256), levels=1)
     with tifffile.TiffFile(path) as file:

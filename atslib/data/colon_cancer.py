@@ -134,7 +134,10 @@ def read_points(path: Path) -> Float[np.ndarray, "M 2"]:
     if "detection" not in values:
         keys = sorted(key for key in values if not key.startswith("__"))
         raise DataError(f"{path}: no array 'detection' in it, only {keys}; it is no file of this set, get it with `{GET}`")
-    points = np.asarray(values["detection"], dtype=np.float64)
+    try:
+        points = np.asarray(values["detection"], dtype=np.float64)
+    except (TypeError, ValueError) as error:  # text, a struct, a cell
+        raise DataError(f"{path}: 'detection' is no array of numbers ({error}); get the set again with `{GET}`") from error
     if points.size == 0:
         return np.empty((0, 2))
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():

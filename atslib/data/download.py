@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import logging
+import lzma
 import os
 import shutil
 import stat
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -104,8 +106,8 @@ def _fetched(
                 return path
             path.unlink()
             reasons.append(f"{url}: {complaint}")
-        except ValueError:  # pooch says so when the digest differs, and has removed the file
-            reasons.append(f"{url}: the file's md5 is {fetch.md5}, expected {md5}")
+        except ValueError as error:  # pooch says so when the digest differs, and has removed the file
+            reasons.append(f"{url}: the file's md5 is {fetch.md5}, expected {md5}" if fetch.md5 else f"{url}: {error}")
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise DataError(
@@ -257,7 +259,7 @@ def unpack_zip(
             return len(wanted)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename or archive}: not there") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{archive}: no whole zip file ({error}); delete it and get it again") from error
     except OSError as error:
         raise _disk_error(target, error) from error

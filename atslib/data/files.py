@@ -382,10 +382,19 @@ class ImageFiles(LabelledImages):
 
 def place_in(cache: Path, path: Path, *kind: object) -> Path:
     """Where a cache has what is made of a file as it is now, of one kind or another."""
-    found = path.stat() if path.exists() else None
-    said = " ".join(map(str, (path.absolute(), found and (found.st_size, found.st_mtime_ns), *kind)))
+    said = " ".join(map(str, (path.absolute(), _state(path), *kind)))
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
     return cache / f"{path.stem.encode()[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """Of a file, or of all files in a folder, what changes when they do; None where there is nothing."""
+    if not path.exists():
+        return None
+    if not path.is_dir():
+        return path.stat().st_size, path.stat().st_mtime_ns
+    inside = [file.stat() for file in path.rglob("*") if file.is_file()]  # a folder's own time does not change with its files'
+    return len(inside), sum(file.st_size for file in inside), max((file.st_mtime_ns for file in inside), default=0)
 
 
 def _as_image(given: object, path: Path) -> Shaped[Tensor, "C H W"] | ImageSource:

@@ -111,7 +111,7 @@ class MegapixelMNIST(LabelledImages):
         self.n_digits, self.n_same, self.n_noise, self.noise, self.seed = n_digits, n_same, n_noise, noise, seed
         self.variant = variant
         # A quarter of the area at most, so that placing without overlap stays quick.
-        if min(self.size) < GLYPH or (n_digits + n_noise) * (2 * GLYPH) ** 2 > 4 * self.size[0] * self.size[1]:
+        if min(self.size) < GLYPH or (n_digits + n_noise) * (2 * GLYPH) ** 2 > self.size[0] * self.size[1]:
             raise ValueError(
                 f"size={self.size}: {n_digits} digits and {n_noise} pieces of noise of {GLYPH} × {GLYPH} pixels do not fit "
                 "without crowding; take a larger image or less noise"

@@ -1,12 +1,14 @@
 """Does attention lie on epithelial nuclei? Numbers for what figures 4 and 8 of the paper show (§4.3.2).
 
-``python -m atslib.experiments.nuclei --data DIR`` measures all trained models of the colon cancer images in ``results/`` on the
-positive images of their test fold, and writes ``results/nuclei/NAME.json``: numbers only, no image and no annotation.
+``python -m atslib.experiments.nuclei --data DIR`` measures all trained models of the colon cancer images in ``results/``, or
+those that are named, on the positive images of their test fold, and writes ``results/nuclei/NAME.json``: numbers only, no image
+and no annotation.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from atslib.data import ColonCancer, DataError
+from atslib.data.files import files_digest
 from atslib.experiments.records import read_record, write_record, write_whole
 from atslib.experiments.runs import Run, attention_snapshots, run_of
 
@@ -143,13 +146,20 @@ def measure(run: Run, tests: ColonCancer, n_maps: int = 0) -> tuple[dict, dict[s
         model.attention.load_state_dict(state)
         rows = [measured(number, look(number)) for number in positives]
         epochs[epoch] = {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
-    return dict(run=run.name, radius=RADIUS, final=final, epochs=epochs), {
+    about = dict(run=run.name, weights=_weights_digest(run), radius=RADIUS)
+    return about | dict(final=final, epochs=epochs), {
         str(tests.ids[number]): maps[number].half() for number in positives[:n_maps]
     }
 
 
+def _weights_digest(run: Run) -> str:
+    """Of what a model is measured with."""
+    return files_digest([path for path in (run.weights, run.snapshots) if path.exists()])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m atslib.experiments.nuclei", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of the runs, as in runs/NAME.json (default: all)")
     parser.add_argument("--data", metavar="DIR", help="data root (default: $ATSLIB_DATA)")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="folder of runs/ and weights/")
     parser.add_argument("--maps", type=int, default=4, help="of so many images the attention is kept, for runs of seed 0")
@@ -160,17 +170,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     folder = args.out / "nuclei"
-    for path in sorted((args.out / "runs").glob("colon_cancer-*.json")):
+    paths = [args.out / "runs" / f"{name}.json" for name in args.names]
+    for path in paths or sorted((args.out / "runs").glob("colon_cancer-*.json")):
         try:
             record = read_record(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             print(f"{error}; skipped", file=sys.stderr)
             continue
-        if record["method"] not in ("ats", "deep_mil") or "generated" in path.stem or (folder / path.name).exists():
+        if record["method"] not in ("ats", "deep_mil") or "generated" in path.stem:
+            if args.names:
+                print(f"{path}: no run of ats or deep_mil on the real images; skipped", file=sys.stderr)
             continue
         run = run_of(record, args.out, args.data)
         if run.name != path.stem:
             print(f"{path}: named otherwise than {run.name}, the run it tells of; skipped", file=sys.stderr)
+            continue
+        if (folder / path.name).exists():
+            measured_with = json.loads((folder / path.name).read_text(encoding="utf-8")).get("weights")
+            if measured_with is not None and measured_with != _weights_digest(run):
+                print(f"{folder / path.name}: of other weights than those there now; delete it to measure them", file=sys.stderr)
             continue
         try:
             numbers, maps = measure(run, run.loaded.test, args.maps if record["seed"] == 0 else 0)
