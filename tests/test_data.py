@@ -152,6 +152,30 @@ def test_the_released_view_is_no_downsampling():
         dataset.low(0, scale=0.01)
 
 
+@pytest.mark.parametrize("glyph", ["hook", "digit"])
+def test_the_released_view_is_each_glyph_blurred_and_shrunk(glyph):
+    """A Gaussian as wide as half of what the side shrinks by beyond itself, then linear interpolation, dark all around."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    pixels = mnist_digits("train")[0][0].copy()
+    if glyph == "hook":
+        pixels[:] = 0
+        pixels[1:25, 2:8] = pixels[1:7, 2:20] = 255
+    digits = pixels[None].repeat(10, 0), np.arange(10)
+    dataset = MegapixelMNIST("train", 4, (200, 300), n_digits=1, n_same=1, n_noise=0, digits=digits, variant="released")
+    blurred = ndimage.gaussian_filter(pixels.astype(float), (28 / 3 - 1) / 2, mode="constant")
+    middles = (np.mgrid[:3, :3] + 0.5) * 28 / 3 - 0.5
+    expected, sharp = (ndimage.map_coordinates(each, middles, order=1) for each in (blurred, pixels.astype(float)))
+    for other in (sharp, expected.T, expected[::-1], expected[:, ::-1]):
+        assert np.abs(other - expected).max() > 5
+    for number in range(4):
+        ((row, column),) = (dataset.layout(number).digit_corners * 0.12).astype(int)
+        low = 255 * dataset.low(number)[0].numpy()
+        assert low.shape == (24, 36)
+        assert np.abs(low[row : row + 3, column : column + 3] + 0.5 - expected).max() < 0.6  # cut down to whole numbers
+        low[row : row + 3, column : column + 3] = 0
+        assert not low.any()
+
+
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("seed", [0, 3])
 def test_labels_are_those_of_the_layouts(variant, seed, monkeypatch):

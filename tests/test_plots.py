@@ -17,6 +17,12 @@ from atslib.data import ImagePyramid
 from atslib.patches import PatchGeometry
 
 
+@pytest.fixture(autouse=True)
+def no_figure_is_left_open():
+    yield
+    plt.close("all")
+
+
 def test_table():
     assert plots.table(["run", "error"], [["a", 0.1], ("b", "–")]).data == "| run | error |\n|---|---:|\n| a | 0.1 |\n| b | – |"
     with pytest.raises(ValueError, match="expected 2 entries"):
@@ -38,9 +44,7 @@ def test_show_maps_draws_multiples_of_uniform_in_powers_of_two():
 
 @pytest.fixture
 def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    plt.close(figure)
+    return plt.subplots()[1]
 
 
 def shown(ax):
@@ -170,6 +174,19 @@ def test_batches_are_not_drawn_as_colours(ax):
         plots.show_attention(ax, torch.full((3, 4, 4), 1 / 16).log())
     with pytest.raises(ValueError, match=r"shape \(1, 3, 1, 4, 4\): expected those of one image.*out.patches\[0\]"):
         plots.show_patches(torch.zeros(1, 3, 1, 4, 4))
+
+
+@pytest.mark.parametrize("captions", [None, list("abcdefg")])
+def test_patches_are_shown_in_order_row_by_row(captions):
+    patches = torch.arange(7 * 6, dtype=torch.uint8).view(7, 1, 2, 3)
+    figure = plots.show_patches(patches, captions, columns=4, title="seven")
+    assert figure.get_suptitle() == "seven" and len(figure.axes) == 8
+    for number, ax in enumerate(figure.axes[:7]):
+        assert torch.equal(torch.as_tensor(ax.images[0].get_array().data), patches[number, 0])
+        assert ax.get_title() == (captions[number] if captions else "")
+        place = ax.get_subplotspec()
+        assert (place.rowspan.start, place.colspan.start) == divmod(number, 4)
+    assert not figure.axes[7].images and not figure.axes[7].axison
 
 
 @pytest.mark.parametrize(("count", "captions"), [(0, None), (4, ["a", "b"])])

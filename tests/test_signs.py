@@ -15,7 +15,6 @@ from atslib.experiments import speed_limits
 from atslib.experiments.records import read_record
 from atslib.experiments.signs import answers_by_sight, attention_on, chance_to_see, chances_to_see, patch_corners, shows_sign
 
-RNG = np.random.default_rng(0)
 ROOT = Path(__file__).resolve().parents[1]
 GERMAN = "ATSLIB_DATA" in os.environ and (Path(os.environ["ATSLIB_DATA"]) / "gtsdb").is_dir()
 
@@ -32,14 +31,15 @@ def at_many_offsets(attention, shows, n, count=20_000):
 @pytest.mark.parametrize("n", [1, 2, 5, 10])
 @pytest.mark.parametrize("sharpness", [0.1, 1.0, 4.0])
 def test_chance_is_that_of_the_definition(n, sharpness):
-    logits = sharpness * RNG.standard_normal((6, 8))
+    random = np.random.default_rng(0)
+    logits = sharpness * random.standard_normal((6, 8))
     attention = np.exp(logits) / np.exp(logits).sum()
-    shows = RNG.random(48) < 0.1
+    shows = random.random(48) < 0.1
     assert chance_to_see(attention, shows, n) == pytest.approx(at_many_offsets(attention, shows, n), abs=1e-3)
 
 
 def test_chance_is_that_of_the_estimator():
-    logits = torch.from_numpy(RNG.standard_normal((4, 6)))
+    logits = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 6)))
     log_attention = logits.flatten().log_softmax(0).view(4, 6)
     shows = np.arange(24) % 7 == 0
     drawn = Systematic().sample(log_attention.expand(20_000, -1, -1), 3, generator=torch.Generator().manual_seed(0))
@@ -116,6 +116,40 @@ def test_chances_of_a_set(roads, model):
         chances_to_see(Boxless(), model)
 
 
+class LooksAt(torch.nn.Module):
+    """Attention in equal parts on some locations of each image, which is known by its view."""
+
+    def __init__(self, model, dataset, locations):
+        super().__init__()
+        self.views = [model.view(dataset[number][0][None]) for number in locations]
+        self.locations, self.attention = list(locations.values()), model.attention
+
+    def forward(self, view):
+        (number,) = (number for number, known in enumerate(self.views) if torch.equal(view, known))
+        logits = torch.full_like(self.attention(view), -100)
+        logits[0].view(-1)[self.locations[number]] = 0
+        return logits
+
+
+def test_a_prior_sees_what_it_looks_at(model):
+    """By hand: two locations with half of the attention each are both drawn by two draws, and either by one."""
+    roads = GeneratedRoads("train", 4, (120, 160), sign_width=(20, 28))
+    corners = patch_corners(model, roads[0][0][None])[0]
+    numbers = [number for number in range(len(roads)) if roads.boxes(number)]
+    locations, expected = {}, {1: [], 2: []}
+    for aim, number in enumerate(numbers):  # how many of the two locations show a sign
+        shows = shows_sign(corners, model.patch_size, roads.boxes(number))
+        on, off = np.flatnonzero(shows), np.flatnonzero(~shows)
+        locations[number] = [[off[0], off[-1]], [on[-1], off[1]], [on[0], on[-1]]][aim]
+        expected[1].append(aim / 2)
+        expected[2].append(float(aim > 0))
+    assert expected[1] == [0, 0.5, 1]
+    found = chances_to_see(roads, model, (1, 2), prior=LooksAt(model, roads, locations))
+    for n in (1, 2):
+        np.testing.assert_allclose(found.prior[n], expected[n], atol=1e-9)
+        assert (np.abs(found.prior[n] - found.uniform[n]) > 0.01).all()
+
+
 class Boxless:
     def __len__(self):
         return 3
@@ -133,6 +167,22 @@ def test_attention_on_signs(roads, model):
     share, flat, chance = attention_on(even, shows, 5)
     assert share == pytest.approx(flat) == pytest.approx(shows.mean())
     assert chance == pytest.approx(chance_to_see(np.full(map_size, 1 / math.prod(map_size)), shows, 5))
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+def test_attention_on_signs_is_that_of_the_map(n, sharpness):
+    random = np.random.default_rng(0)
+    log_attention = torch.from_numpy(sharpness * random.standard_normal((6, 8))).flatten().log_softmax(0).view(6, 8)
+    shows = random.random(48) < 0.1
+    share, flat, chance = attention_on(log_attention, shows, n)
+    attention = log_attention.exp().numpy()
+    assert share == pytest.approx(attention.ravel()[shows].sum()) and flat == shows.mean() and abs(share - flat) > 0.01
+    assert chance == pytest.approx(chance_to_see(attention, shows, n))
+    assert chance == pytest.approx(at_many_offsets(attention, shows, n), abs=1e-3)
+    assert abs(chance - chance_to_see(np.full((6, 8), 1 / 48), shows, n)) > 0.01
+    if n == 5:
+        assert attention_on(log_attention, shows) == (share, flat, chance)
 
 
 def test_answers_by_sight_are_the_models(roads, model):

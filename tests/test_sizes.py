@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,13 +52,38 @@ def test_measure_counts_errors_and_attention(method, view):
     assert row["error"] == len(row["wrong"]) / 4
     assert row["stderr"] == math.sqrt(row["error"] * (1 - row["error"]) / 4)
     assert 0 < row["uniform"] < 1 and row["view_ms"] > 0 and row["look_ms"] > 0
-    masses = []
+    masses, shares = [], []
     for number in range(4):
         image = tests[number][0][None]
         low, log_a = model.attend(image, downsample(image, (view, view)))
         shows = shows_a_digit(model.geometry(image, low, log_a), torch.as_tensor(tests.layout(number).digit_corners))
         masses.append(log_a[0].exp()[shows].sum().item())
+        shares.append(shows.sum().item() / shows.numel())
     assert row["mass"] == pytest.approx(sum(masses) / 4)
+    assert row["uniform"] == pytest.approx(sum(shares) / 4) and len(set(shares)) > 1
+
+
+def test_measure_takes_the_time_of_view_and_of_what_follows_apart(monkeypatch):
+    """By a clock that only moves while the view is made, and while the model looks; medians of three images."""
+    tests = MegapixelMNIST("test", 3, 300, n_noise=0)
+    model = megapixel_mnist.build_model(2, "systematic", "smoke", "nested").eval()
+    now = 0.0
+
+    def takes(part, seconds):
+        seconds = iter(seconds)
+
+        def timed(*arguments, **options):
+            nonlocal now
+            now += next(seconds)
+            return part(*arguments, **options)
+
+        return timed
+
+    monkeypatch.setattr(model, "view", takes(model.view, [0.002, 0.900, 0.001]))
+    monkeypatch.setattr(model, "forward", takes(model.forward, [0.050, 0.040, 0.700]))
+    monkeypatch.setattr("atslib.experiments.sizes.time", SimpleNamespace(perf_counter=lambda: now))
+    row = measure(model, tests)
+    assert row["view_ms"] == pytest.approx(2) and row["look_ms"] == pytest.approx(50)
 
 
 def test_an_image_has_the_same_digits_at_every_size():

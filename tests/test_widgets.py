@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,9 +10,12 @@ from torch import nn
 pytest.importorskip("ipywidgets")
 pytest.importorskip("matplotlib").use("agg")
 
+from matplotlib import pyplot as plt  # noqa: E402
+
 from atslib import widgets  # noqa: E402
 from atslib.models import AttentionSampling  # noqa: E402
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, UnitNorm  # noqa: E402
+from atslib.plots import ESTIMATOR_NAMES  # noqa: E402
 
 PNG = b"\x89PNG"
 
@@ -45,6 +49,44 @@ def test_estimators_are_drawn(show):
     words = {text.get_text().strip() for ax in figure.axes for text in ax.texts}
     assert {"with replacement", "Des Raj", "Murthy"} <= words
     assert widgets._png(figure).startswith(PNG)
+
+
+@pytest.mark.parametrize("show", ["component", "error"])
+def test_each_row_is_of_the_estimator_that_it_names(show, monkeypatch):
+    given, estimates = [], widgets.estimates
+
+    def note(name, log_attention, features, *rest):
+        given.append((log_attention, features))
+        return estimates(name, log_attention, features, *rest)
+
+    monkeypatch.setattr(widgets, "estimates", note)
+    figure = widgets.draw_estimators(2.0, 3, draws=200, show=show)
+    right, (log_attention, features) = figure.axes[1], given[0]
+    assert torch.equal(log_attention, widgets.example_attention(2.0)) and features.shape[0] == widgets.LOCATIONS
+    truth = log_attention.exp() @ features
+    low, high = right.get_xlim()
+    rows = [stairs.get_data() for stairs in right.patches]
+    texts = [(text.get_text().strip(), int(text.get_position()[1])) for text in right.texts]
+    names, printed = ([pair for pair in texts if ("error" in pair[0]) == error] for error in (False, True))
+    assert [label for label, _ in names] == [ESTIMATOR_NAMES[name] for name in reversed(widgets.COMPARED)]
+    assert len(rows) == len(names) == len(printed) == len(widgets.COMPARED)
+    seen = set()
+    for name in widgets.COMPARED:
+        z = estimates(name, log_attention, features, 3, 200)
+        row = dict(names)[ESTIMATOR_NAMES[name]]  # how high it is drawn
+        mse = (z - truth).square().sum(1).mean().item()
+        assert [text for text, at in printed if at == row] == [f"mean squared error {mse:.3f}"]
+        (drawn,) = (stairs for stairs in rows if stairs.baseline == row)
+        shown = z[:, 0] if show == "component" else (z - truth).norm(dim=1)
+        counts, edges = np.histogram(shown.clamp(low, high).numpy(), len(drawn.values), (low, high))
+        assert counts.sum() == 200
+        np.testing.assert_allclose((drawn.values - row) / 0.9, counts / counts.max(), atol=1e-6)
+        np.testing.assert_allclose(drawn.edges, edges, atol=1e-9)
+        seen.add((mse, *counts.tolist()))
+    assert len(seen) == len(widgets.COMPARED), "no two estimators draw alike"
+    truths = [line.get_xdata()[0] for line in right.lines if line.get_linestyle() == "--"]
+    assert truths == ([truth[0].item()] if show == "component" else [])
+    plt.close(figure)
 
 
 def test_what_cannot_be_shown_is_refused():
