@@ -43,7 +43,7 @@ def models(results: Path, epochs: Sequence[int]) -> Iterator[tuple[str, Attentio
         model.load_state_dict(weights)
         model.attention.load_state_dict(snapshots[epoch])
         yield f"epoch {epoch}", model
-    yield "uniform", UniformSampling(model.features, model.classifier, like=model.attention)
+    yield "uniform", UniformSampling(model.features, model.classifier, like=model.attention, estimator="des_raj")
 
 
 @torch.no_grad()

@@ -466,6 +466,7 @@ display(
         )
     )
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% mystnb={"image": {"alt": "Errors of the methods, from top to bottom, in four panels side by side: balanced errors on windows of photographs, with the paper's question and with that for any limit, test errors on drawn roads, and test errors of the paper's Table 2; one dot a run, hollow for short trainings, a broken line at the error of a constant answer."}} tags=["hide-input"]
 figure, panels = plt.subplots(1, 4, figsize=(7.4, 3.5), sharey=True)
@@ -502,6 +503,7 @@ Markdown(
     + (f"Ours go, from left to right: {'; '.join(text)}. " if text else "")
     + "Hollow dots are trainings that were shown no more than half as many images as the longest of their panel: compare filled ones. The broken line is a constant answer. Positions cannot be compared between panels: other images, other sizes, another length of training."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## How these runs differ from the paper's
@@ -526,6 +528,7 @@ Markdown(
     "On photographs, ATS alone starts where the view is *red* (`atslib.networks.SaliencyPrior` with `redness`), a prior that knows what speed limits look like.\n"
     "- **Precision**: bfloat16 where the machine has instructions for it."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Table 2, set by set
@@ -628,6 +631,7 @@ for dataset in sorted({r["dataset"]["name"] for r in real}):
     show_table([r for r in real if r["dataset"]["name"] == dataset])
 if not real:
     display(Markdown("On *whole* photographs nothing was trained."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # What these errors mean is less clear than it seems: [further down](#cell-seen) the trained ATS-5 is asked what it knows when it has *not* seen the sign.
@@ -642,6 +646,7 @@ if finding:
     show_table(finding, ", any limit")
 else:
     display(Markdown("No run has a record yet."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ### Drawn roads
@@ -663,6 +668,7 @@ if drawn:
     show_table(drawn)
 else:
     display(Markdown("No run on drawn roads has a record yet."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-long)=
@@ -838,6 +844,7 @@ if to_see:
     text.insert(0, f"**What to see:** {'. '.join(each[0].upper() * (at > 0) + each[at > 0 :] for at, each in enumerate(to_see))}.")
 if text:
     display(Markdown("\n\n".join(text)))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## The paper's claims
@@ -1059,6 +1066,7 @@ for title, runs in SETS.items():
     for called, five, mil in pairings(("ATS-5", "Deep MIL"), title, runs):
         display(Markdown(f"**{called}.** {equal(five, mil, (small if runs is compared else windows).grid)}"))
 display(Markdown(f"± of a difference is its standard error, over the test images and, where a method has more than one, over its runs; p decides, ± gives the size. The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-claim-signs-uniform)=
@@ -1090,6 +1098,7 @@ def uniform_outcome(title, runs, n):
 said = [text for title, runs in SETS.items() for n in (5, 10) if (text := uniform_outcome(title, runs, n))]
 if said:
     display(Markdown(f"**Outcome.** {' '.join(said)} Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red, [which may be all that helps](#how-much-of-it-is-the-prior)."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-red)=
@@ -1132,6 +1141,7 @@ if red_runs:
     display(Markdown(f"**Outcome.** {' '.join(red_told)}"))
 else:
     display(Markdown(f"Not run yet: `python -m atslib.experiments speed_limits --profile find --method ats --n-patches 5 --set fixed_attention=True --set updates={LONG['ATS-5']} --data DIR`."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # **Does it take more than five patches?** Networks trained with ten, and networks trained with either number that look at another number of patches in the test:
@@ -1147,6 +1157,7 @@ for title, runs in SETS.items():
             rows.append([title, name, len(some), *looks])
 display(plots.table(["", "trained as", "runs", *(f"error with {n}" for n in (5, 10, 25, 50))], rows))
 display(Markdown("Errors of the second table are not balanced: records have these numbers only."))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-claim-signs-cnn)=
@@ -1181,6 +1192,7 @@ display(
         + f"*Learned* is a training error below {LEARNED:g}. A CNN that has not learned its training images after so many of them does not tell how it would generalise if it had; a wide gap by then says that what it has learned does not carry over."
     )
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-claim-signs-speed)=
@@ -1203,6 +1215,7 @@ display(
 Markdown(
     f"CNN 1 takes {measured['CNN 1'][0] / measured['Deep MIL'][0]:.1f} times the time of Deep MIL here, {PAPER['CNN 1'][3] / PAPER['Deep MIL'][3]:.1f} times in the paper. [The cost chapter](13_cost.ipynb) has more."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-slow)=
@@ -1438,6 +1451,7 @@ Markdown(
         else f"That the number suffers from the view is not shown: of what is taken for a limit, {np.mean(which_view['which']):.2f} are misread through the view and {np.mean(which_full['which']):.2f} at full size, where 0.67 is guessing."
     )
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-norm)=
@@ -1594,6 +1608,7 @@ elif by_attention and by_chance:
 if "U-10" in ended:
     text += f" Ten uniform patches of {math.prod(small_chances.map_size)} locations see a sign in {small_chances.uniform[10].mean():.0%} of the visits to an image that has one, five in {small_chances.uniform[5].mean():.0%}."
 display(Markdown(text))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Where attention falls, in numbers
@@ -2140,6 +2155,7 @@ points.append(
 points.append(f"Deep MIL costs {time_ratio:.0f} times the time and {memory_ratio:.0f} times the memory of ATS-5.")
 points.append(f"{len(WANTED) - len(missing)} of the {len(WANTED)} runs of full length were made, and nothing was measured on the paper's Swedish images.")
 display(Markdown("\n".join(f"- {point}" for point in points)))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises

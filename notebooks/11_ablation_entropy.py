@@ -264,6 +264,7 @@ if missing:
             f"Missing runs come from `{EXPERIMENT}` with {'; '.join(missing)}, and the maps and distances below from `python -m atslib.experiments.history --data DIR` after it."
         )
     )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-fig6)=
@@ -344,6 +345,7 @@ if zero_of:
             + ("" if low == 0 or f"λ = 0, seed {low}" in maps else f" Seed {low} is not pictured: it has another split, and maps were kept of fold 0 only.")
         )
     display(Markdown(reading))
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two panels, epoch 60 and the end of training: number of locations over which attention is as if even, logarithmic, one dot for each seed, one column for each entropy weight, a ring around seed 0 and a bar at the mean. The dots without the entropy term scatter most and some lie below the line at a tenth of the locations; those of the largest weights lie together near the top."}}
 if by_key:
@@ -426,6 +428,7 @@ if runs_of:
         f"and the lowest single run, with λ = {lowest_of:g}, at {deepest[lowest_of]:.2f}"
     )
     display(Markdown(f"**What to see:** {'; '.join(words)}."))
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 if of:
@@ -450,6 +453,7 @@ if of:
             )
         )
     )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ### Where attention goes
@@ -607,6 +611,7 @@ display(
         "one more mistake is an error of 0.05, and differences of that size say nothing."
     )
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # **Each $\lambda$ against 0.01.** The run of the same seed has the same initial weights and the same images in the same order. *Entropy* is that of the attention on the 20 test images of fold 0,
@@ -664,6 +669,7 @@ if tests_of:
     display(Markdown(f"Entropies: difference from λ = 0.01 in nats, mean over seeds. Distances: total variation at the end, mean over {len(distances['images'])} images."))
 else:
     print(f"Fewer than three seeds of any other λ are recorded: {EXPERIMENT} --set entropy_weight=0 --seed 0,1,2,3,4,5, and so on; then python -m atslib.experiments.history --data DIR")
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 ALPHA = 0.05
@@ -727,6 +733,7 @@ else:
         f"`{EXPERIMENT} --set entropy_weight=0.005,0.05 --seed 0,1,2,3,4,5`, and then `python -m atslib.experiments.history --data DIR`."
     )
 display(Markdown("\n\n".join(verdicts)))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-unscaled)=
@@ -773,6 +780,7 @@ if seeds:
             )
         )
     )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # The paper's worry is that an early decision *might* hinder exploration.
@@ -805,6 +813,7 @@ Markdown(
     f"- λ is measured in units of the loss. In the toy, where two squares hold everything, λ = 1 has an error of {small[1.0]['error']:.2f} and λ = 0.01 one of {small[0.01]['error']:.2f} (one run each; that the units are the reason was not tested). Carry no value from one task to another without looking at the entropy.\n"
     "- A few seeds and 20 test images show the shape of the attention. They cannot rank errors."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises

@@ -309,6 +309,7 @@ display(
         + "The fold is the seed modulo 5: seeds 0 and 5 have the same images. Runs with the same seed and another N begin with the same weights and see the images in the same order."
     )
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-fig7)=
@@ -360,6 +361,7 @@ if len(maps) > 1:
     else:
         reading += "They have not come closer since."
     display(Markdown(reading))
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 if of:
@@ -385,6 +387,7 @@ if of:
             + f"λ = {row['settings.training.entropy_weight']:g}, as in the paper. §F names no N in its text; ours are {', '.join(map(str, PAPER_N[:-1]))} and {PAPER_N[-1]}."
         )
     )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-claim-patches-attention)=
@@ -536,6 +539,7 @@ else:
 unkept = sorted(run["name"] for _, run in real.iterrows() if run["name"] not in known)
 if unkept:
     display(Markdown(f"Not in these comparisons, because no attention was kept: {', '.join(f'`{name}`' for name in unkept)}."))
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 ends = {(run["n_patches"], run["seed"]): run["entropy"][-1] for run in known.values()}
@@ -560,6 +564,7 @@ if rows:
     display(Markdown("**How sharp attention ends.** Entropy at the end, less that with N = 10 and the same seed, in nats, on the same test images. By the formula it should be lower for N below 10 and higher above."))
     display(plots.table(["", "difference of the entropy, by seed", "mean", "as the formula has it", "p (exact, paired)", "smallest p there can be"], rows))
     display(Markdown(sharpness))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # How the verdicts fit together: in theory the number of patches does change the attention, and in the toy it differs after as many epochs, which slower learning with few patches would explain as well; on tissue no such effect is seen (Figure 7). That is no contradiction: the effect may be there, but smaller than so few seeds can show.
@@ -648,6 +653,7 @@ if sharpness:
     points.append(f"{sharpness} The effect of the formula is not seen on tissue; it may be too small for these seeds." if not sharper else sharpness)
 points.append('"Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.')
 Markdown("\n".join(f"- {point}" for point in points))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises

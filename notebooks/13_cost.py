@@ -259,6 +259,7 @@ Markdown(
     + " for the attention on a view of 288 × 384. So memory depends on the number of patches, their size, and the *size of "
     "the view*; on the image only if the view grows with it. The image itself is not counted: in the paper it stays in main memory."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 key = lambda p: tuple(p[name] for name in ("series", "method", "side", "n", "patch"))
@@ -285,6 +286,7 @@ Markdown(
     "which works beyond the machine's memory, too. "
     f"For CNN 0.5 at 250² the count is {counted_mb:.3f} MB and a real step takes {run_mb:.3f} MB."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Time against the image
@@ -444,6 +446,7 @@ compared = [m for m in METHODS if m not in ("ATS, view fixed", "ATS, scale fixed
 rows = [["ATS-10", as_range(*range_at("ATS, view fixed")) + " ms", "1"]]
 rows += [[METHODS[m][0], as_range(*range_at(m)) + " ms", as_range(*ratio_range(m))] for m in compared]
 display(plots.table(["1500², 2.25 megapixels", "time", "times that of ATS-10"], rows))
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 at = {m: dict(zip(*xy("time", m))) for m in METHODS}
@@ -578,6 +581,7 @@ Markdown(
     + f"\n\nWith ten patches of another size, from {math.sqrt(patch_pixels[0]):.0f}² to {math.sqrt(patch_pixels[-1]):.0f}², memory goes as the pixels of a patch to the power {with_error(*slope(patch_pixels, patch_memory))}"
     + (f", time to the power {with_error(*slope(patch_pixels, patch_time))}." if len(patch_time) > 2 else ".")
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-equal-patches)=
@@ -755,6 +759,7 @@ Markdown(
     + (f"Slower here, relative to attention sampling, than in the paper are, in {'; '.join(above)}. Why was not measured. " if above else "")
     + (f"The fresh pages of large tensors (see below) are a likely part: in chunks, Deep MIL takes {' and '.join(chunk_time)} of the time." if chunk_time else "")
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-cost-ratios)=
@@ -805,6 +810,7 @@ display(
 )
 display(plots.table(["Deep MIL, attention sampling = 1", "memory", "memory, in chunks", "time", "time, in chunks"], text))
 Markdown("So the factor in memory is one between programs as much as between methods. The factor in time remains: patches that are not read cost nothing.")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## The same accuracy?
@@ -945,6 +951,7 @@ sentences.append(
     "by the paper. [Chapter 9](09_colon_cancer.ipynb) has a second test and intervals."
 )
 Markdown("\n\n".join(sentences))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## What a budget buys
@@ -1258,6 +1265,7 @@ Markdown(
     f"a digit of 28 pixels is {28 / (side / 180):.1f} of a view pixel wide. [Chapter 14](14_gigapixel.ipynb) tries, with "
     f"fewer regions and patches and a first view at scale {megapixel_mnist.NESTED_SCALE:g}."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Where a CPU's time goes: fresh pages
@@ -1322,6 +1330,7 @@ Markdown(
     + ".\n"
     "- By arithmetic, a gigapixel fits on one GPU; [chapter 14](14_gigapixel.ipynb) tries it."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises

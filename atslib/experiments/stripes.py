@@ -65,13 +65,14 @@ class Stripes(Dataset):
 
 
 def build_model(n_patches: int, seed: int) -> AttentionSampling:
-    """A model for these images with its initial weights."""
+    """A model for these images with its initial weights, and the paper's draws without replacement."""
     torch.manual_seed(seed)
     features = nn.Sequential(
         nn.Conv2d(1, 16, 5), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), UnitNorm()
     )
     classifier = Classifier(32, 2, scale=16.0)
-    return AttentionSampling(MegapixelMNISTAttention(), features, classifier, patch_size=20, n_patches=n_patches, scale=SCALE)
+    sizes = dict(patch_size=20, n_patches=n_patches, scale=SCALE)
+    return AttentionSampling(MegapixelMNISTAttention(), features, classifier, **sizes, estimator="des_raj")
 
 
 def follow(model: AttentionSampling, train_set: Stripes, test_set: Stripes, settings: Settings) -> dict:
