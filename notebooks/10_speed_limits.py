@@ -844,7 +844,6 @@ if to_see:
     text.insert(0, f"**What to see:** {'. '.join(each[0].upper() * (at > 0) + each[at > 0 :] for at, each in enumerate(to_see))}.")
 if text:
     display(Markdown("\n\n".join(text)))
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## The paper's claims
@@ -2155,7 +2154,6 @@ points.append(
 points.append(f"Deep MIL costs {time_ratio:.0f} times the time and {memory_ratio:.0f} times the memory of ATS-5.")
 points.append(f"{len(WANTED) - len(missing)} of the {len(WANTED)} runs of full length were made, and nothing was measured on the paper's Swedish images.")
 display(Markdown("\n".join(f"- {point}" for point in points)))
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises
