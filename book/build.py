@@ -72,6 +72,7 @@ class Run:
 def fingerprint(name: str, profile: str) -> str:
     """A digest of all that a notebook's outputs depend on; of the data sets, whether they are there."""
     digest = hashlib.sha256(f"{profile}\n{platform.python_version()}\n{data_sets()}\n".encode())
+    digest.update((BOOK / "sources.py").read_bytes())  # it makes of an executed notebook what is stored
     shared = [ROOT / "constraints.txt"]
     for folder in (ROOT / "atslib", ROOT / "results", ROOT / "benchmarks"):
         shared += (path for path in folder.rglob("*") if path.is_file() and not _passing(path))
@@ -89,7 +90,7 @@ def data_sets() -> str:
 
 def _passing(path: Path) -> bool:
     """Whether a file comes and goes, while a run is under way, say, and no page depends on it."""
-    return bool({"__pycache__", "checkpoints"} & set(path.parts)) or path.suffix == ".part"
+    return bool({"__pycache__", "checkpoints"} & set(path.relative_to(ROOT).parts)) or path.suffix == ".part"
 
 
 def reusable(name: str, profile: str) -> Run | None:
@@ -342,8 +343,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--committed", action="store_true", help="html: render the committed .ipynb, run nothing")
     options = parser.parse_args(arguments)
     trains = options.profile != "smoke"
-    options.cell_timeout = options.cell_timeout or (5400 if trains else 300)
-    options.total_timeout = options.total_timeout or (86_400 if trains else 3600)
+    if options.cell_timeout is None:
+        options.cell_timeout = 5400 if trains else 300
+    if options.total_timeout is None:
+        options.total_timeout = 86_400 if trains else 3600
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}, expected at least 1")
     if options.only and options.what == "html":
@@ -364,7 +367,7 @@ def main() -> None:
     if options.only:
         if unknown := sorted(set(options.only) - set(names)):
             sys.exit(f"error: --only {' '.join(unknown)}: not in _toc.yml, which has {', '.join(names)}")
-        names = options.only
+        names = list(dict.fromkeys(options.only))
 
     if options.committed:
         assemble({name: read_executed(name) for name in names}, runs=[])

@@ -114,14 +114,18 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 
 
 def _rename_widgets(notebook: NotebookNode) -> NotebookNode:
-    """Number the widget models in the order in which they are stored, in place of their random ids."""
+    """Number the widget models in the order in which cells name them, then others by content, in place of their random ids."""
     state = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     if not state:
         return notebook
-    text = json.dumps(notebook)
-    for number, model_id in enumerate(state):
-        text = text.replace(model_id, f"{number:032x}")
-    return nbformat.from_dict(json.loads(text))
+    cells, any_id = json.dumps(notebook.cells), re.compile("|".join(map(re.escape, state)))
+
+    def place(model_id: str) -> tuple[int, str]:
+        first = cells.find(model_id)
+        return first if first >= 0 else len(cells), any_id.sub("", json.dumps(state[model_id], sort_keys=True))
+
+    numbered = {model_id: f"{number:032x}" for number, model_id in enumerate(sorted(state, key=place))}
+    return nbformat.from_dict(json.loads(any_id.sub(lambda found: numbered[found[0]], json.dumps(notebook))))
 
 
 def write(notebook: NotebookNode, path: Path) -> bool:

@@ -1,5 +1,6 @@
 """The colon cancer and road sets: the real ones where they are, and small ones made here with everything that goes wrong."""
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -31,13 +32,15 @@ from atslib.data.mnist import full_mnist
 from atslib.data.padding import largest_size
 from atslib.data.pyramids import ImagePyramid
 from atslib.data.speed_limits import Sign, paper_label, read_gtsdb, read_swedish
+from atslib.experiments import colon_cancer as colon_cancer_experiment
 from atslib.experiments import speed_limits as experiment
-from atslib.experiments.records import array_digest
+from atslib.experiments.records import array_digest, read_record
 from atslib.loading import InMemory, LabelledImages, Loader, collate, known_labels
 from atslib.networks import SaliencyPrior
 from atslib.patches import downsample, extract_patches
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
+RUN_RECORDS = SCRIPTS.parent / "results" / "runs"
 
 
 def real(folder):
@@ -98,6 +101,58 @@ def test_colon_cancer_splits(scheme):
     assert ColonCancer(split="test", scheme=scheme, seed=1).ids != ColonCancer(split="test", scheme=scheme).ids
 
 
+POSITIVE = "5-10 13-14 17-22 30-32 36 38 40-43 46-55 60-61 65-72 77-80 85-88"  # the images with epithelial nuclei
+FOLDS = {
+    "stratified": """
+        1 4 8 15 21 23 30 36 43 50 54 61 67 76 79 80 83 89 91 98
+        6 9 14 18 20 24 28 34 37 45 47 52 58 66 70 72 93 94 96 100
+        2 3 16 25 33 38 40 42 53 64 65 69 71 73 75 81 85 86 87 90
+        5 7 11 12 19 27 29 35 51 55 56 60 63 68 77 78 84 88 95 97
+        10 13 17 22 26 31 32 39 41 44 46 48 49 57 59 62 74 82 92 99
+    """,
+    "runs": """
+        13-14 23-26 29-33 60-61 65-68 81-84
+        15-16 50-55 73-76 85-88 93-96
+        1-2 5-6 9-12 40-41 44-45 69-72 89-92
+        17-22 27-28 34-39 48-49 97-100
+        3-4 7-8 42-43 46-47 56-59 62-64 77-80
+    """,
+}
+
+
+def ids(text):
+    """Numbers, of which neighbours are written as 5-10."""
+    ends = [(part.partition("-")[0], part.rpartition("-")[2]) for part in text.split()]
+    return [number for first, last in ends for number in range(int(first), int(last) + 1)]
+
+
+@pytest.mark.parametrize("scheme", FOLDS)
+def test_colon_cancer_folds_are_those_that_were_trained_on(scheme):
+    """Drawn otherwise, the weights at hand would be tested on images that they were trained on."""
+    labels = np.isin(np.arange(1, 101), ids(POSITIVE)).astype(np.int64)
+    assert labels.sum() == 51
+    tested = colon_cancer.folds(labels, scheme)
+    found = [(np.flatnonzero(tested == fold) + 1).tolist() for fold in range(5)]
+    assert found == [ids(row) for row in FOLDS[scheme].strip().splitlines()]
+
+
+@real("colon_cancer")
+def test_the_images_with_epithelial_nuclei():
+    everything = ColonCancer()
+    assert [number for number, label in zip(everything.ids, everything.labels, strict=True) if label] == ids(POSITIVE)
+
+
+@real("colon_cancer")
+@pytest.mark.parametrize("scheme", FOLDS)
+@pytest.mark.parametrize("fold", range(5))
+def test_colon_cancer_folds_are_those_of_the_records(scheme, fold):
+    sizes = replace(colon_cancer_experiment.PROFILES["laptop"], scheme=scheme)
+    now = colon_cancer_experiment.load_data(sizes, os.environ["ATSLIB_DATA"], fold).describe()
+    told = [read_record(path)["dataset"] for path in RUN_RECORDS.glob(f"colon_cancer-*-seed{fold}-*.json")]
+    told = [about for about in told if about["name"] == now["name"] == f"CRCHistoPhenotypes, {scheme} fold {fold}"]
+    assert told and all(about == now for about in told)
+
+
 GERMAN = {
     "train": {"none": 386, "20": 4, "30": 46, "50": 50, "60": 16, "70": 23, "80": 24, "100": 23, "120": 28},
     "test": {"none": 198, "20": 0, "30": 31, "50": 19, "60": 6, "70": 29, "80": 9, "100": 3, "120": 5},
@@ -116,6 +171,22 @@ def test_gtsdb_counts(split):
     assert torch.allclose((weights * paper.class_counts()), torch.full((4,), len(paper) / 4))
     image, _ = paper[0]
     assert image.shape == (3, 800, 1360) and image.dtype == torch.uint8
+
+
+@real("gtsdb")
+@pytest.mark.parametrize(
+    "profile, part, count, digest",
+    [
+        ("windows", "train", 483, "490fc29578758477"),
+        ("windows", "test", 255, "f74a4de74ab92fea"),
+        ("find", "train", 802, "b52403374fadf136"),
+        ("find", "test", 398, "a05b24f98332cd8d"),
+    ],
+)
+def test_gtsdb_windows_are_those_of_the_records(profile, part, count, digest):
+    windows = getattr(experiment.load_data(profile, os.environ["ATSLIB_DATA"]), part)
+    assert len(windows) == count and windows.size == (480, 640)
+    assert hashlib.sha256(str(windows.corners).encode()).hexdigest()[:16] == digest
 
 
 @real("gtsdb")
@@ -495,6 +566,18 @@ def test_windows_without_the_sign_of_the_same_photographs(german, tmp_path):
     assert [windows.corners[i] for i in range(600)] == SignWindows(train, (40, 60), margin=8).corners
     # In a window nearly as large as the photograph there is no place without the sign.
     assert len(SignWindows(train, (78, 130), margin=8, negatives=True)) == 600
+
+
+def test_windows_lie_where_they_lay_when_models_were_trained_on_them(german, tmp_path):
+    """Each draws its row and column by itself, from the seed and the number of its photograph."""
+    train = GTSDB(tmp_path, limits="any")  # four photographs with a limit, the others without
+    expected = {
+        0: ([(11, 0), (12, 1), (8, 1), (12, 2), (36, 17), (15, 42), (16, 16), (1, 59)], [(18, 30), (9, 71), (21, 64), (1, 62)]),
+        1: ([(10, 2), (9, 1), (10, 1), (8, 0), (16, 65), (15, 70), (5, 70), (14, 47)], [(13, 46), (32, 43), (27, 59), (8, 76)]),
+    }
+    for seed, (first, negatives) in expected.items():
+        corners = SignWindows(train, (40, 60), margin=8, negatives=True, seed=seed).corners
+        assert corners[:8] == first and corners[600:] == negatives
 
 
 def test_windows_are_parts_of_the_photograph(german, tmp_path):
