@@ -240,6 +240,7 @@ display(
         )
     )
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # In the left panel every fold is a small dot, with mean and standard error beside it, and the paper's number is hollow. At the right, the trained
@@ -331,6 +332,7 @@ Markdown(
     + ", ".join(f"of {label} from {errors[0]:.2f} ({looks[0]} patches) to {errors[-1]:.2f} ({looks[-1]})" for label, (looks, errors) in more_looks.items())
     + "."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-colon-runs)=
@@ -350,7 +352,6 @@ def there(name):
 def command(options, seeds):
     words = [f"--{key.replace('_', '-')} {options[key][0]:g}" for key in ("n_patches", "cnn_scale") if key in options]
     words += [f"--set {field}={value}" for field, value in options.get("changes", [()])[0]]
-    words += ["--chunk 0"] * (options["method"] == ["deep_mil"])
     given = f"python -m atslib.experiments colon_cancer --profile {trained} --data DIR --resume --method {options['method'][0]}"
     return " ".join([given, "--seed " + ",".join(map(str, seeds)), *words])
 
@@ -423,6 +424,7 @@ if len(others):
         rows.append([with_it, ", ".join(map(str, sorted(group["seed"]))), f"{updates:,.0f}", f"{size:.0f}", *(pm(group[key]) for key in ("train_loss", "final.test_error"))])
     display(Markdown(f"Other budgets that were tried, and are in no other table (a constant answer has a loss of {math.log(2):.2f}):"))
     display(plots.table(["", "folds", "updates", "images an update", "training loss", "test error"], rows))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ### Deep MIL with the entropy term
@@ -448,6 +450,7 @@ if with_term:
             + "So few runs cannot say what the term does."
         )
     )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## How much can 100 images say?
@@ -487,6 +490,7 @@ Markdown(
     f"nearest, and the error is {1 - tissue['nearest_has_same_label']:.2f}. "
     "[Most neighbours in number are crops of one slide](data_colon_cancer.ipynb)."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # So this page says "better" only where two tests agree; [five folds are too few for one](../ledger.md#when-methods-differ):
@@ -582,6 +586,7 @@ if c := judged(*farthest):
             f"They were picked as the farthest of {math.comb(len(awake), 2)} pairs, which makes these p-values too small."
         )
     )
+# NBVAL_CHECK_OUTPUT
 
 
 # %% [markdown]
@@ -656,6 +661,7 @@ else:
         verdict += f" {idle(*known)} had not begun to learn and {'is' if idle(*known).startswith('1 of') and ';' not in idle(*known) else 'are'} left out."
 display(table_of_pairs([("ATS-10", b) for b in rivals]))
 Markdown(f"**Outcome.** {verdict}")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-claim-colon-uniform)=
@@ -698,6 +704,7 @@ for n, c in known.items():
 display(table_of_pairs([("ATS-10", "U-10"), ("ATS-50", "U-50")]))
 display(losses_of_pairs([("ATS-10", "U-10"), ("ATS-50", "U-50")]))
 Markdown(f"**Outcome.** {' '.join(verdict)}")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-colon-long)=
@@ -720,6 +727,7 @@ if rows:
     display(table_of_pairs([("ATS-10", "U-10")], long))
 else:
     print("No run of this length has ended yet; the commands stand in the section on how these runs differ.")
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10 and ATS-10 on a logarithmic axis against thousands of images seen: thin lines for the folds, thick ones for their mean, both falling, the two close together at the end. Middle, the error on the test fold of the same runs, with dotted lines at the two errors of the paper's table: that of ATS-10 falls early and stays, that of U-10 goes on falling. Right, the entropy of ATS-10's attention, which falls at first and then rises towards that of uniform attention, a dotted line."}}
 
@@ -780,6 +788,7 @@ def along_the_way(groups):
 
 
 on_the_way = along_the_way(long)
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 claimed = PAPER["U-10"][2] - PAPER["ATS-10"][2]  # of error, by the paper's table
@@ -850,11 +859,12 @@ else:
     if not attention_is_better(c) and max(c["losses"]["train_loss"][:2]) < PAPER["ATS-10"][0]:
         verdict += (
             f" Both answer their training images better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), which may leave little for attention to make easier (not tested). "
-            "More of the paper's settings are tried in [the next section](#cell-colon-paper), less reward for entropy in [the one after it](#cell-colon-free)."
+            "More of the paper's settings are tried in [the next section](#cell-colon-paper), less reward for entropy in [a later one](#cell-colon-free)."
         )
     if not attention_is_better(c):
         verdict += " A likely reason, not tested here, is what the paper says of uniform sampling's good error: a positive image holds many epithelial nuclei, often hundreds, and one is enough."
 Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-colon-paper)=
@@ -889,6 +899,7 @@ if rows:
     display(Markdown(f"Computed in {' and '.join(used)}, by {listed(sorted(set().union(*(group['machine'] for group in literal.values()))))}. The rows “as above” are of the same folds."))
 else:
     print(f"No such run has ended yet: python -m atslib.experiments colon_cancer --profile paper --data DIR --method ats,uniform --n-patches 10 --seed {','.join(map(str, range(N_FOLDS)))}")
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10 and ATS-10 with the paper's settings on a logarithmic axis against thousands of images seen: that of ATS-10 drops early and stays far below that of U-10, which falls slowly to the end. Middle, the error on the test fold of the same runs, with dotted lines at the two errors of the paper's table: that of ATS-10 falls first and stays level, that of U-10 falls later. Right, the entropy of ATS-10's attention, which drops and then rises a little, far below a dotted line for uniform attention."}}
 if literal:
@@ -902,6 +913,7 @@ if literal:
 
 # %% tags=["hide-input"]
 literally = along_the_way(literal)
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 c, lines, literal_verdict = judged("ATS-10", "U-10", literal), [], ""
@@ -947,13 +959,14 @@ else:
     if left := [str(seed) for seed in range(N_FOLDS) if seed not in one_by_one.index]:
         verdict += f" With the paper's draws {len(one_by_one) or 'none'} of {N_FOLDS} folds {'are' if len(one_by_one) != 1 else 'is'} trained; the others: `python -m atslib.experiments colon_cancer --profile paper --data DIR --resume --n-patches 10 --method ats --estimator des_raj --set bfloat16=True --seed {','.join(left)}`."
 Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # (cell-colon-free)=
 # #### Without the reward for entropy
 #
 # Is it the reward for entropy that, with our settings, spreads attention out again, and does it keep the training loss from falling further? The same training with λ = 0, all else as
-# [before the last section](#cell-colon-long), with the same folds and seeds, as far as it has been run.
+# [above, with our settings](#cell-colon-long), with the same folds and seeds, as far as it has been run.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left, training loss of U-10, of ATS-10 with the reward for entropy and of ATS-10 without it, on a logarithmic axis against thousands of images seen. Right, the entropy of the attention of the latter two and a dotted line for uniform attention: with the reward it falls and rises again to near that line."}}
 FREE, FREE_PLAN = "ATS-10, λ = 0", dict(method=["ats"], n_patches=[10], changes=[(("entropy_weight", 0), *long_run[0])])
@@ -989,7 +1002,9 @@ def at_the_end(group):
 
 def number(value, digits):
     """Rounded, but never to zero."""
-    return f"{value:.{digits}f}" if round(value, digits) > 0 or value == 0 else f"below {10**-digits:g}"
+    if value == 0:
+        return "0"
+    return f"{value:.{digits}f}" if round(value, digits) > 0 else f"below {10**-digits:g}"
 
 
 def over_folds(a, b):
@@ -1060,6 +1075,7 @@ else:
         + (f"Trained so far: {n_free} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`." if n_free < N_FOLDS else "")
     )
 Markdown(f"**Outcome.** {free_outcome}" if free_outcome else "")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Time and memory: the paper's claims
@@ -1104,6 +1120,7 @@ Markdown(
     )
     + " [Chapter 13](13_cost.ipynb) has more."
 )
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Learning
@@ -1159,6 +1176,7 @@ if len(drawn) > 1:
             + (f"; each is less than one standard error of {N_IMAGES} images, {binomial(p, N_IMAGES):.3f}." if max(map(abs, change.values())) < binomial(p, N_IMAGES) else ".")
         )
 Markdown("**What to see:** " + " ".join(lines) if lines else "No two methods to compare yet.")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ### Live, on drawn tissue
@@ -1540,6 +1558,7 @@ if rows:
         )
 else:
     print("Nothing is measured yet: python -m atslib.experiments.nuclei")
+# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 
@@ -1671,6 +1690,7 @@ if values and long_name in apart:
         )
     outcome += f" {long_outcome}"
 Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Neighbours together
@@ -1720,6 +1740,7 @@ if rows:
     display(Markdown("\n".join(lines)))
 else:
     print("No run with neighbours together has ended yet; the commands stand in the section on how these runs differ.")
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Labels in doubt
@@ -1803,6 +1824,7 @@ points = [
     + (f", {len(of['Deep MIL']) - len(stuck('Deep MIL'))} of the {len(of['Deep MIL'])} shorter ones of Deep MIL." if "Deep MIL" in of else "."),
 ]
 Markdown("\n".join(f"- {point}" for point in points))
+# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises
