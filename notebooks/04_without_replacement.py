@@ -949,7 +949,7 @@ for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)
 
 # %% [markdown]
 # The right gradient ends at the best location. The reversed one leads to the worst, also from the best (from the last start it is still on its way). Whether this harms a training depends on how often $N$ draws exhaust the attention, on the entropy term, and on the other
-# gradients. [Chapter 8](08_megapixel_mnist.ipynb) compares trainings with either (`estimator="legacy_idiap"`); the default is the unbiased one.
+# gradients. [Chapter 8](08_megapixel_mnist.ipynb) compares trainings with either (`estimator="legacy_idiap"` and `"des_raj"`). The default, `"systematic"` ([chapter 5](05_lower_variance.ipynb)), is unbiased, too.
 
 # %% [markdown]
 # ## The numerical trap
