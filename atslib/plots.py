@@ -123,16 +123,12 @@ def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | N
     Raises:
         ValueError: a batch of maps.
     """
-    _check_is_map(log_attention)
-    attention = log_attention.detach().float().exp().cpu()
-    options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
-    return show_image(ax, attention.sqrt(), title, **options)
-
-
-def _check_is_map(log_attention: Tensor) -> None:
     if log_attention.ndim != 2:
         some = "; of what a model returns take out.log_attention[0]" if log_attention.ndim == 3 else ""
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected one map, (h, w){some}")
+    attention = log_attention.detach().float().exp().cpu()
+    options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
+    return show_image(ax, attention.sqrt(), title, **options)
 
 
 def overlay_attention(

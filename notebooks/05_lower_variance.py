@@ -1228,10 +1228,10 @@ display(
             [
                 "| situation | take | because |",
                 "|---|---|---|",
-                "| no particular reason; an error bar is wanted | Des Raj "
+                "| an error bar is wanted, or there is no map | Des Raj "
                 f"| a {gain('Des Raj'):.1f} times smaller squared error than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['Des Raj'][at][0]:.1f} times at as many different locations on average), "
                 f"with `stderr`; {raj_time} |",
-                "| objects on a map, features that go with them | systematic, Hilbert order "
+                "| no particular reason (the default of models); objects on a map, features that go with them | systematic, Hilbert order "
                 f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times smaller squared error than Des Raj "
                 f"at N = 10, and a lower test error in nearly all [trained networks](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test) that were tried; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
                 f"({on_map['unrelated', 'systematic, Hilbert'][:, ten].mean():.2f} against {on_map['unrelated', 'Des Raj'][:, ten].mean():.2f}) |",

@@ -1558,7 +1558,6 @@ if rows:
         )
 else:
     print("Nothing is measured yet: python -m atslib.experiments.nuclei")
-# NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
 
@@ -1690,7 +1689,6 @@ if values and long_name in apart:
         )
     outcome += f" {long_outcome}"
 Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Neighbours together
@@ -1740,7 +1738,6 @@ if rows:
     display(Markdown("\n".join(lines)))
 else:
     print("No run with neighbours together has ended yet; the commands stand in the section on how these runs differ.")
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Labels in doubt
@@ -1824,7 +1821,6 @@ points = [
     + (f", {len(of['Deep MIL']) - len(stuck('Deep MIL'))} of the {len(of['Deep MIL'])} shorter ones of Deep MIL." if "Deep MIL" in of else "."),
 ]
 Markdown("\n".join(f"- {point}" for point in points))
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises
