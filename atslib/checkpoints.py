@@ -108,8 +108,11 @@ def save_weights(path: str | os.PathLike, model: nn.Module) -> None:
     The file is whole or not there. What builds the model is not in it: number and size of patches, scale, fill, estimator.
 
     Raises:
-        ValueError: a state that holds something else than tensors.
+        ValueError: another ending than ``.safetensors``, by which the file is known again; a state that holds something else
+            than tensors.
     """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
     state = model.state_dict()
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{others[0]} in the model's state is a {type(state[others[0]]).__name__}: expected tensors only")

@@ -480,6 +480,8 @@ def test_weights_beside_what_is_no_tensor(tmp_path):
 
     with pytest.raises(ValueError, match="_extra_state in the model's state is a dict: expected tensors only"):
         save_weights(tmp_path / "w.safetensors", Odd(2, 2))
+    with pytest.raises(ValueError, match=r"w\.pt: expected a name that ends in \.safetensors"):
+        save_weights(tmp_path / "w.pt", nn.Linear(2, 2))
     assert not list(tmp_path.iterdir())
 
 
