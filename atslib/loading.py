@@ -102,6 +102,9 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __iter__(self) -> Iterator[tuple[Shaped[Tensor, "C H W"] | ImageSource, int | Tensor]]:
+        return (self[number] for number in range(len(self)))
+
     def class_counts(self) -> Int[Tensor, " classes"]:
         """How many images each class has. Raises a ValueError for labels that are not one class an image."""
         return torch.bincount(_of_classes(self), minlength=len(self.classes))
@@ -234,7 +237,7 @@ class InMemory(LabelledImages):
     """A whole set of images of one size as one uint8 tensor, on any device: nothing is read or copied while training.
 
     Args:
-        dataset: items ``(image, label)``, uint8 of one shape.
+        dataset: a set or list of items ``(image, label)``, images uint8 of one shape.
         device: where to; 5,000 images of 1500 × 1500 grey pixels take 11 GB.
         workers: processes that read or draw the images.
         any_label: labels may be numbers or arrays of one shape, for a loss of your own; ``labels`` then is ``(N, …)``, int64 if
@@ -250,7 +253,7 @@ class InMemory(LabelledImages):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Sequence[tuple[Shaped[Tensor, "C H W"], object]],
         device: str | torch.device = "cpu",
         *,
         workers: int = 0,

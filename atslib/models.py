@@ -155,7 +155,7 @@ class AttentionSampling(nn.Module):
 
     def forward(
         self,
-        image: Shaped[Tensor, "B C H W"],
+        image: Shaped[Tensor, "B C H W"] | ImageSource,
         low: Float[Tensor, "B C h w"] | None = None,
         *,
         log_attention: Float[Tensor, "B h2 w2"] | None = None,
@@ -195,7 +195,9 @@ class AttentionSampling(nn.Module):
             view_size=view_size,
         )
 
-    def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
+    def exact(
+        self, image: Shaped[Tensor, "B C H W"] | ImageSource, low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512
+    ) -> Output:
         """The full model (eq. 1): the features of all K locations, weighed by the attention.
 
         Differentiable; without gradients, memory is bounded by ``chunk`` patches at a time. This is what attention sampling
@@ -213,13 +215,13 @@ class AttentionSampling(nn.Module):
         logits, view_size = self._classify(pooled), tuple(low.shape[2:])
         return Output(logits=logits, log_attention=log_attention, index=None, pooled=pooled, view_size=view_size)
 
-    def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    def view(self, image: Shaped[Tensor, "B C H W"] | ImageSource) -> Float[Tensor, "B C h w"]:
         """The low-resolution view from which attention is computed, :math:`V(x, s)`."""
         _check_image(image)
         return downsample(image, low_size(image.shape[2:], self.scale))
 
     def attend(
-        self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None
+        self, image: Shaped[Tensor, "B C H W"] | ImageSource, low: Float[Tensor, "B C h w"] | None = None
     ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B h2 w2"]]:
         """The view, and the log-attention over its map in float32, whatever the autocast: a heat map, without any patch.
 
@@ -260,7 +262,7 @@ class AttentionSampling(nn.Module):
 
     def geometry(
         self,
-        image: Shaped[Tensor, "B C H W"],
+        image: Shaped[Tensor, "B C H W"] | ImageSource,
         low: Float[Tensor, "B C h w"] | Output,
         log_attention: Float[Tensor, "B h2 w2"] | None = None,
     ) -> PatchGeometry:
@@ -296,7 +298,7 @@ class AttentionSampling(nn.Module):
         )
 
     def top_left(
-        self, image: Shaped[Tensor, "B C H W"], out: Output, low: Float[Tensor, "B C h w"] | None = None
+        self, image: Shaped[Tensor, "B C H W"] | ImageSource, out: Output, low: Float[Tensor, "B C h w"] | None = None
     ) -> Int[Tensor, "B N 2"]:
         """Row and column in the image of the first pixel of each patch that was looked at; may lie outside.
 
@@ -416,7 +418,7 @@ class UniformSampling(AttentionSampling):
         attention = UniformAttention() if like is None else UniformAttention.like(like)
         super().__init__(attention, features, classifier, patch_size, n_patches, scale, estimator, fill)
 
-    def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    def view(self, image: Shaped[Tensor, "B C H W"] | ImageSource) -> Float[Tensor, "B C h w"]:
         """Zeros of the view's size that take no memory: nobody looks at them."""
         _check_image(image)
         nothing = torch.zeros(1, device=_home(self.features, image))  # at once there, or it would be laid out to be copied
@@ -467,7 +469,7 @@ class DeepMIL(nn.Module):
         self.attention, self.features, self.classifier = attention, features, classifier
         self.patch_size, self.grid, self.chunk, self.fill = patch_size, tuple(grid), chunk, fill
 
-    def forward(self, image: Shaped[Tensor, "B C H W"], *, generator: torch.Generator | None = None) -> Output:
+    def forward(self, image: Shaped[Tensor, "B C H W"] | ImageSource, *, generator: torch.Generator | None = None) -> Output:
         """Look everywhere and answer.
 
         Args:
@@ -507,7 +509,7 @@ class DeepMIL(nn.Module):
             pooled=pooled,
         )
 
-    def top_left(self, image: Shaped[Tensor, "B C H W"]) -> Int[Tensor, "B K 2"]:
+    def top_left(self, image: Shaped[Tensor, "B C H W"] | ImageSource) -> Int[Tensor, "B K 2"]:
         """Row and column of the first pixel of each patch of the grid, row by row; may lie outside the image."""
         axes = []
         for cells, side, length in zip(self.grid, image.shape[2:], pair(self.patch_size), strict=True):
@@ -548,7 +550,7 @@ class DownsampledCNN(nn.Module):
         _check_scale(scale)
         self.features, self.classifier, self.scale = features, classifier, scale
 
-    def forward(self, image: Shaped[Tensor, "B C H W"], *, generator: torch.Generator | None = None) -> Output:
+    def forward(self, image: Shaped[Tensor, "B C H W"] | ImageSource, *, generator: torch.Generator | None = None) -> Output:
         """Look at the whole and answer.
 
         Args:
@@ -566,7 +568,7 @@ class DownsampledCNN(nn.Module):
         pooled = _applied(self.features, seen.clone() if seen is image else seen, "feature network")
         return Output(logits=_classified(self.classifier, pooled), log_attention=None, index=None, pooled=pooled)
 
-    def view(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    def view(self, image: Shaped[Tensor, "B C H W"] | ImageSource) -> Float[Tensor, "B C h w"]:
         """What the network sees: the image at ``scale``, :math:`V(x, s)`."""
         _check_image(image)
         size = low_size(image.shape[2:], self.scale)

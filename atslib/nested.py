@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from atslib.arguments import is_whole
 from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, WithReplacement
 from atslib.models import AttentionSampling, Output
-from atslib.patches import low_size, pair
+from atslib.patches import ImageSource, low_size, pair
 
 
 class NestedSampling(AttentionSampling):
@@ -113,7 +113,7 @@ class NestedSampling(AttentionSampling):
 
     def forward(
         self,
-        image: Shaped[Tensor, "B C H W"],
+        image: Shaped[Tensor, "B C H W"] | ImageSource,
         low: Float[Tensor, "B C h w"] | None = None,
         *,
         log_attention: Float[Tensor, "B h2 w2"] | None = None,
@@ -159,7 +159,7 @@ class NestedSampling(AttentionSampling):
         )
 
     def within_top_left(
-        self, image: Shaped[Tensor, "B C H W"], out: Output, low: Float[Tensor, "B C h w"] | None = None
+        self, image: Shaped[Tensor, "B C H W"] | ImageSource, out: Output, low: Float[Tensor, "B C h w"] | None = None
     ) -> Int[Tensor, "B M N 2"]:
         """Row and column in the image of the first pixel of each patch of each region, as :meth:`top_left` has the regions'.
 
@@ -171,7 +171,9 @@ class NestedSampling(AttentionSampling):
         geometry = self.within._geometry_of(region, size, tuple(out.within.log_attention.shape[1:]))
         return regions[:, :, None] + geometry.top_left(out.within.index).unflatten(0, out.index.shape)
 
-    def exact(self, image: Shaped[Tensor, "B C H W"], low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512) -> Output:
+    def exact(
+        self, image: Shaped[Tensor, "B C H W"] | ImageSource, low: Float[Tensor, "B C h w"] | None = None, *, chunk: int = 512
+    ) -> Output:
         """The full model: every patch of every region, weighed by the attention at both levels.
 
         For checks on small images: what lies in several regions is looked at once in each.

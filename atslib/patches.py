@@ -93,7 +93,7 @@ class ImageBatch(ImageSource):
 def extract_patches(
     image: Shaped[Tensor, "B C H W"] | ImageSource,
     top_left: Int[Tensor, "B N 2"],
-    size: int | tuple[int, int],
+    size: int | Sequence[int],
     *,
     fill: float = 0,
 ) -> Shaped[Tensor, "B N C h w"]:
@@ -243,7 +243,7 @@ class PatchGeometry:
         return torch.stack([index.div(width, rounding_mode="floor"), index % width], dim=-1)  # (B, N, 2)
 
 
-def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | tuple[int, int]) -> Float[Tensor, "B C h w"]:
+def downsample(image: Shaped[Tensor, "B C H W"] | ImageSource, size: int | Sequence[int]) -> Float[Tensor, "B C h w"]:
     """The image at a lower resolution, each pixel the exact mean of the area it covers.
 
     Source pixels that lie across a border count with the part that lies inside, so nothing is dropped and nothing
@@ -345,12 +345,12 @@ def _column_means(rows: Float[Tensor, "C r W"], groups: int, blocks: list[tuple[
     return torch.cat([rows[..., start:stop] @ weights for start, stop, weights in blocks], dim=3).flatten(2)
 
 
-def low_size(image_size: tuple[int, int], scale: float) -> tuple[int, int]:
+def low_size(image_size: Sequence[int], scale: float) -> tuple[int, int]:
     """Height and width of the view at ``scale``, to the nearest pixel."""
     return tuple(max(1, math.floor(side * scale + 0.5)) for side in image_size)
 
 
-def check_aspect(image_size: tuple[int, int], view_size: tuple[int, int]) -> None:
+def check_aspect(image_size: Sequence[int], view_size: Sequence[int]) -> None:
     """Raise a ValueError unless the view has the image's proportions, up to the rounding of its sides."""
     (height, width), (low_height, low_width) = image_size, view_size
     # Some one scale has to round to both sides of the view.
@@ -379,7 +379,7 @@ def overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) ->
     return overlap.clamp(min=0).double() / fine
 
 
-def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width of what is given as one number for both, of any integer type, or as the two.
 
     Raises:

@@ -287,3 +287,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> Markdown:
             raise ValueError(f"row {row!r}: expected {len(head)} entries, one for each of {list(head)}")
         lines.append("| " + " | ".join(map(str, row)) + " |")
     return Markdown("\n".join(lines))
+
+
+def points(head: str, said: Sequence[str]) -> Markdown:
+    """What came out, behind a bold head: one statement as a sentence of the page, several as a list."""
+    from IPython.display import Markdown
+
+    bold = f"**{head}**" if head.endswith(("?", "!", ":")) else f"**{head}.**"
+    if len(said) == 1:
+        return Markdown(f"{bold} {said[0]}")
+    return Markdown("\n".join([bold, "", *(f"- {statement}" for statement in said)]))

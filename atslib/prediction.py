@@ -85,7 +85,7 @@ class Prediction:
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    images: Dataset | Sequence[Tensor | ImageSource],
+    images: Dataset | Sequence[Tensor | ImageSource | tuple[Tensor | ImageSource, object] | str | os.PathLike],
     looks: int = 1,
     *,
     seed: int = 0,

@@ -67,6 +67,14 @@ def test_classes_are_balanced(kind):
     assert dataset.class_weights().tolist() == [1.0] * len(dataset.classes)
 
 
+def test_a_drawn_set_can_be_split(kind):
+    for dataset in (kind(n_images=40, **SMALL[kind]), MegapixelMNIST("test", 40, 200, n_noise=0)):
+        first, second = dataset.split(0.2)
+        assert len(first) + len(second) == 40
+        # Of each class a fifth, rounded.
+        assert second.class_counts().tolist() == [round(0.2 * count) for count in dataset.class_counts().tolist()]
+
+
 @pytest.mark.parametrize("size", [192, np.int64(192)])
 def test_one_number_for_a_square(kind, size):
     options = SMALL[kind] | {"size": size}

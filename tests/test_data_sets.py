@@ -1248,6 +1248,16 @@ class Table(LabelledImages):
         return torch.zeros(1, 4, 4, dtype=torch.uint8), self.labels.iloc[number]
 
 
+def test_a_loop_over_a_set_ends_with_its_labels():
+    class Endless(LabelledImages):
+        classes, labels = ("no", "yes"), [0, 1, 1]
+
+        def __getitem__(self, number):
+            return torch.full((1, 4, 4), number), self.labels[number % 3]
+
+    assert [(int(image[0, 0, 0]), label) for image, label in Endless()] == [(0, 0), (1, 1), (2, 1)]
+
+
 @pytest.mark.filterwarnings("error")
 def test_labels_may_be_a_column_of_a_table(tmp_path):
     pandas = pytest.importorskip("pandas")

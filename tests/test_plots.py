@@ -29,6 +29,11 @@ def test_table():
         plots.table(["run", "error"], [["a"]])
 
 
+def test_one_statement_is_a_sentence_and_several_are_a_list():
+    assert plots.points("Outcome", ["It holds."]).data == "**Outcome.** It holds."
+    assert plots.points("Does it?", ["It does.", "Twice."]).data == "**Does it?**\n\n- It does.\n- Twice."
+
+
 def test_show_maps_draws_multiples_of_uniform_in_powers_of_two():
     sharp = torch.tensor([[0.5, 0.25], [0.125, 0.125]]).log()
     figure = plots.show_maps({"one": [torch.full((2, 2), 0.25).log(), sharp], "two": [None, sharp]}, ["before", "after"], "times")

@@ -95,7 +95,7 @@ class GeneratedHistology(LabelledImages):
             raise ValueError(f"size={self.size}: expected at least 128 × 128 pixels, the room that a gland needs")
         if max_glands < 1:
             raise ValueError(f"max_glands={max_glands}: expected at least 1")
-        self.split, self.seed, self.max_glands = split, seed, max_glands
+        self._split, self.seed, self.max_glands = split, seed, max_glands
         n_images = count_of_images(n_images, {"train": 400, "test": 200}[split])
         self.labels = torch.from_numpy(balanced_labels(n_images, 2, seed, _SPLITS.index(split), 0))
 
@@ -109,7 +109,7 @@ class GeneratedHistology(LabelledImages):
 
     def _draw(self, number: int) -> tuple[UInt8[np.ndarray, "3 H W"], Tissue]:
         number = range(len(self))[operator.index(number)]  # IndexError beyond the end, negative numbers from the end
-        random = stream(self.seed, _SPLITS.index(self.split), 1, number)
+        random = stream(self.seed, _SPLITS.index(self._split), 1, number)
         label = int(self.labels[number])
         height, width = self.size
         haematoxylin, eosin = _stroma(random, self.size)

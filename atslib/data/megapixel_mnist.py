@@ -105,7 +105,7 @@ class MegapixelMNIST(LabelledImages):
             raise ValueError(f"digits={digits!r}: expected 'full', a pair of images and labels, or None")
         if not 1 <= n_same <= n_digits:
             raise ValueError(f"n_same={n_same} of n_digits={n_digits} of one class: expected 1 <= n_same <= n_digits")
-        self.split = split
+        self._split = split
         self.n_images = count_of_images(n_images, {"train": 5000, "test": 1000}[split])
         self.size = pair(size)
         self.n_digits, self.n_same, self.n_noise, self.noise, self.seed = n_digits, n_same, n_noise, noise, seed
@@ -246,7 +246,7 @@ class MegapixelMNIST(LabelledImages):
 
     def _random(self, number: int, of: str) -> np.random.RandomState:
         # RandomState's streams are frozen for good (NumPy NEP 19), those of default_rng are not.
-        key = [self.seed, _SPLITS.index(self.split), ("image", "bank").index(of), number]
+        key = [self.seed, _SPLITS.index(self._split), ("image", "bank").index(of), number]
         return np.random.RandomState(np.random.PCG64(np.random.SeedSequence(key)))
 
 

@@ -90,14 +90,14 @@ class GeneratedRoads(LabelledImages):
                 f"size={size}: too small for signs up to {sign_width[1]} pixels wide; expected at least "
                 f"{4 * sign_width[1]} × {4 * sign_width[1]}, or give a smaller sign_width"
             )
-        self.split, self.seed, self.size, self.sign_width = split, seed, size, tuple(sign_width)
+        self._split, self.seed, self.size, self.sign_width = split, seed, size, tuple(sign_width)
         n_images = count_of_images(n_images, {"train": 800, "test": 400}[split])
         self.labels = torch.from_numpy(balanced_labels(n_images, 4, seed, _SPLITS.index(split), 2))
 
     def __getitem__(self, number: int) -> tuple[UInt8[Tensor, "3 H W"], int]:
         horizon, placed = self._compose(number)
         number = range(len(self))[number]
-        random = stream(self.seed, _SPLITS.index(self.split), 4, number)
+        random = stream(self.seed, _SPLITS.index(self._split), 4, number)
         image = _landscape(random, self.size, horizon)
         for sign in sorted(placed, key=lambda sign: sign.radius):  # the near ones last
             _put(random, image, sign)
@@ -122,7 +122,7 @@ class GeneratedRoads(LabelledImages):
     def _compose(self, number: int) -> tuple[float, list[_Placed]]:
         """Where the horizon is and what signs stand where."""
         number = range(len(self))[operator.index(number)]  # IndexError beyond the end, negative numbers from the end
-        random = stream(self.seed, _SPLITS.index(self.split), 3, number)
+        random = stream(self.seed, _SPLITS.index(self._split), 3, number)
         height, width = self.size
         horizon = (0.42 + 0.12 * random.rand()) * height
         label = int(self.labels[number])
