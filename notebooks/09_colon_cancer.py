@@ -606,7 +606,7 @@ def shorter_cnn():
         if len(group) < N_FOLDS or (c := judged("ATS-10", "CNN 0.5", both)) is None:
             continue
         text += (
-            f" With {seen:,} images, {seen / of['ATS-10']['seen'].iloc[0]:.2f} of ATS-10's, CNN 0.5 has an error of {pm(group['final.test_error'])}, {'not higher than' if c['means'][1] <= c['means'][0] else 'above'} ATS-10's {c['means'][0]:.3f} "
+            f"{' ' * bool(text)}With {seen:,} images, {seen / of['ATS-10']['seen'].iloc[0]:.2f} of ATS-10's, CNN 0.5 has an error of {pm(group['final.test_error'])}, {'not higher than' if c['means'][1] <= c['means'][0] else 'above'} ATS-10's {c['means'][0]:.3f} "
             f"({c['only'][0]} images that ATS-10 alone gets wrong, {c['only'][1]} that the CNN alone does; sign test {p_text(c['sign'])}, permutation {p_text(c['permutation'])}), after {listed(minutes(group))}, ATS-10's after {listed(minutes(of['ATS-10']))}"
         )
         quick, slow = minutes_on(group), minutes_on(of["ATS-10"])
@@ -640,27 +640,26 @@ limits = [x for b in level for key in ("interval", "by_fold") for x in known[b][
 width = max((abs(x) for x in limits if math.isfinite(x)), default=math.nan)
 endless = [b for b in level if not all(map(math.isfinite, known[b]["by_fold"]))]
 if not known:
-    verdict = "Nothing to compare yet."
+    points = ["Nothing to compare yet."]
 else:
-    verdict = " ".join(
+    points = [" ".join(
         [f"The error differs from that of {b}, with these budgets: {favoured('ATS-10', b, known[b])} is better." for b in differ]
         + [f"Against {b} only the sign test points to a difference, in favour of {favoured('ATS-10', b, known[b])}." for b in hinted]
         + ([f"Against {listed(level)} no difference is shown, but one of up to {width:.2f} could hide in so few images and folds{f' (for {listed(endless)} the images alone were asked: so few folds set no limit)' if endless else ''}."] if level else [])
-    )
+    )]  # fmt: skip
     if few:
         counts = [f"{known[b]['folds'] if b in known else 0} folds of {b}" for b in few]
-        verdict += f" Only {listed(counts)} can be compared."
+        points[-1] += f" Only {listed(counts)} can be compared{f'; {idle(*known)} had not begun to learn' if idle(*known) else ''}."
     lengths = {b: of[b]["seen"].iloc[0] for b in known if of[b]["seen"].iloc[0] < of["ATS-10"]["seen"].iloc[0]}
     if lengths:
-        verdict += (
-            f" ATS-10 saw {of['ATS-10']['seen'].iloc[0]:,} images in training, {listed([f'{b} {seen:,}' for b, seen in lengths.items()])}: "
+        points.append(
+            f"ATS-10 saw {of['ATS-10']['seen'].iloc[0]:,} images in training, {listed([f'{b} {seen:,}' for b, seen in lengths.items()])}: "
             "**this compares what a budget buys, not what the methods end at**."
         )
-    verdict += cheap_cnn
-    if idle(*known):
-        verdict += f" {idle(*known)} had not begun to learn and {'is' if idle(*known).startswith('1 of') and ';' not in idle(*known) else 'are'} left out."
+    if cheap_cnn:
+        points.append(cheap_cnn)
 display(table_of_pairs([("ATS-10", b) for b in rivals]))
-Markdown(f"**Outcome.** {verdict}")
+plots.points("Outcome", points)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -694,16 +693,16 @@ def losses_of_pairs(pairs, groups=of):
 
 known = {n: c for n in (10, 50) if (c := judged(f"ATS-{n}", f"U-{n}"))}
 better = [n for n, c in known.items() if evidence(c) == "both" and favoured("ATS", "U", c) == "ATS"]
-verdict = [] if known else ["Nothing to compare yet."]
+points = [] if known else ["Nothing to compare yet."]
 for n, c in known.items():
     change = c["means"][0] / c["means"][1] - 1
-    verdict.append(
+    points.append(
         f"With {n} patches the error is {abs(change):.0%} {'lower' if change <= 0 else '**higher**'} with attention (in the paper {1 - PAPER[f'ATS-{n}'][2] / PAPER[f'U-{n}'][2]:.0%} lower); "
         f"{'a lower error is shown' if n in better else 'a lower error is **not shown**'}. The training loss is {loss_words('ATS', 'U', c)}; in the paper {PAPER[f'U-{n}'][0] / PAPER[f'ATS-{n}'][0]:.1f} times lower."
     )
 display(table_of_pairs([("ATS-10", "U-10"), ("ATS-50", "U-50")]))
 display(losses_of_pairs([("ATS-10", "U-10"), ("ATS-50", "U-50")]))
-Markdown(f"**Outcome.** {' '.join(verdict)}")
+plots.points("Outcome", points)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -801,31 +800,38 @@ def attention_is_better(c):
 
 
 def told(c, ratios):
-    """What ATS-10 and U-10 say of the paper's claim: first of the error, then of the training loss, at the end and on the way."""
+    """What ATS-10 and U-10 say of the paper's claim, in points: of the error, of the training loss, and of that on the way."""
     (low, high), (least, most) = c["interval"], c["by_fold"]
     _, bottom, top, _ = ratios[1]
     excluded = [name for name, (bottom, top) in (("images", (low, high)), ("folds", (least, most))) if not bottom <= -claimed <= top]
-    text = (
+    points = [
         f"{'A' if c['folds'] == N_FOLDS else f'So far, over {folds(c)}, a'} lower error with attention {'is shown' if attention_is_better(c) else 'is **not shown**'}: {c['means'][0]:.3f} against U-10's {c['means'][1]:.3f}. "
         f"A difference of the paper's size ({claimed:.3f} in favour of attention) lies "
         + ("outside the 95 % intervals over images and over folds" if len(excluded) == 2 else f"outside the 95 % interval over {excluded[0]} but inside the one over {'folds' if excluded == ['images'] else 'images'}, so it is not excluded" if excluded else "inside the 95 % intervals over images and over folds")
-        + f". The training loss is {loss_words('ATS-10', 'U-10', c, ratios[1][0])}; in the paper it is {factor:.1f} times lower"
+        + ".",
+        f"The training loss is {loss_words('ATS-10', 'U-10', c, ratios[1][0])}; in the paper it is {factor:.1f} times lower"
         + (f", which the folds exclude: they allow {bottom:.1f} to {top:.1f} times" if not bottom <= factor <= top else f", which is within what the folds allow, {bottom:.1f} to {top:.1f} times" if math.isfinite(top) else "")
-        + "."
-    )
+        + ".",
+    ]
     sooner = [part for part, (_, low, _, lower) in ratios.items() if low > 1 and lower == c["folds"]]
     if sooner and bottom < 1:
         peak = max(ratios.values())
-        text += (
-            f" But it is lower **on the way**: in every fold, with an interval above one, after {', '.join(f'{part:.0%}' for part in sooner)} of the training, at most {peak[0]:.1f} times "
+        points.append(
+            f"But it is lower **on the way**: in every fold, with an interval above one, after {', '.join(f'{part:.0%}' for part in sooner)} of the training, at most {peak[0]:.1f} times "
             f"({peak[1]:.1f} to {peak[2]:.1f}). So attention learns the training images sooner; by the end the order has changed on average ({bottom:.2f} to {top:.2f}{', not beyond chance' if bottom < 1 < top else ''})."
             + (" Nowhere in the table is three times within the interval." if max(high for _, _, high, _ in ratios.values()) < 3 else "")
         )
-    return text
+    return points
+
+
+def in_brief(c, ratios):
+    """The first two points of it in one sentence, for the summary."""
+    (mine, theirs), shown = c["means"], attention_is_better(c)
+    return f"a lower error with attention {'is shown' if shown else 'is **not shown**'} ({mine:.3f} against U-10's {theirs:.3f}), and the training loss is {loss_words('ATS-10', 'U-10', c, ratios[1][0])}."
 
 
 c = long_c = judged("ATS-10", "U-10", long)
-lines, long_verdict = [], ""
+lines, long_brief = [], ""
 for label in long:
     if label in of:
         seeds = of[label].index.intersection(long[label].index)
@@ -852,18 +858,18 @@ if "ATS-10" in long:
         )
     )
 if c is None:
-    verdict = "Nothing to compare at this length yet."
+    points = ["Nothing to compare at this length yet."]
 else:
-    long_verdict = told(c, on_the_way)
-    verdict = f"At the paper's number of updates. {long_verdict}"
+    long_brief, points = in_brief(c, on_the_way), told(c, on_the_way)
     if not attention_is_better(c) and max(c["losses"]["train_loss"][:2]) < PAPER["ATS-10"][0]:
-        verdict += (
-            f" Both answer their training images better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), which may leave little for attention to make easier (not tested). "
+        points.append(
+            f"Both answer their training images better than in the paper ({PAPER['ATS-10'][0]:g} and {PAPER['U-10'][0]:g}), which may leave little for attention to make easier (not tested). "
             "More of the paper's settings are tried in [the next section](#cell-colon-paper), less reward for entropy in [a later one](#cell-colon-free)."
         )
     if not attention_is_better(c):
-        verdict += " A likely reason, not tested here, is what the paper says of uniform sampling's good error: a positive image holds many epithelial nuclei, often hundreds, and one is enough."
-Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
+        points.append("A likely reason, not tested here, is what the paper says of uniform sampling's good error: a positive image holds many epithelial nuclei, often hundreds, and one is enough.")
+display(Markdown("\n".join(lines)))
+plots.points("Outcome, at the paper's number of updates", points)
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -907,7 +913,7 @@ if literal:
     display(
         Markdown(
             "What to see: with these settings attention makes much of a difference to the training images, left, and none is seen to its advantage on others, middle. "
-            "It ends far narrower than with our settings, right, though it has spread since its narrowest. Which of the three settings does so was not tested."
+            "It ends far narrower than with our settings, right, though it has spread since its narrowest. Which of the three settings does so is asked [below](#cell-colon-which)."
         )
     )
 
@@ -916,7 +922,7 @@ literally = along_the_way(literal)
 # NBVAL_CHECK_OUTPUT
 
 # %% tags=["hide-input"]
-c, lines, literal_verdict = judged("ATS-10", "U-10", literal), [], ""
+c, lines, literal_brief = judged("ATS-10", "U-10", literal), [], ""
 for label, group in literal.items():
     if label in long and len(seeds := group.index.intersection(long[label].index)) > 1:
         a, b = (np.log(runs.loc[seeds, "train_loss"]) for runs in (group, long[label]))
@@ -941,7 +947,7 @@ if len(one_by_one) and "ATS-10" in literal and len(shared := one_by_one.index.in
         + (f"; U-10 has on {'these folds' if len(shared) > 1 else 'this fold'} a training loss of {pm(literal['U-10'].loc[shared, 'train_loss'], 3)} and an error of {pm(late_error(literal['U-10'].loc[shared]))}." if "U-10" in literal and shared.isin(literal["U-10"].index).all() else ".")
     )
 if c is None:
-    verdict = "Nothing to compare with these settings yet."
+    points = ["Nothing to compare with these settings yet."]
 else:
     both = literal["ATS-10"].index.intersection(literal["U-10"].index)
     late = [late_error(literal[label]).loc[both] for label in ("ATS-10", "U-10")]
@@ -950,16 +956,67 @@ else:
         f"- **Test error**, mean of the last {LAST} tests: {pm(late[0])} with attention, {pm(late[1])} without, a difference of {pm(late[0] - late[1])}, lower with attention in {int((late[0] < late[1]).sum())} of {folds(c)} "
         f"({p_text(p_value)}, {beyond_chance(p_value, least_p(len(both), len(both), paired=True))})."
     )
-    literal_verdict = told(c, literally)
-    verdict = f"With the paper's settings, but systematic draws. {literal_verdict}"
+    literal_brief, points = in_brief(c, literally), told(c, literally)
     if others_seeds := [seed for seed in range(N_FOLDS) if seed not in both]:
         same = " --set bfloat16=True" if all(literal["ATS-10"]["settings.training.bfloat16"]) else ""
         given = f"python -m atslib.experiments colon_cancer --profile paper --data DIR --resume{same} --n-patches 10 --method ats,uniform --seed {','.join(map(str, others_seeds))}"
-        verdict += f" Trained so far: {len(both)} of {N_FOLDS} folds; the others: `{given}`."
+        points.append(f"Trained so far: {len(both)} of {N_FOLDS} folds; the others: `{given}`.")
     if left := [str(seed) for seed in range(N_FOLDS) if seed not in one_by_one.index]:
-        verdict += f" With the paper's draws {len(one_by_one) or 'none'} of {N_FOLDS} folds {'are' if len(one_by_one) != 1 else 'is'} trained; the others: `python -m atslib.experiments colon_cancer --profile paper --data DIR --resume --n-patches 10 --method ats --estimator des_raj --set bfloat16=True --seed {','.join(left)}`."
-Markdown("\n".join([*lines, "", f"**Outcome.** {verdict}"]))
+        points.append(f"With the paper's draws {len(one_by_one) or 'none'} of {N_FOLDS} folds {'are' if len(one_by_one) != 1 else 'is'} trained; the others: `python -m atslib.experiments colon_cancer --profile paper --data DIR --resume --n-patches 10 --method ats --estimator des_raj --set bfloat16=True --seed {','.join(left)}`.")
+display(Markdown("\n".join(lines)))
+plots.points("Outcome, with the paper's settings, but systematic draws", points)
 # NBVAL_CHECK_OUTPUT
+
+# %% [markdown]
+# (cell-colon-which)=
+# #### One setting at a time
+#
+# Which of the three settings keeps attention narrow? Here is ATS-10 with our settings but for one, which is the paper's: same fold, same seed, as many updates, systematic draws; as far as it has been run.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Entropy of ATS-10's attention against thousands of images seen: with our settings, with each of three of them replaced by the paper's, and with all three replaced; a dotted line for uniform attention."}}
+SINGLE = {"feature_scale": ("features of length 1", "1"), "schedule": ("constant learning rate", "constant"), "clip_norm": ("no clipping", "None")}
+single = {}  # by name -> runs with one setting as in the paper
+for field, (name, value) in SINGLE.items():
+    if (group := chosen("stratified", among=as_long, **{field: value}).get("ATS-10")) is not None:
+        if {"ATS-10"} <= long.keys() & literal.keys():
+            group = group.loc[group.index.intersection(long["ATS-10"].index).intersection(literal["ATS-10"].index)]
+            single |= {name: group} if len(group) else {}
+if single:
+    shared = sorted(set.intersection(*(set(group.index) for group in single.values()))) or sorted(next(iter(single.values())).index)[:1]
+    single = {name: group.loc[group.index.intersection(shared)] for name, group in single.items() if group.index.isin(shared).any()}
+    steps = {"our settings": long["ATS-10"].loc[shared], **single, "all three": literal["ATS-10"].loc[shared]}
+    ends = {name: np.array([np.mean(curve[-LAST:]) for curve in group["curve.entropy"]]) for name, group in steps.items()}
+    lows = {name: [min(curve) for curve in group["curve.entropy"]] for name, group in steps.items()}
+    figure, ax = plt.subplots(figsize=(7, 3.4))
+    looks = [(plots.ORANGE, "-"), (plots.BLUE, "--"), (plots.GREEN, "-."), (plots.PURPLE, ":"), (plots.BLACK, "-")]
+    places = ["our settings", *(name for name, _ in SINGLE.values()), "all three"]
+    for name, group in steps.items():
+        colour, style = looks[places.index(name)]
+        for i, (epochs, n_images, entropy) in enumerate(zip(group["curve.epoch"], group["dataset.n_train"], group["curve.entropy"], strict=True)):
+            ax.plot(np.array(epochs) * n_images / 1000, smooth(entropy), style, color=colour, lw=1.6, label=name if i == 0 else None)
+    ax.axhline(math.log(10_000), color=plots.GREY, linestyle=":", lw=1)
+    ax.set(xlabel="images seen, thousands", ylabel="entropy (nats)", ylim=(0, None), title="dotted grey: uniform")
+    ax.legend(fontsize="small", ncols=2)
+    plt.show()
+    display(
+        plots.table(
+            ["ATS-10", "runs", "lowest entropy", f"entropy, last {LAST} tests", "training loss", f"test error, mean of the last {LAST} tests"],
+            [[name, len(group), pm(lows[name], 2), pm(ends[name], 2), pm(group["train_loss"], 4), pm(late_error(group))] for name, group in steps.items()],
+        )
+    )
+    whole_way = np.mean(ends["our settings"]) - np.mean(ends["all three"])
+    of_the_way = {name: (np.mean(ends["our settings"]) - np.mean(ends[name])) / whole_way for name in single}
+    said = [
+        f"From our settings to all three of the paper's, attention ends {whole_way:.1f} nats narrower; with one of them alone it goes "
+        + listed([f"{way:.0%} of that way ({name})" for name, way in of_the_way.items()])
+        + "."
+    ]
+    if left := [field for field, (name, _) in SINGLE.items() if name not in single]:
+        said.append("Not run yet: " + "; ".join(f"`{command(dict(method=['ats'], n_patches=[10], changes=[((field, SINGLE[field][1]), *long_run[0])]), shared)}`" for field in left) + ".")
+    seeds = f"fold{'s' * (len(shared) > 1)} {listed([str(seed) for seed in shared])}"
+    display(plots.points(f"Outcome, {seeds}, one run of each{': no test can judge it' if len(shared) == 1 else ' and fold, too few for a test'}", said))
+else:
+    print("No such run has ended yet:", *(command(dict(method=["ats"], n_patches=[10], changes=[((field, value), *long_run[0])]), [0]) for field, (_, value) in SINGLE.items()), sep="\n")
 
 # %% [markdown]
 # (cell-colon-free)=
@@ -1015,7 +1072,6 @@ def over_folds(a, b):
     return f" ({p_text(p)}, {beyond_chance(p, least_p(len(a), len(a), paired=True))})"
 
 
-free_outcome = ""
 if free is None or not len(free):
     print("No run without the reward that could be compared has ended yet:", command(FREE_PLAN, range(N_FOLDS)))
 else:
@@ -1054,27 +1110,27 @@ else:
         "On this fold, in one run, the reward is what spreads attention out again"
         if n_free == 1
         else f"On each of {'the' if n_free == N_FOLDS else 'these'} {n_free} folds, in one run each, it is the reward that spreads attention out again"
-    ) + ("; more folds are to say whether it always is. " if n_free < N_FOLDS else ". ")
-    free_outcome = (
-        ("One fold, one run of each: no test can judge it. " if n_free == 1 else f"Over {n_free} folds, in pairs of one seed. ")
-        + f"Without the reward attention ends with an entropy of {pm(ends[1], 2)} nats{over_folds(ends[1], at_the_end(usual_long))}, as if {' to '.join(as_many)} location{'s' * (as_many != ['1'])} shared it"
-        + (f", below each of the {len(ends[0])} runs with it ({min(ends[0]):.2f} to {max(ends[0]):.2f}). " if outside else f"; the {len(ends[0])} runs with it end with {min(ends[0]):.2f} to {max(ends[0]):.2f}. ")
+    ) + ("; more folds are to say whether it always is." if n_free < N_FOLDS else ".")
+    error_p = f", permutation {p_text(permutation_test(errors[FREE], errors[with_label], paired=True))}" if n_free > 1 else ""
+    said = [
+        f"**Attention** ends with an entropy of {pm(ends[1], 2)} nats{over_folds(ends[1], at_the_end(usual_long))}, as if {' to '.join(as_many)} location{'s' * (as_many != ['1'])} shared it"
+        + (f", below each of the {len(ends[0])} runs with the reward ({min(ends[0]):.2f} to {max(ends[0]):.2f}). " if outside else f"; the {len(ends[0])} runs with the reward end with {min(ends[0]):.2f} to {max(ends[0]):.2f}. ")
         + (
             f"There it stays, once it has fallen; with the reward it rises again in every run. {spread_again}"
             if outside and all(stays) and all(rises)
-            else f"Once it has fallen it stays low in {sum(stays)} of {n_free} run{'s' * (n_free > 1)}; with the reward it rises again in {sum(rises)} of {len(rises)}. "
-        )
-        + f"The training loss is lower than with the reward in {below[with_label]} {in_folds}{over_folds(logs['train_loss'][FREE], logs['train_loss'][with_label])}, "
-        + f"and lower than U-10's in {below['U-10']}{over_folds(logs['train_loss'][FREE], logs['train_loss']['U-10'])}. "
-        + f"The test loss is {test_losses[FREE]}, with the reward {test_losses[with_label]}, U-10's {test_losses['U-10']}; it is higher than with the reward in {above_it} {in_folds}{over_folds(logs['final.test_loss'][FREE], logs['final.test_loss'][with_label])}. "
-        + ("(The tests are of the logarithms of the losses; what is below one millionth counts as that.) " if n_free > 1 else "")
-        + f"The test error is {pm(errors[FREE])}, with the reward {pm(errors[with_label])}, U-10's {pm(errors['U-10'])}"
-        + f" ({len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only; sign test {p_text(sign_test(*wrong))}"
-        + (f", permutation {p_text(permutation_test(errors[FREE], errors[with_label], paired=True))}" if n_free > 1 else "")
-        + "). "
-        + (f"Trained so far: {n_free} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`." if n_free < N_FOLDS else "")
-    )
-Markdown(f"**Outcome.** {free_outcome}" if free_outcome else "")
+            else f"Once it has fallen it stays low in {sum(stays)} of {n_free} run{'s' * (n_free > 1)}; with the reward it rises again in {sum(rises)} of {len(rises)}."
+        ),
+        f"**The training loss** is lower than with the reward in {below[with_label]} {in_folds}{over_folds(logs['train_loss'][FREE], logs['train_loss'][with_label])}, "
+        + f"and lower than U-10's in {below['U-10']}{over_folds(logs['train_loss'][FREE], logs['train_loss']['U-10'])}.",
+        f"**The test loss** is {test_losses[FREE]}, with the reward {test_losses[with_label]}, U-10's {test_losses['U-10']}; it is higher than with the reward in {above_it} {in_folds}{over_folds(logs['final.test_loss'][FREE], logs['final.test_loss'][with_label])}."
+        + (" (The tests of both are of logarithms; what is below one millionth counts as that.)" if n_free > 1 else ""),
+        f"**The test error** is {pm(errors[FREE])}, with the reward {pm(errors[with_label])}, U-10's {pm(errors['U-10'])}: "
+        + f"{len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only (sign test {p_text(sign_test(*wrong))}{error_p}).",
+    ]
+    if n_free < N_FOLDS:
+        said.append(f"Trained so far: {n_free} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`.")
+    head = "Outcome, one fold, one run of each, which no test can judge" if n_free == 1 else f"Outcome, over {n_free} folds, in pairs of one seed"
+    display(plots.points(head, said))
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -1621,7 +1677,7 @@ for name, group in as_long_as.items():
         if not (Path("../results/nuclei") / Path(row["file"]).name).exists():
             unmeasured.append(f"{name}, fold {seed}")
 if unmeasured:
-    lines.append(f"- Not measured yet: {'; '.join(unmeasured)} (`python -m atslib.experiments.nuclei --data DIR`).")
+    lines.append(f"Not measured yet: {'; '.join(unmeasured)} (`python -m atslib.experiments.nuclei --data DIR`).")
 comparison = "No network of Deep MIL that had learned is measured yet."
 if n_mil:
     which = f"the {networks(n_mil)} of {mil}{' that had learned' * (mil + IDLE in apart)}"
@@ -1638,33 +1694,35 @@ if n_mil:
     if words:
         comparison = f"Beside {which}, {'; '.join(words)}. {networks(n_mil).capitalize()} of a method cannot show that it differs."
 values = by_image("ATS-10", "auc_nuclei")
-finds, outcome = False, "Nothing measured yet."
+finds, said = False, []
 if values:
     good, count = networks_above("ATS-10", "auc_nuclei")
     # More attention near nuclei than the area there, too: an AUC knows nothing of how little the differences may be.
     more_than_area = [np.mean([row["mass"] for row in numbers["final"]]) > np.mean([row["area"] for row in numbers["final"]]) for numbers in apart["ATS-10"]]
     finds = good == count and all(more_than_area) and above(values, dict.fromkeys(values, 0.5))[2] < 0.05
-    outcome = (
+    said.append(
         f"Attention sampling finds epithelium from image labels alone: in each of {networks(count)} there is more attention near epithelial nuclei than their share of the area, and it ranks them above other nuclei (by their AUC; by how much is not measured)."
         if finds
         else f"That attention prefers epithelial nuclei to others is not shown (so on average in {good} of {networks(count)})."
-    ) + f" {comparison}"
-long_name, long_outcome = f"ATS-10, {LONG}", ""
+    )
+    said.append(comparison)
+long_name, longer = f"ATS-10, {LONG}", {}  # of the long trainings: the mass near nuclei
 if values and long_name in apart:
     mass, area = (np.mean([np.mean([row[key] for row in numbers["final"]]) for numbers in apart[long_name]]) for key in ("mass", "area"))
     more, n, p_value = above(by_image(long_name, "auc_nuclei"), dict.fromkeys(by_image(long_name, "auc_nuclei"), 0.5))
     short_mass = np.mean(list(by_image("ATS-10", "mass").values()))
     masses = side_by_side(long_name, "ATS-10", "mass")
     lower = f"lower in {sum(mine < theirs for mine, theirs in masses)} of {len(masses)} folds{over_folds(*zip(*masses, strict=True)) if masses else ''}"
-    long_outcome = (
-        f"With as many updates as the paper ({networks(len(apart[long_name]))}) the mass near nuclei is {mass:.2f}, on {area:.2f} of the area"
-        + f". After the short training it is {short_mass:.2f}; after the long one it is {lower}."
+    longer["with as many updates as the paper"] = mass
+    said.append(
+        f"**With as many updates as the paper** ({networks(len(apart[long_name]))}) the mass near nuclei is {mass:.2f}, on {area:.2f} of the area. "
+        f"After the short training it is {short_mass:.2f}; after the long one it is {lower}."
     )
     if darkness:
         dark = {key: np.nanmean([numbers[key] for numbers in darkness.values()]) for key in ("auc", "auc_nuclei")}
         mine = {key: np.mean(list(by_image(long_name, key).values())) for key in dark}
         more, n, p_value = above(by_image(long_name, "auc"), {number: numbers["auc"] for number, numbers in darkness.items()})
-        long_outcome += (
+        said[-1] += (
             f" Its AUC, {mine['auc']:.2f}, is {'no higher than' if mine['auc'] <= dark['auc'] or p_value >= 0.05 else 'above'} that of plain darkness, {dark['auc']:.2f}; "
             f"among nuclei it says {'more' if mine['auc_nuclei'] > dark['auc_nuclei'] else 'no more'} than darkness ({mine['auc_nuclei']:.2f} against {dark['auc_nuclei']:.2f})."
         )
@@ -1674,8 +1732,9 @@ if values and long_name in apart:
         shared = without.keys() & rewarded_too.keys()
         both_ways = side_by_side(free_name, long_name, "mass")
         more = sum(without[i] > rewarded_too[i] for i in shared)
-        long_outcome += (
-            f" Without the reward for entropy ({networks(len(apart[free_name]))}, [trained as long](#cell-colon-free)) the mass near nuclei is {np.mean([without[i] for i in shared]):.2f}, "
+        longer["without the reward for entropy"] = np.mean(list(without.values()))
+        said.append(
+            f"**Without the reward for entropy** ({networks(len(apart[free_name]))}, [trained as long](#cell-colon-free)) the mass near nuclei is {np.mean([without[i] for i in shared]):.2f}, "
             f"where the networks with it have {np.mean([rewarded_too[i] for i in shared]):.2f} on the same {len(shared)} images, and it is the larger in {more} of them (sign test {p_text(above(without, rewarded_too)[2])})"
             + (f", on average in {sum(mine > theirs for mine, theirs in both_ways)} of {len(both_ways)} folds{over_folds(*zip(*both_ways, strict=True))}." if len(both_ways) > 1 else ".")
         )
@@ -1683,12 +1742,12 @@ if values and long_name in apart:
     if paper_name in apart:
         mass, auc, auc_nuclei = (np.mean(list(by_image(paper_name, key).values())) for key in ("mass", "auc", "auc_nuclei"))
         masses = side_by_side(paper_name, long_name, "mass")
-        long_outcome += (
-            f" With [the paper's settings](#cell-colon-paper) ({networks(len(apart[paper_name]))}) the mass near nuclei is {mass:.2f}, the AUC {auc:.2f}, among nuclei {auc_nuclei:.2f}"
+        longer["with the paper's settings"] = mass
+        said.append(
+            f"**With [the paper's settings](#cell-colon-paper)** ({networks(len(apart[paper_name]))}) the mass near nuclei is {mass:.2f}, the AUC {auc:.2f}, among nuclei {auc_nuclei:.2f}"
             + (f"; the mass is larger than with our settings in {sum(mine > theirs for mine, theirs in masses)} of {len(masses)} folds{over_folds(*zip(*masses, strict=True))}." if masses else ".")
         )
-    outcome += f" {long_outcome}"
-Markdown("\n".join([*lines, "", f"**Outcome.** {outcome}"]))
+plots.points("Outcome", [*said, *lines] or ["Nothing measured yet."])
 
 # %% [markdown]
 # ## Neighbours together
@@ -1799,16 +1858,17 @@ points = [
     f"With the short training ATS-10's error is {pm(of['ATS-10']['final.test_error'])}; "
     + "; ".join(f"against {listed(names)} {words}" for words, names in verdicts.items())
     + (f" ({idle(*rivals)} had not begun to learn and {'is' if idle(*rivals).startswith('1 of') and ';' not in idle(*rivals) else 'are'} left out)." if idle(*rivals) else "."),
-    *([cheap_cnn.strip()] if cheap_cnn else []),
-    *([f"With as many updates as the paper: {long_verdict[0].lower()}{long_verdict[1:]}"] if long_verdict else []),
-    *([f"With as many updates and the paper's settings, but systematic draws: {literal_verdict[0].lower()}{literal_verdict[1:]}"] if literal_verdict else []),
+    *([cheap_cnn] if cheap_cnn else []),
+    *([f"[With as many updates as the paper](#cell-colon-long), {long_brief}"] if long_brief else []),
+    *([f"[With as many updates and the paper's settings](#cell-colon-paper), but systematic draws, {literal_brief}"] if literal_brief else []),
     f"Errors around {p:.2f} must differ by about {least_difference:.2f} to be told apart on {N_IMAGES} images, somewhat less where methods miss the same ones; of the "
     f"{len(gaps)} differences between methods in the paper's Table 1, {'all' if all(gap < least_difference for gap in gaps) else sum(gap < least_difference for gap in gaps)} are smaller.",
     f"Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
     f"{PAPER['Deep MIL'][4] / paper_base[4]:.0f} and {PAPER['Deep MIL'][5] / paper_base[5]:.0f}.",
     (
         f"{'Attention finds epithelium without having been shown any' if finds else 'Whether attention finds epithelium is not shown'}: {np.mean(values['mass']):.0%} of its mass is near epithelial nuclei, which are {np.mean(values['area']):.0%} of the area "
-        f"(AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei). {long_outcome}"
+        f"(AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei)."
+        + (f" After longer trainings the share is {listed([f'{share:.0%} {how}' for how, share in longer.items()])}." if longer else "")
         if values["auc"]
         else "Attention has not been measured yet."
     ),

@@ -618,7 +618,7 @@ def show_table(some, about=""):
                 if any(plain(r) < constant for r in some)
                 else f"The plain test error of every run is *above* the {constant:.3f} of answering *none* every time. {none_said(some)}"
             )
-            + f"The longest training of each method, by the clock: {training_times(some)}. Other work on these shared machines lengthened some; what a step costs is in [Table 2](#cell-tab2)."
+            + f"\n\nThe longest training of each method, by the clock: {training_times(some)}. Other work on these shared machines lengthened some; what a step costs is in [Table 2](#cell-tab2)."
         )
     )
 
@@ -920,9 +920,9 @@ def judge(a, b):
     n_test, paired = a[0]["dataset"]["n_test"], seeds_of([one for one, _ in pairs])
     places = []
     if len(a) >= 3 and len(b) >= 3:
-        known, verdict, told = p_runs < 0.05, runs, of_runs
+        known, verdict, told, brief = p_runs < 0.05, runs, of_runs, f"over the runs {p_text(p_runs)}, {runs}"
         if not known and p_runs <= least:
-            verdict, told, known = f"{runs}; {images}", f"{of_runs}; {images}", clear
+            verdict, told, brief, known = f"{runs}; {images}", f"{of_runs}; {images}", f"{brief}; {images}", clear
         numbers, tested = p_number(p_runs), f"{count(a)} and {len(b)}"
     else:
         known, verdict = clear, images
@@ -936,13 +936,14 @@ def judge(a, b):
         if runs:
             verdict, told = f"{verdict}; over the runs {runs}", f"{told}; {of_runs}"
             numbers, tested = f"{numbers}<br>{p_number(p_runs)}", f"{tested}<br>{count(a)} and {len(b)}"
+        brief = verdict
     if known and unlike(a, b):
         verdict += ", but one has seen far more"
     untested = any(map(math.isnan, ps)) and not runs
     if untested:
-        verdict, told = NOT_TESTED, f"the difference is {NOT_TESTED}"
+        verdict, told, brief = NOT_TESTED, f"the difference is {NOT_TESTED}", NOT_TESTED
     means = [np.mean([error_of(r) for r in some]) for some in (a, b)]
-    return dict(a=a, b=b, numbers=numbers, over=tested, verdict=verdict, told=told, known=known, untested=untested, means=means, places=places)
+    return dict(a=a, b=b, numbers=numbers, over=tested, verdict=verdict, told=told, brief=brief, known=known, untested=untested, means=means, places=places)
 
 
 def rank_among(r, runs):
@@ -1043,8 +1044,8 @@ def equal(five, mil, grid):
         size += f" ± {stderr:.3f}"
     text = (
         f"ATS-5 read 5 patches of an image, {called} all {math.prod(grid)}"
-        + (f"; {duration(times[0])} and {duration(times[1])} of training on the same machine, by the clock, which other work beside it may have lengthened. " if times else ". ")
-        + f"Errors of {shown([error_of(r) for r in five])} ({count(five)}) and {shown([error_of(r) for r in mil])} ({count(mil)}) differ by {size}; {c['told']}."
+        + (f"; {duration(times[0])} and {duration(times[1])} of training on the same machine. " if times else ". ")
+        + f"Errors of {shown([error_of(r) for r in five])} ({count(five)}) and {shown([error_of(r) for r in mil])} ({count(mil)}) differ by {size}: {c['brief']}."
     )
     if min(a, b) > 0.8 * always_none(classes_of(five))[1]:
         text += " But neither has learned much, so nothing can be said."
@@ -1054,17 +1055,21 @@ def equal(five, mil, grid):
     if unlike(five, mil):
         fewer, more = ("ATS-5", called) if seen[0] < seen[1] else (called, "ATS-5")
         text += (
-            f" But after {early:,} images, all that {fewer} saw, the training error was {train_then[0]:.2f} with ATS-5 and {train_then[1]:.2f} with {called}; the learning rate of {more} had fallen less by then. "
-            "This compares budgets, not what the methods end at."
+            f" After {early:,} images, all that {fewer} saw, the training error was {train_then[0]:.2f} with ATS-5 and {train_then[1]:.2f} with {called}; the learning rate of {more} had fallen less by then: "
+            "this compares budgets, not what the methods end at."
         )
     return text
 
 
 show_pairs(("ATS-5", "Deep MIL"))
-for title, runs in SETS.items():
-    for called, five, mil in pairings(("ATS-5", "Deep MIL"), title, runs):
-        display(Markdown(f"**{called}.** {equal(five, mil, (small if runs is compared else windows).grid)}"))
-display(Markdown(f"± of a difference is its standard error, over the test images and, where a method has more than one, over its runs; p decides, ± gives the size. The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
+equal_told = [
+    f"*{called}*: {equal(five, mil, (small if runs is compared else windows).grid)}"
+    for title, runs in SETS.items()
+    for called, five, mil in pairings(("ATS-5", "Deep MIL"), title, runs)
+]
+if equal_told:
+    display(plots.points("Outcome", equal_told))
+display(Markdown(f"Training times are by the clock; other work beside them may have lengthened some. ± of a difference is its standard error, over the test images and, where a method has more than one, over its runs; p decides, ± gives the size. The paper: {PAPER['ATS-5'][1]} for ATS-5 and {PAPER['Deep MIL'][1]} for Deep MIL, with 5 of {math.prod(speed_limits.GRID)} patches."))
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -1096,7 +1101,8 @@ def uniform_outcome(title, runs, n):
 
 said = [text for title, runs in SETS.items() for n in (5, 10) if (text := uniform_outcome(title, runs, n))]
 if said:
-    display(Markdown(f"**Outcome.** {' '.join(said)} Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red, [which may be all that helps](#how-much-of-it-is-the-prior)."))
+    display(plots.points("Outcome", said))
+    display(Markdown("Where p is over images, it is about these networks, not about other seeds; on photographs ATS alone starts from a prior for red, [which may be all that helps](#how-much-of-it-is-the-prior)."))
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
@@ -1106,7 +1112,7 @@ if said:
 # On photographs ATS starts from a prior for red, uniform sampling does not. *Red-5* stands between them: five patches drawn from the prior alone. Its attention is never trained; features and classifier are, as those of ATS-5, from the same initial weights.
 
 # %% tags=["hide-input"]
-red_told = []
+red_told, red_brief = [], []
 red_runs = {title: some for title, runs in SETS.items() if (some := runs_of(RED, runs))}
 if red_runs:
     show_pairs(("ATS-5", RED), (RED, "U-5"), absent_too=False)
@@ -1121,23 +1127,23 @@ if red_runs:
         if trained_ and red_uniform:
             ends, alone = ([error_of(r) for r in runs_of(name, SETS[title])] for name in ("ATS-5", RED))
             within = min(ends) <= np.mean(alone) <= max(ends)
-            red_told.append(
-                f"*{title}*, {count(alone)} of {RED}, balanced error {shown(alone)}. "
-                + (
-                    f"That is below U-5's {red_uniform['means'][1]:.2f}; {red_uniform['told']}. "
-                    if red_uniform["known"] and red_uniform["means"][0] < red_uniform["means"][1]
-                    else f"U-5 has {red_uniform['means'][1]:.2f}; {red_uniform['told']}. "
-                )
-                + f"{count(ends).capitalize()} of ATS-5 end{'s' * (len(ends) == 1)} {f'between {min(ends):.2f} and {max(ends):.2f}' if len(ends) > 1 else f'at {ends[0]:.2f}'}; "
-                + f"between ATS-5 and {RED} {trained_['told']}. "
-                + (
-                    "**The prior alone lies among them: what ATS-5 has over uniform draws here may be the prior's doing, and that training the attention adds to it is not shown.**"
-                    if within
-                    else f"**The prior alone is {'worse' if np.mean(alone) > max(ends) else 'better'} than any of them{', on average' * (len(alone) > 1)}"
-                    + ("**, but that is not beyond chance: what training the attention adds is not shown." if not trained_["known"] else ": training the attention adds to it, in these runs.**" if np.mean(alone) > max(ends) else ", in these runs.**")
-                )
+            lies = (
+                "The prior alone lies among them: what ATS-5 has over uniform draws here may be the prior's doing, and that training the attention adds to it is not shown"
+                if within
+                else f"The prior alone is {'worse' if np.mean(alone) > max(ends) else 'better'} than any of them{', on average' * (len(alone) > 1)}"
+                + (", but that is not beyond chance: what training the attention adds is not shown" if not trained_["known"] else ": training the attention adds to it, in these runs" if np.mean(alone) > max(ends) else ", in these runs")
             )
-    display(Markdown(f"**Outcome.** {' '.join(red_told)}"))
+            range_of = f"between {min(ends):.2f} and {max(ends):.2f}" if len(ends) > 1 else f"at {ends[0]:.2f}"
+            ended = f"{count(ends)} of ATS-5 end{'s' * (len(ends) == 1)} {range_of}"
+            lower = bool(red_uniform["known"] and red_uniform["means"][0] < red_uniform["means"][1])
+            theirs = f"{'below ' * lower}U-5's {red_uniform['means'][1]:.2f}"
+            red_told += [
+                f"*{title}*, {count(alone)} of {RED}, with a balanced error of {shown(alone)}, {'' if lower else 'beside '}{theirs}; {red_uniform['told']}.",
+                f"{ended[0].upper()}{ended[1:]}; between ATS-5 and {RED} {trained_['told']}.",
+                f"**{lies}.**",
+            ]
+            red_brief.append(f"*{title}*: {count(alone)} of {RED} {'have' if len(alone) > 1 else 'has'} {shown(alone)}, {'' if lower else 'beside '}{theirs}; {ended}. {lies}.")
+    display(plots.points("Outcome", red_told or ["Nothing to compare with yet."]))
 else:
     display(Markdown(f"Not run yet: `python -m atslib.experiments speed_limits --profile find --method ats --n-patches 5 --set fixed_attention=True --set updates={LONG['ATS-5']} --data DIR`."))
 # NBVAL_CHECK_OUTPUT
@@ -1789,18 +1795,19 @@ if ("ATS-5", title, "training") in sight:
     inside, outside = (sight["ATS-5", title, part] for part in ("training", "test"))
     (now, prior_), n_training = training_sight(title)
     knows = inside["if_not"] > 0.5 and inside["if_not"] > outside["if_not"] + 0.1
-    text = (
-        f"**Which limit**, {networks_of(inside)}. On the {n_training} training windows with a limit, five draws of the trained attention see a sign in {now:.0%}, of the prior in {prior_:.0%}. "
-        f"Yet the answers are right: in {inside['if_not']:.0%} of the draws that show **less than half** of any sign (30 windows). On test images they are right in {outside['if_not']:.0%} of such draws and in {outside['if_seen']:.0%} of those that show the sign "
-        f"({outside['images']} images; always the same limit: a third); {said(title, 'test')}. "
-    )
+    told = [
+        f"On the {n_training} training windows with a limit, five draws of the trained attention see a sign in {now:.0%}, of the prior in {prior_:.0%}. "
+        f"Yet the answers are right: in {inside['if_not']:.0%} of the draws that show **less than half** of any sign (30 windows).",
+        f"On test images they are right in {outside['if_not']:.0%} of such draws and in {outside['if_seen']:.0%} of those that show the sign "
+        f"({outside['images']} images; always the same limit: a third); {said(title, 'test')}.",
+    ]
     if knows:
         in_sight = f"Asked which limit, the trained ATS-5 ({networks_of(inside).removesuffix(' of ATS-5')}) is right on its training windows in {inside['if_not']:.0%} of the draws that show less than half of any sign: it knows the windows"
-        text += (
+        told.append(
             "**It has learned to recognise the windows**, at least in part: which trees, which road, which car belong to which label; up to half of a sign may be in such a patch, too. Each photograph gives one window, the same in every epoch but for small shifts, "
             f"and {len(chances.locations)} windows with a limit are an easy way to a low training loss, open to every method here."
         )
-    display(Markdown(text))
+    display(plots.points(f"Which limit, {networks_of(inside)}", told))
 title = "photographs, any limit"
 if ("ATS-5", title, "test") in sight:
     outside = sight["ATS-5", title, "test"]
@@ -1810,19 +1817,18 @@ if ("ATS-5", title, "test") in sight:
             f"{'; asked' if in_sight else 'Asked'} for any limit, {'it' if in_sight else 'ATS-5'} ({networks_of(outside).removesuffix(' of ATS-5')}) is right on test images in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of the others, "
             f"most of which are of other images; {said(title, 'test')}"
         )
-    display(
-        Markdown(
-            f"**Any limit**, {networks_of(outside)}. On test images {'they are' if outside['networks'] > 1 else 'it is'} right in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of those that do not ({outside['images']} images, sign seen in {outside['seen']:.0%}); {said(title, 'test')}. "
-            + ("The two kinds of draws come mostly from different images, which may differ in more than that; the comparison within images does not share this flaw. " if reads else "")
-            + "The same places are in both classes of that question, but windows with a sign still lie at other heights of a photograph than windows anywhere. "
-            + (
-                f"U-5 sees a sign in {sight['U-5', title, 'test']['seen']:.0%}; of the limits that it does not see it calls {sight['U-5', title, 'test']['if_not']:.0%} a limit. That it is below the error of a constant answer may come from such a difference between the scenes. "
-                if ("U-5", title, "test") in sight
-                else ""
-            )
-            + "On drawn roads the scene says nothing about the label."
+    told = [
+        f"On test images {'they are' if outside['networks'] > 1 else 'it is'} right in {outside['if_seen']:.0%} of the draws that show the sign and in {outside['if_not']:.0%} of those that do not ({outside['images']} images, sign seen in {outside['seen']:.0%}); {said(title, 'test')}."
+        + (" The two kinds of draws come mostly from different images, which may differ in more than that; the comparison within images does not share this flaw." if reads else ""),
+        "The same places are in both classes of that question, but windows with a sign still lie at other heights of a photograph than windows anywhere. "
+        + (
+            f"U-5 sees a sign in {sight['U-5', title, 'test']['seen']:.0%}; of the limits that it does not see it calls {sight['U-5', title, 'test']['if_not']:.0%} a limit. That it is below the error of a constant answer may come from such a difference between the scenes. "
+            if ("U-5", title, "test") in sight
+            else ""
         )
-    )
+        + "On drawn roads the scene says nothing about the label.",
+    ]
+    display(plots.points(f"Any limit, {networks_of(outside)}", told))
 
 # %% [markdown]
 # (cell-fig5)=
@@ -2094,11 +2100,11 @@ if of := {name: some for name in ORDER if (some := runs_of(name, compared))}:
     points.append(
         f"**Drawn roads**, test error: {', '.join(f'{marked(name, compared)} {shown([plain(r) for r in some])}' for name, some in of.items())}."
         + (
-            f" There the claim that five patches by attention are enough, and five from anywhere are not, {'holds in each of these runs' if claim['known'] and claim['means'][0] < claim['means'][1] else f'is {NOT_TESTED}' if claim['untested'] else 'is not shown'}" + ("." if claim["untested"] else f": {claim['told']}.")
+            f" There the claim that five patches by attention are enough, and five from anywhere are not, {'holds in each of these runs' if claim['known'] and claim['means'][0] < claim['means'][1] else f'is {NOT_TESTED}' if claim['untested'] else 'is not shown'}" + ("." if claim["untested"] else f" ({claim['brief']}).")
             if claim
             else ""
         )
-        + (f" Ten patches, ATS-10 and U-10: {ten['means'][0]:.3f} and {ten['means'][1]:.3f}; {ten['told']}." if ten else "")
+        + (f" Ten patches, ATS-10 and U-10: {ten['means'][0]:.3f} and {ten['means'][1]:.3f}, {ten['brief']}." if ten else "")
     )
 for title, runs in list(SETS.items())[:2]:
     if runs:
@@ -2112,14 +2118,14 @@ for title, runs in list(SETS.items())[:2]:
                 else "The long training of ATS-5 has no counterpart among the others yet. "
                 if unlike(pair["a"], pair["b"])
                 else (f"{'In one run of each ' if len(pair['a']) == len(pair['b']) == 1 else ''}ATS-5 is better than U-5" if pair["known"] and pair["means"][0] < pair["means"][1] else f"Whether ATS-5 is better than U-5 is {NOT_TESTED}" if pair["untested"] else "ATS-5 against U-5")
-                + ("" if pair["untested"] else f": {pair['told']}")
+                + ("" if pair["untested"] else f": {pair['brief']}")
                 + f". ATS alone starts from a prior{', and another seed may end elsewhere' if len(pair['a']) == 1 else ''}."
             )
             + ("" if any(plain(r) < constant for r in runs) else " The plain error of every run is above that of always answering *none*.")
             + f" Reading signs that somebody else has found ends at {reading['paper' if title.endswith('which limit') else 'any', '1.0']['test'][:, -1].mean():.2f}."
         )
 if red_told:
-    points.append(f"**What the prior for red does by itself.** {' '.join(red_told)}")
+    points.append(f"[**What the prior for red does by itself.**](#cell-red) {' '.join(red_brief)}")
 preferences, gained = [], []
 for what in on_photographs:
     rows = {when: [row for row in measured_on[what] if row[0] == "ATS-5" and row[2] == when] for when in ("before training", "trained")}
