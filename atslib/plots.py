@@ -285,7 +285,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> Markdown:
     for row in rows:
         if len(row) != len(head):
             raise ValueError(f"row {row!r}: expected {len(head)} entries, one for each of {list(head)}")
-        lines.append("| " + " | ".join(map(str, row)) + " |")
+        lines.append("| " + " | ".join(map(str, row)).replace(" ± ", " ±\N{NO-BREAK SPACE}") + " |")  # breaks before ± only
     return Markdown("\n".join(lines))
 
 

@@ -417,9 +417,13 @@ class _Training:
         self.trained = [parameter for group in self.made.param_groups for parameter in group["params"]]
 
     def _known_classes(self) -> Shaped[Tensor, " N"]:
-        classes = known_labels(self.train_set)
+        kind = type(self.train_set).__name__
+        try:
+            classes = known_labels(self.train_set)
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:  # names, say, or those of the classes
+            said = f"the attribute labels of {kind} is not the class of each image, (N,), as numbers"
+            raise ValueError(f"balanced=True: {said}") from error
         if classes is None:
-            kind = type(self.train_set).__name__
             raise ValueError(f"balanced=True: {kind} has no attribute labels, the class of each image, (N,)")
         check_classes(classes, " for balanced=True")
         if len(classes) != len(self.train_set):

@@ -25,6 +25,8 @@ def no_figure_is_left_open():
 
 def test_table():
     assert plots.table(["run", "error"], [["a", 0.1], ("b", "–")]).data == "| run | error |\n|---|---:|\n| a | 0.1 |\n| b | – |"
+    # In a narrow column a number and its error may be one below the other; the sign stays with the error.
+    assert plots.table(["run", "error"], [["a", "0.10 ± 0.02"]]).data.endswith("| a | 0.10 ±\N{NO-BREAK SPACE}0.02 |")
     with pytest.raises(ValueError, match="expected 2 entries"):
         plots.table(["run", "error"], [["a"]])
 

@@ -351,6 +351,14 @@ def test_balanced_needs_labels():
         train(model(), more, None, replace(SETTINGS, balanced=True), progress=False)
 
 
+@pytest.mark.parametrize("labels", [["cat", "dog"], torch.tensor([0, 1])], ids=["names", "numbers of the names"])
+def test_balanced_needs_the_class_of_each_image(labels):
+    dataset = Labelled("train", 24, size=120, n_digits=2, n_same=2, n_noise=1)
+    dataset.labels = labels
+    with pytest.raises(ValueError, match="balanced=True: the attribute labels of Subset is not the class of each image"):
+        train(model(), Subset(dataset, [3, 4, 5]), None, replace(SETTINGS, balanced=True), progress=False)
+
+
 def test_an_augmentation_of_the_image_alone_is_refused_before_the_first_step():
     with pytest.raises(ValueError, match=r"expected a function of an image \(1, C, H, W\) and a torch.Generator, lambda image"):
         train(model(), data(), None, SETTINGS, augment=nn.Identity().forward, progress=False)
