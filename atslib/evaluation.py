@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from atslib.arguments import is_whole
@@ -24,7 +23,7 @@ from atslib.checks import (
     refuse_pixels,
     warn_of_range,
 )
-from atslib.loading import Loader, in_parts, whole_micro_batch_size
+from atslib.loading import Items, Loader, in_parts, whole_micro_batch_size
 from atslib.losses import Measure, measured
 from atslib.models import evaluating
 from atslib.processes import Processes, device_of
@@ -32,7 +31,7 @@ from atslib.processes import Processes, device_of
 
 def evaluate(
     model: nn.Module,
-    dataset: Dataset,
+    dataset: Items,
     batch_size: int = 32,
     *,
     seed: int = 0,

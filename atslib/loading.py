@@ -88,6 +88,9 @@ def _equal_shares(order: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> Int[Te
     return torch.cat(parts)
 
 
+Items = Dataset | Sequence[tuple[Tensor | ImageSource, object]]  # a set, or a list of pairs (image, label)
+
+
 class LabelledImages(Dataset):
     """Items ``(image, label)`` whose labels are known before any image is read or drawn.
 
@@ -253,7 +256,7 @@ class InMemory(LabelledImages):
 
     def __init__(
         self,
-        dataset: Dataset | Sequence[tuple[Shaped[Tensor, "C H W"], object]],
+        dataset: Items,
         device: str | torch.device = "cpu",
         *,
         workers: int = 0,

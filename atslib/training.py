@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from atslib.arguments import finite, is_whole
@@ -41,7 +40,7 @@ from atslib.checks import (
 )
 from atslib.evaluation import evaluate, evaluate_batches
 from atslib.fingerprints import code_of, functions_of, held_by, how_it_computes, named, parameters_of, settings_of
-from atslib.loading import Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for, whole_micro_batch_size
+from atslib.loading import Items, Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for, whole_micro_batch_size
 from atslib.losses import Measure, attention_loss, cross_entropy_of, entropy_of, errors_of, measured, warn_of_mixed_images
 from atslib.models import Output
 from atslib.patches import ImageSource
@@ -160,8 +159,8 @@ class Settings:
 
 def train(
     model: nn.Module,
-    train_set: Dataset,
-    test_set: Dataset | None,
+    train_set: Items,
+    test_set: Items | None,
     settings: Settings,
     *,
     checkpoint: str | os.PathLike | None = None,
@@ -310,8 +309,8 @@ class _Training:
     """A call of :func:`train` at work: what it was given, what it made of that, and where it is."""
 
     model: nn.Module
-    train_set: Dataset
-    test_set: Dataset | None
+    train_set: Items
+    test_set: Items | None
     settings: Settings
     group: Processes
     checkpoint: Path | None

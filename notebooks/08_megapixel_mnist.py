@@ -75,6 +75,12 @@ def interval(values):
     return mean - half, mean + half
 
 
+def span_of(numbers):
+    """Lowest to highest of whole numbers, or the one."""
+    low, high = (f"{function(numbers):,.0f}" for function in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
 def span(values):
     """Lowest to highest, or the one value."""
     low, high = (f"{function(values):.3f}" for function in (min, max))
@@ -205,6 +211,12 @@ unfinished = sorted(
 )
 COMMAND = "python -m atslib.experiments megapixel_mnist"
 CNN_COMMAND = f"{COMMAND} --profile laptop --method cnn --set epochs=15 --micro-batch-size 4 --data DIR"  # 32 at a time need more than 20 GB
+CNN_IN_TIME = f"{COMMAND} --profile laptop --method cnn --set n_train=640 --set n_test=300 --set n_watch=100 --set epochs=1 --micro-batch-size 4 --seed 0,1,2 --data DIR"
+cnn_runs = records[records.method == "cnn"]
+small_cnn, full_cnn = cnn_runs[cnn_runs.profile == "small"], cnn_runs[cnn_runs.profile == "laptop"]
+# What a CNN gets done in the time of attention sampling, a part of an epoch, is no epoch.
+in_time = full_cnn[full_cnn["dataset.n_train"] < megapixel_mnist.PROFILES["laptop"].n_train]
+full_cnn = full_cnn.drop(in_time.index)
 
 
 def unlike(one, other):
@@ -351,7 +363,7 @@ display(
 # CNN and better, and fewer patches end higher. Below, the runs of one setting (λ = 0.001, 15 epochs, the whole of MNIST): a thin line for each seed, a thick one for their
 # mean. The table has the other settings, too, and what the figure lacks is named below it.
 
-# %% mystnb={"image": {"alt": "Four panels: training loss above, test error below, against minutes of training on the left, for the runs of one machine, and epochs on the right. Thin lines are single seeds, thick ones their mean, coloured by N; a grey line is the live small problem. All lines stay at the level of guessing at first; those with more patches fall first and steeply, those with ten patches last, and the one with five stays there."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Four panels: training loss above, test error below, against minutes of training on the left, for the runs of one machine, and epochs on the right. Thin lines are single seeds, thick ones their mean, coloured by N; a grey line is the live small problem. All lines stay at the level of guessing at first; those with more patches fall first and steeply, those with ten patches last, and the one with five stays there. Black crosses on the left are CNNs, at the level of guessing after the time in which attention sampling has ended."}} tags=["hide-input"]
 SEED_MARKS = ["o", "s", "^", "D", "v"]
 COLOURS = dict(zip((5, 10, 25, 50, 100), [plots.PURPLE, plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED], strict=True))  # by N
 N_DASHES = dict(zip(COLOURS, [":", "-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))], strict=True))
@@ -399,6 +411,9 @@ for ax_row, field in enumerate(["curve.train_loss", "curve.test_error"]):
                 axes[ax_row, column].plot(unit * np.array(row[time_key]), row[field], linewidth=0.8, alpha=0.6, **options)
             axes[ax_row, column].plot(unit * mean_of(rows, time_key), mean_of(rows, field), linewidth=2.4, **options,
                                       label=f"N = {n:.0f}: {seed_count(rows)} (left {(on_left.n_patches == n).sum()})")  # fmt: skip
+    for place, (_, row) in enumerate(in_time[in_time.machine == timed_on].iterrows()):
+        axes[ax_row, 0].plot(row["curve.seconds"][-1] / 60, row[field][-1], "X", color=plots.BLACK, markersize=7,
+                             label=f"CNN, {row['dataset.n_train']:,} images (left)" if place == 0 else None)  # fmt: skip
     axes[ax_row, 1].plot([e["epoch"] for e in live_curve], [e[field.removeprefix("curve.")] for e in live_curve], color=plots.GREY,
                          linestyle="-.", linewidth=1, label="live: 150 × 150, no scribbles")  # fmt: skip
     for ax in axes[ax_row]:
@@ -410,7 +425,8 @@ axes[1, 1].set(xlabel="epoch")
 axes[0, 0].text(0.97, math.log(10) + 0.04, "guessing", fontsize=9, color=plots.GREY, ha="right", transform=axes[0, 0].get_yaxis_transform())
 axes[0, 0].text(0.97, 0.78, f"a full-size CNN's first epoch\nends after {recorded['CNN 1'] * megapixel_mnist.PROFILES['laptop'].n_train / 3.6e6:.0f} hours →",
                 fontsize=9, ha="right", va="top", transform=axes[0, 0].transAxes)  # fmt: skip
-figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+in_legend = [(handle, name) for ax in axes[0, ::-1] for handle, name in zip(*ax.get_legend_handles_labels(), strict=True) if ax is axes[0, 1] or name.startswith("CNN")]
+figure.legend(*zip(*in_legend, strict=True), loc="outside lower center", ncols=3, fontsize=9)
 plt.show()
 
 # %% tags=["hide-input"]
@@ -451,14 +467,13 @@ display(
 )
 not_run = [f"{n}" for n in (5, 10, 25, 50, 100) if not (full_size.n_patches == n).any()]
 few = [f"{n:.0f} ({len(group)})" for n, group in full_size.groupby("n_patches") if group.seed.nunique() < 5]
-has_cnn = ((records.method == "cnn") & (records.profile != "small")).any()
 display(
     Markdown(
         "**Missing from the paper's figure:** "
         + "; ".join(
             filter(None, [
                 f"networks trained with N = {', '.join(not_run)}" if not_run else "",
-                "" if has_cnn else "the CNN's curve",
+                "" if len(full_cnn) else f"the CNN's curve{' beyond the crosses' * bool((in_time.machine == timed_on).any())}",
                 f"five seeds of each N (runs so far, of all settings: N = {', '.join(few)})" if few else "",
                 "500 epochs",
             ])
@@ -681,8 +696,8 @@ for a, b in itertools.pairwise(means.index):
     steps_told.append([f"{a:.0f} → {b:.0f}", len(common), f"{by_key['test_error'].mean():+.3f}", f"{(by_key['test_error'] < 0).sum()} of {len(common)}",
                        telling, f"{exact:.2g}" if len(common) > 1 else "", f"{by_key['train_loss'].mean():+.2f}", f"{(by_key['train_loss'] < 0).sum()} of {len(common)}"])  # fmt: skip
 display(plots.table(["from N to N", "seeds of both", "change of error", "lower in", "of them beyond the chance of the images", "exact paired test, p", "change of loss", "lower in"], steps_told))
-text = "With the same seeds, the means of error and loss fall with every step to more patches" if not any(rises.values()) else "With the same seeds, more patches end lower on average, but not " + " and ".join(f"the {what} from {', '.join(where)}" for what, where in rises.items() if where)
-text += f"; the error is lower {', '.join(falls_in)}. Few seeds cannot say more of a single step than the table: two seeds have p = 0.5 at best, three 0.25. "
+said = ["With the same seeds, the means of error and loss fall with every step to more patches" if not any(rises.values()) else "With the same seeds, more patches end lower on average, but not " + " and ".join(f"the {what} from {', '.join(where)}" for what, where in rises.items() if where)]
+said[0] += f"; the error is lower {', '.join(falls_in)}. Few seeds cannot say more of a single step than the table: two seeds have p = 0.5 at best, three 0.25."
 
 
 def trends(counts):
@@ -698,17 +713,17 @@ falls_over = {}
 for counts_ in (many_seeds, [n for n in many_seeds if n >= 25]):
     if len(counts_) > 2 and (fall := trends(counts_)):
         falls_over[len(falls_over)] = (*fall, ", ".join(f"{n:.0f}" for n in counts_))
-        text += (
+        said.append(
             f"**Over N = {', '.join(f'{n:.0f}' for n in counts_)} together**, {fall[0]} seeds, the fall of the error has p = {fall[1]:.2g}, that of the loss {fall[2]:.2g} (Page's test for a trend, exact, one-sided)"
-            + (". " if max(fall[1:3]) < 0.05 else ": not shown. ")
+            + ("." if max(fall[1:3]) < 0.05 else ": not shown.")
         )
 if any(at_chance(row) for _, row in SAME.iterrows()):
-    text += "A run that never left chance says how long the plateau lasts with so few patches, not what error they end at; with 40 epochs N = 5 does leave it (first table). "
+    said.append("A run that never left chance says how long the plateau lasts with so few patches, not what error they end at; with 40 epochs N = 5 does leave it (first table).")
 plateaus = SAME[SAME.left.notna()].pivot(index="seed", columns="n_patches", values="left").dropna(thresh=2)
 shorter = [plateau.dropna().is_monotonic_decreasing for _, plateau in plateaus.iterrows()]
 if shorter:
-    text += f"The plateau ends the earlier, or no later, the more patches with {sum(shorter)} of {len(shorter)} seeds."
-display(Markdown(text))
+    said.append(f"The plateau ends the earlier, or no later, the more patches with {sum(shorter)} of {len(shorter)} seeds.")
+display(plots.points("Outcome", said))
 
 # %% [markdown]
 # The training *loss* for each $N$ needs a network trained with each. On the small images, same number of epochs:
@@ -1028,45 +1043,38 @@ display(
 )
 first = [gap > 0 for gap, sure in zip(gaps, told_apart, strict=True) if sure]
 with_prior = evolution[found[0]] if found else None
-display(
-    Markdown(
-        (
-            f"Ground before noise in {sum(gap > 0 for gap in gaps)} of {len(gaps)} finished runs that learned; the two half ways are {np.mean(np.abs(gaps)):.1f} epochs apart on average, at most {max(map(abs, gaps)):.1f}. "
-            + "Half ways that are closer than two snapshots are read off a straight line between them, so **in such a run the order cannot be told**. "
-            + (
-                f"That leaves {len(first)} of {len(gaps)} runs; in {sum(first)} of these the ground goes first. "
-                if first
-                else f"That is so in all {len(gaps)}. "
-            )
-            if gaps
-            else "No run has learned yet. "
-        )
-        + "In the paper's figure they are several epochs apart. With the saliency prior the comparison is not a fair one: the first step is partly done before training, "
-        + (
-            f"{with_prior[1][0, 0] + with_prior[1][0, 1]:.2f} of the attention is on something at epoch 0, against "
-            f"{(looked_at['laptop'][1] | looked_at['laptop'][2]).float().mean():.2f} for uniform attention. "
-            if with_prior
-            else ""
-        )
-        + (
-            f"**Without the prior**, as in the paper, {fair} of the runs above left chance. "
-            + (f"In {sum(fair_order)} of the {len(fair_order)} of these in which the order can be told, noise is told from digits *before* the ground is left (each by more than its snapshots are apart; sign test over the runs, p = {sign_p(fair_order):.2g}). " if fair_order else "")
-            if (fair := sum(map(learned_without_prior, learners)))
-            else "Without the prior no run has left chance. "
-        )
-        + (
-            f"In those that did not, attention separates nothing: {'; '.join(idle)}."
-            if (
-                idle := [
-                    f"{short(n)}: entropy {evolution[n][1][-1, 3]:.3f} of at most {math.log(72 * 72):.3f}"
-                    for n in panels
-                    if "prior_False" in n and "-small" in n and not learned_without_prior(n)
-                ]
-            )
-            else ""
-        )
+if gaps:
+    said = [
+        f"Ground before noise in {sum(gap > 0 for gap in gaps)} of {len(gaps)} finished runs that learned; the two half ways are {np.mean(np.abs(gaps)):.1f} epochs apart on average, at most {max(map(abs, gaps)):.1f}. In the paper's figure they are several epochs apart.",
+        "Half ways that are closer than two snapshots are read off a straight line between them, so **in such a run the order cannot be told**. "
+        + (f"That leaves {len(first)} of {len(gaps)} runs; in {sum(first)} of these the ground goes first." if first else f"That is so in all {len(gaps)}."),
+    ]
+else:
+    said = ["No run has learned yet."]
+said.append(
+    "With the saliency prior the comparison is not a fair one: the first step is partly done before training"
+    + (
+        f", {with_prior[1][0, 0] + with_prior[1][0, 1]:.2f} of the attention is on something at epoch 0, against "
+        f"{(looked_at['laptop'][1] | looked_at['laptop'][2]).float().mean():.2f} for uniform attention."
+        if with_prior
+        else "."
     )
 )
+if fair := sum(map(learned_without_prior, learners)):
+    said.append(
+        f"**Without the prior**, as in the paper, {fair} of the runs above left chance."
+        + (f" In {sum(fair_order)} of the {len(fair_order)} of these in which the order can be told, noise is told from digits *before* the ground is left (each by more than its snapshots are apart; sign test over the runs, p = {sign_p(fair_order):.2g})." if fair_order else "")
+    )
+else:
+    said.append("Without the prior no run has left chance.")
+idle = [
+    f"{short(n)}: entropy {evolution[n][1][-1, 3]:.3f} of at most {math.log(72 * 72):.3f}"
+    for n in panels
+    if "prior_False" in n and "-small" in n and not learned_without_prior(n)
+]
+if idle:
+    said.append(f"In those that did not, attention separates nothing: {'; '.join(idle)}.")
+display(plots.points("Outcome", said))
 
 # %% [markdown]
 # ## Why training stays at chance
@@ -1404,16 +1412,16 @@ def left_chance(estimator, runs=plain):
 longer = small[(small.weight == 0.01) & (small["settings.training.epochs"] > 15)]
 
 
-text = (
-    f"**Left chance within 15 epochs of the small images,** with systematic draws: {left_chance('systematic')}. With the released code's draws and gradient: {left_chance('legacy_idiap')}. "
+said = [
+    f"With systematic draws: {left_chance('systematic')}. With the released code's draws and gradient: {left_chance('legacy_idiap')}. "
     "One or few seeds each: this says how these runs came out, not how often others would."
-)
+]
 for epochs, group in longer.groupby("settings.training.epochs"):
-    text += f" With {epochs:.0f} epochs, under a schedule of that length: {left_chance('systematic', group)}."
+    said.append(f"**With {epochs:.0f} epochs**, under a schedule of that length: {left_chance('systematic', group)}.")
 lone = plain[~(plain.prior & (plain.scale == 16))]
 if len(lone):
-    text += (
-        f" Within 15 epochs, then, {'none' if not lone.left.notna().any() else lone.left.notna().sum()} of the {len(lone)} runs that lacked the prior or the length got off the plateau, with either gradient. "
+    said.append(
+        f"Within 15 epochs, then, {'none' if not lone.left.notna().any() else lone.left.notna().sum()} of the {len(lone)} runs that lacked the prior or the length got off the plateau, with either gradient. "
         "Where both are there, how far a run gets depends on the estimator (next section)."
     )
 more_patches = records[
@@ -1421,30 +1429,30 @@ more_patches = records[
 ]
 for n, group in more_patches.groupby("n_patches"):
     left_ = group.left.dropna()
-    text += (
-        f" **Without the prior, but with {n:.0f} patches in place of five** (length 16, 15 epochs) {len(left_)} of {len(group)} left chance"
+    said.append(
+        f"**Without the prior, but with {n:.0f} patches in place of five** (length 16, 15 epochs) {len(left_)} of {len(group)} left chance"
         + (f", in epoch {', '.join(f'{epoch:.0f}' for epoch in sorted(left_))}" if len(left_) else "")
         + f"; their test error is {with_error(group['final.test_error'])}."
     )
 five_with_prior = plain[plain.prior & (plain.scale == 16) & (plain.estimator == "systematic")]["final.test_error"]
 if len(more_patches) and len(five_with_prior):
     higher = [f"{n:.0f}" for n, group in more_patches.groupby("n_patches") if group["final.test_error"].min() > five_with_prior.max()]
-    text += (
-        f" So with more patches training can leave chance without the prior, at their price; five patches *with* it end at {with_error(five_with_prior)}"
+    said.append(
+        f"So with more patches training can leave chance without the prior, at their price; five patches *with* it end at {with_error(five_with_prior)}"
         + (f", below every run with {' or '.join(higher)} without." if higher else ".")
     )
 if away:
-    text += (
-        " **At the paper's size prior and length are no guarantee:** " + "; ".join(
+    said.append(
+        "**At the paper's size prior and length are no guarantee:** " + "; ".join(
             f"`{n}` ended with {evolution[n][1][-1, 0]:.2%} of its attention on digits, less than uniform attention's {uniform_share:.2%}, and the entropy {evolution[n][1][-1, 3]:.2f} of at most {math.log(180 * 180):.2f}"
             for n in away) + "."
     )
     weak = ten[ten.weight < 0.01]
     if len(weak):
-        text += f" With λ = {', '.join(f'{w:g}' for w in sorted(set(weak.weight)))}, {weak.left.notna().sum()} of {len(weak)} finished runs left chance."
+        said[-1] += f" With λ = {', '.join(f'{w:g}' for w in sorted(set(weak.weight)))}, {weak.left.notna().sum()} of {len(weak)} finished runs left chance."
     strong = ten[ten.weight >= 0.01]
-    text += f" With λ = 0.01, {strong.left.notna().sum()} of {len(strong)} finished runs did." + "".join(f" One more, given up after {epochs} epochs, had not." for n, epochs in given_up.items() if n in away)
-Markdown(text)
+    said[-1] += f" With λ = 0.01, {strong.left.notna().sum()} of {len(strong)} finished runs did." + "".join(f" One more, given up after {epochs} epochs, had not." for n, epochs in given_up.items() if n in away)
+plots.points("Left chance within 15 epochs of the small images", said)
 
 # %% [markdown]
 # The paper's text has λ = 0.01; the released code, whose documentation shows the plateau of about 210 epochs, has λ = 0.0001, no prior and length 1. We have not run its schedule.
@@ -1605,21 +1613,28 @@ own = exchanged.loc["systematic"].loc[both, "systematic"] - exchanged.loc["des_r
 by_test = {draw: exchanged.loc["systematic"].loc[both, draw] - exchanged.loc["des_raj"].loc[both, draw] for draw in ("systematic", "des_raj")}
 strangers = exchanged.drop("systematic")
 in_training = {draw: permutation_test(less.tolist(), [0.0] * len(less), paired=True) for draw, less in by_test.items()}
+display(Markdown("Networks of one seed begin with the same weights, and all are tested on the same images, so the test is over means by seed."))
 display(
-    Markdown(
-        "Networks of one seed begin with the same weights, and all are tested on the same images, so the test is over means by seed. "
-        f"**In the test they do.** Systematic draws have a lower error than Des Raj's {fewer('systematic', 'des_raj')}, and than draws with replacement {fewer('systematic', 'with_replacement')}. "
-        f"This is no favour to networks that were trained with them: of the {len(strangers)} that were not, {(strangers['systematic'] < strangers['des_raj']).sum()} do better with systematic draws than with Des Raj's. "
-        f"Draws with replacement do worse than Des Raj's {fewer('des_raj', 'with_replacement')}. Murthy's draws are Des Raj's with other weights; they differ little: lower {fewer('murthy', 'des_raj')}."
+    plots.points(
+        "In the test they do",
+        [
+            f"Systematic draws have a lower error than Des Raj's {fewer('systematic', 'des_raj')}, and than draws with replacement {fewer('systematic', 'with_replacement')}.",
+            f"This is no favour to networks that were trained with them: of the {len(strangers)} that were not, {(strangers['systematic'] < strangers['des_raj']).sum()} do better with systematic draws than with Des Raj's.",
+            f"Draws with replacement do worse than Des Raj's {fewer('des_raj', 'with_replacement')}.",
+            f"Murthy's draws are Des Raj's with other weights; they differ little: lower {fewer('murthy', 'des_raj')}.",
+        ],
     )
 )
 display(
-    Markdown(
-        f"**In training {'they do, too' if max(in_training.values()) < 0.05 else f'{len(both)} seeds do not show it'}.** Networks trained and tested with systematic draws have an error that is lower by {-own.mean():.3f} than that of networks trained and tested with Des Raj's ({len(both)} seeds). "
-        f"If both are tested with systematic draws, {-by_test['systematic'].mean():.3f} of it is left, lower in {(by_test['systematic'] < 0).sum()} of {len(both)} seeds (exact paired test p = {in_training['systematic']:.2g}); "
-        f"with Des Raj's, {-by_test['des_raj'].mean():.3f} ({(by_test['des_raj'] < 0).sum()} of {len(both)}, p = {in_training['des_raj']:.2g}). "
-        + f"So the comparison of the section before mixes two things; on average {1 - by_test['systematic'].mean() / own.mean():.0%} to {1 - by_test['des_raj'].mean() / own.mean():.0%} of its difference comes from the test. "
-        + "A column of the table compares trainings alone. On these images, whatever a network was trained with, test it with systematic draws."
+    plots.points(
+        f"In training {'they do, too' if max(in_training.values()) < 0.05 else f'{len(both)} seeds do not show it'}",
+        [
+            f"Networks trained and tested with systematic draws have an error that is lower by {-own.mean():.3f} than that of networks trained and tested with Des Raj's ({len(both)} seeds).",
+            f"If both are tested with systematic draws, {-by_test['systematic'].mean():.3f} of it is left, lower in {(by_test['systematic'] < 0).sum()} of {len(both)} seeds (exact paired test p = {in_training['systematic']:.2g}); "
+            f"with Des Raj's, {-by_test['des_raj'].mean():.3f} ({(by_test['des_raj'] < 0).sum()} of {len(both)}, p = {in_training['des_raj']:.2g}).",
+            f"So the comparison of the section before mixes two things; on average {1 - by_test['systematic'].mean() / own.mean():.0%} to {1 - by_test['des_raj'].mean() / own.mean():.0%} of its difference comes from the test. "
+            "A column of the table compares trainings alone. On these images, whatever a network was trained with, test it with systematic draws.",
+        ],
     )
 )
 
@@ -1823,30 +1838,52 @@ print(
 
 # %% tags=["hide-input"]
 laptop = megapixel_mnist.PROFILES["laptop"]
-cnn_runs = records[records.method == "cnn"]
-text = (
-    f"A step of the full-size CNN costs **{ratio:.0f} times** one of ATS-10 here and now if scaled by the pixels, **{ratio_recorded:.0f} times** in the record at full size, where both were measured one after the other: there the CNN's time grows faster than its pixels, and ATS-10's differs from sweep to sweep ([chapter 13](13_cost.ipynb)); and {cnn_mb / step_cost['ATS-10']['peak_mb']:.0f} times the memory. "
-    f"In the time in which ATS-10 sees the {laptop.n_train:,} training images once, the CNN sees {laptop.n_train / max(ratio, ratio_recorded):.0f} to {laptop.n_train / min(ratio, ratio_recorded):.0f} of them. "
-)
-full_cnn = cnn_runs[cnn_runs.profile != "small"]
+said = [
+    f"A step of the full-size CNN costs **{ratio:.0f} times** one of ATS-10 here and now if scaled by the pixels, **{ratio_recorded:.0f} times** in the record at full size, where both were measured one after the other: there the CNN's time grows faster than its pixels, and ATS-10's differs from sweep to sweep ([chapter 13](13_cost.ipynb)); and {cnn_mb / step_cost['ATS-10']['peak_mb']:.0f} times the memory.",
+    f"In the time in which ATS-10 sees the {laptop.n_train:,} training images once, the CNN sees {laptop.n_train / max(ratio, ratio_recorded):.0f} to {laptop.n_train / min(ratio, ratio_recorded):.0f} of them.",
+]
 if not len(full_cnn):
     hours = 15 * laptop.n_train * recorded["CNN 1"] / 3.6e6
-    text += f"**None was trained at this size:** by the record, 15 epochs would take {hours:.0f} hours of one core in float32 (`{CNN_COMMAND}`), so it wants a GPU. "
-display(Markdown(text))
-text = ""
+    said.append(f"**None was trained at this size for whole epochs:** by the record, 15 epochs would take {hours:.0f} hours of one core in float32 (`{CNN_COMMAND}`), so it wants a GPU.")
+display(plots.points("Cost", said))
+
+
+def within_the_time():
+    """What full-size CNNs had learned when attention sampling had ended, on machines that ran both."""
+    told = []
+    for machine, group in in_time.groupby("machine"):
+        ended = ten[(ten.machine == machine) & (ten["settings.training.epochs"] == 15)]
+        if not len(ended):
+            continue
+        took = [f"{span_of([seconds[-1] / 60 for seconds in rows['curve.seconds']])} minutes" for rows in (group, ended)]
+        updates = {math.ceil(row["dataset.n_train"] / row["settings.training.batch_size"]) * int(row["settings.training.epochs"]) for _, row in group.iterrows()}
+        guessing = (group["final.test_error"] + 2 * group["final.test_stderr"] >= CHANCE).sum()
+        told.append(
+            f"**The CNN at full size in the time of attention sampling**, {machine}: in {took[0]} ({seed_count(group)}) it made {span_of(updates)} updates with {span_of(group['dataset.n_train'])} images; its error on {span_of(group['dataset.n_test'])} test images is {with_error(group['final.test_error'])}, "
+            f"its training loss {with_error(group['final.train_loss'], 2)}, where guessing has {CHANCE} and {math.log(10):.2f}: {guessing} of {len(group)} cannot be told from guessing. "
+            f"ATS-10 took {took[1]} for 15 epochs of {span_of(ended['dataset.n_train'])} images ({seed_count(ended)}), and ended at {with_error(ended['final.test_error'])}. Other work went on beside all of them."
+        )
+    return told
+
+
+said = within_the_time()
 
 
 def without_departures(cnns):
     """How attention sampling without our departures compares with these CNNs of as many epochs, on the small images."""
     bare = plain[~(plain.prior & (plain.scale == 16)) & (plain.estimator == "systematic")]
     below = lambda rows: (rows["final.test_error"] < cnns["final.test_error"].min()).sum()
-    told = ""
+    told = []
     if len(bare):
-        told += f"Without one of them or both, {bare.left.isna().sum()} of {len(bare)} trainings of ATS-5 stay at guessing, and {below(bare)} of them end{'s' if below(bare) == 1 else ''} below each CNN. "
+        told.append(f"Without one of them or both, {bare.left.isna().sum()} of {len(bare)} trainings of ATS-5 stay at guessing, and {below(bare)} of them end{'s' if below(bare) == 1 else ''} below each CNN.")
     many = more_patches[more_patches["settings.training.epochs"].isin(cnns["settings.training.epochs"])]
     if len(many):
         by_n = " and ".join(f"{n:.0f} patches, {with_error(group['final.test_error'])} ({seed_count(group)})" for n, group in many.groupby("n_patches"))
-        told += f"Without the prior, but with length 16 and more patches, the error is, with {by_n}; {below(many)} of these {len(many)} runs end below each CNN. So with enough patches attention sampling was ahead without the prior, too. " if below(many) == len(many) else f"Without the prior, but with more patches, the error is, with {by_n}. "
+        told.append(
+            f"Without the prior, but with length 16 and more patches, the error is, with {by_n}; {below(many)} of these {len(many)} runs end below each CNN. So with enough patches attention sampling was ahead without the prior, too."
+            if below(many) == len(many)
+            else f"Without the prior, but with more patches, the error is, with {by_n}."
+        )
     return told
 
 
@@ -1868,21 +1905,20 @@ def minutes_beside(cnns, others):
     return "; ".join(told)
 
 
-if len(cnn_runs):
+if len(small_cnn):
     # The same images: of the small ones, the ATS runs with the same number of epochs stand beside it.
     lines = [[f"CNN at scale {row['settings.cnn_scale']:g}, {row.profile}", row.seed, f"{row['settings.training.epochs']:.0f}", f"{row['settings.training.batch_size']:.0f}",
               f"{row['final.test_error']:.3f} ± {row['final.test_stderr']:.3f}", f"{row['final.train_loss']:.2f}", f"{row['curve.seconds'][-1] / 60:.0f}"]
-             for _, row in cnn_runs.iterrows()]  # fmt: skip
-    if (cnn_runs.profile == "small").any():
-        for n, group in by_small_n.groupby("n_patches"):
-            lines.append([f"ATS-{n:.0f}, small: mean", f"{len(group)} seeds", f"{group['settings.training.epochs'].iloc[0]:.0f}", f"{group['settings.training.batch_size'].iloc[0]:.0f}",
+             for _, row in small_cnn.iterrows()]  # fmt: skip
+    for n, group in by_small_n.groupby("n_patches"):
+        lines.append([f"ATS-{n:.0f}, small: mean", f"{len(group)} seeds", f"{group['settings.training.epochs'].iloc[0]:.0f}", f"{group['settings.training.batch_size'].iloc[0]:.0f}",
                           with_error(group["final.test_error"]), with_error(group["final.train_loss"], 2), f"{np.mean([x[-1] for x in group['curve.seconds']]) / 60:.0f}"])  # fmt: skip
     display(plots.table(["trained", "seed", "epochs", "batch", "test error", "training loss", "minutes (machines differ)"], lines))
-    begun = cnn_runs["final.test_error"] + 2 * cnn_runs["final.test_stderr"] < CHANCE
-    text += f"Of {len(cnn_runs)} trained CNN{'s' * (len(cnn_runs) > 1)}, {begun.sum()} ended below guessing. "
+    begun = small_cnn["final.test_error"] + 2 * small_cnn["final.test_stderr"] < CHANCE
+    said.append(f"Of {len(small_cnn)} CNN{'s' * (len(small_cnn) > 1)} trained on small images, {begun.sum()} ended below guessing.")
     told, beside = [], by_small_n[by_small_n.n_patches == 10]
-    as_long = cnn_runs[(cnn_runs.profile == "small") & cnn_runs["settings.training.epochs"].isin(beside["settings.training.epochs"])]
-    for (scale, epochs), group in cnn_runs[cnn_runs.profile == "small"].groupby(["settings.cnn_scale", "settings.training.epochs"]):
+    as_long = small_cnn[small_cnn["settings.training.epochs"].isin(beside["settings.training.epochs"])]
+    for (scale, epochs), group in small_cnn.groupby(["settings.cnn_scale", "settings.training.epochs"]):
         same_seed = [
             sign_test(row["final.wrong"], other.iloc[0]["final.wrong"])
             for _, row in group.iterrows()
@@ -1897,13 +1933,16 @@ if len(cnn_runs):
             + (f"; in {sum(p < 0.05 for p in same_seed)} of {len(same_seed)} pairs of the same seed the two networks differ beyond the chance of the test images" if len(same_seed) > 1
                else f"; of the same seed the two networks {'' if same_seed[0] < 0.05 else 'do not '}differ beyond the chance of the test images (p = {same_seed[0]:.2g})" if same_seed else "")
         )
-    text += (
-        f"{'. '.join(told)}. "
-        + (f"So attention sampling **with the prior and length 16** is far ahead of this CNN after the same few epochs{', which cost the CNN ' + took if (took := minutes_beside(as_long, beside)) else ''}. {without_departures(as_long)}" if len(as_long) and len(beside) and as_long["final.test_error"].min() > 2 * beside["final.test_error"].max() else "")
-        + f"Nothing was tuned for the CNN, which has ATS's learning rate and schedule{smaller_batches(cnn_runs, beside)}; what it reaches in the paper's 500 epochs these runs do not say.\n\n"
-        if told
-        else ""
-    )
+    if told:
+        said += [f"{text}." for text in told]
+        if len(as_long) and len(beside) and as_long["final.test_error"].min() > 2 * beside["final.test_error"].max():
+            took = minutes_beside(as_long, beside)
+            said.append(f"So attention sampling **with the prior and length 16** is far ahead of this CNN after the same few epochs{f', which cost the CNN {took}' if took else ''}.")
+            said += without_departures(as_long)
+        said.append(f"Nothing was tuned for the CNN, which has ATS's learning rate and schedule{smaller_batches(small_cnn, beside)}; what it reaches in the paper's 500 epochs these runs do not say.")
+if said:
+    display(plots.points("Outcome", said))
+text = ""
 if len(SAME):
     by_seeds = SAME.groupby("n_patches")["final.test_error"].agg(["mean", "size"])
     by_seeds = by_seeds[by_seeds["size"] >= min(3, by_seeds["size"].max())]
@@ -1952,8 +1991,9 @@ wanted = [
         for n in (10, 25)
     ),
     ("the paper's own schedule, 500 epochs", records[(records.profile == "paper") & (records.method == "ats")], f"{COMMAND} --profile paper --n-patches 5,10,25,50,100 --data DIR"),
-    ("CNN on the full image", records[(records.method == "cnn") & (records.profile != "small")], CNN_COMMAND),
-    ("CNN on the small images", records[(records.method == "cnn") & (records.profile == "small")],
+    ("CNN on the full image", full_cnn, CNN_COMMAND),
+    ("CNN on the full image, in the time of attention sampling", in_time, CNN_IN_TIME),
+    ("CNN on the small images", small_cnn,
      f"{COMMAND} --profile small --method cnn --cnn-scale 0.5,1 --set batch_size=8"),
     ("uniform sampling", records[records.method == "uniform"], f"{COMMAND} --profile laptop --method uniform --n-patches 50,100 --set epochs=15 --data DIR"),
     *(
@@ -2023,8 +2063,9 @@ Markdown(
         if len(trained_uniform)
         else ".\n"
     ) +
-    f"- Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as {min(ratio, ratio_recorded):.0f} to {max(ratio, ratio_recorded):.0f} of attention sampling with ten patches; "
-    + ("no CNN was trained." if not len(cnn_runs) else f"trained on {'small images only' if not len(full_cnn) else 'images of both sizes'}, it ended at an error of " + "; ".join(f"{span(group['final.test_error'])} after {epochs:.0f} epochs" for epochs, group in cnn_runs.groupby("settings.training.epochs")) + ".")
+    f"- Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as {min(ratio, ratio_recorded):.0f} to {max(ratio, ratio_recorded):.0f} of attention sampling with ten patches. "
+    + (f"Given more time than ATS-10's whole training took, {'such CNNs have' if len(in_time) > 1 else 'one such CNN has'} an error of {span(in_time['final.test_error'])}. " if len(in_time) else "")
+    + ("No CNN was trained on the small images." if not len(small_cnn) else "Trained on small images, the CNN ended at an error of " + "; ".join(f"{span(group['final.test_error'])} after {epochs:.0f} epochs" for epochs, group in small_cnn.groupby("settings.training.epochs")) + ".")
 )
 
 # %% [markdown]

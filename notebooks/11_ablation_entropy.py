@@ -32,6 +32,7 @@ from IPython.display import Markdown, display
 from scipy.stats import spearmanr
 
 from atslib import data, plots
+from atslib.data.colon_cancer import N_FOLDS
 from atslib.experiments import load_records
 from atslib.experiments.colon_cancer import PROFILES
 from atslib.experiments.history import exchange_test, load_maps, total_variation
@@ -509,8 +510,8 @@ def seed_by_seed(peak):
             told.append(f"{side} λ = {peak:g} a fall is not shown")
     fewest = min(n for _, n, _ in found.values())
     return (
-        f"Seed by seed it is below that {series(counts)}; p is that of exchanging the two runs within each seed in every way, which for {fewest} seeds cannot give less than {least_p(fewest, fewest, paired=True):.2g}, "
-        f"and is corrected neither for {len(found)} tests nor for picking the highest mean from the same runs. {'. '.join(told)}. "
+        f"{'. '.join(told)}. Seed by seed it is below that {series(counts)}; p is that of exchanging the two runs within each seed in every way, which for {fewest} seeds cannot give less than {least_p(fewest, fewest, paired=True):.2g}, "
+        f"and is corrected neither for {len(found)} tests nor for picking the highest mean from the same runs."
     )
 
 
@@ -551,25 +552,25 @@ if measured:
     radii = series([f"{radius:g}" for radius in sorted({numbers["radius"] for found in measured.values() for numbers in found})])
     peak = max(near, key=near.get)
     falling = list(near.values()) == sorted(near.values(), reverse=True)
-    text = (
-        f"Each run is measured on its own test images. Near: within {radii} pixels. Grey: uniform attention, left the range over the folds.\n\n**What to see:** "
-        + (
-            "the share near nuclei, as the mean over runs, falls with every step of λ. "
+    see = [
+        (
+            "The share near nuclei, as the mean over runs, falls with every step of λ."
             if falling
-            else f"the share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lower at both ends: {near[min(near)]:.2f} at λ = {min(near):g}, {near[max(near)]:.2f} at λ = {max(near):g}. "
+            else f"The share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lower at both ends: {near[min(near)]:.2f} at λ = {min(near):g}, {near[max(near)]:.2f} at λ = {max(near):g}."
             if peak not in (min(near), max(near))
-            else f"the share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lowest at λ = {min(near, key=near.get):g} ({min(near.values()):.2f}). "
-        )
-        + seed_by_seed(peak)
-        + f"The AUC at the end is between {min(rank.values()):.2f} and {max(rank.values()):.2f} for every λ"
-        + (f" ({rank[1.0]:.2f} with λ = 1, whose map is nearly flat). " if 1.0 in rank else ". ")
-    )
+            else f"The share near nuclei, as the mean over runs, is highest at λ = {peak:g} ({near[peak]:.2f}) and lowest at λ = {min(near, key=near.get):g} ({min(near.values()):.2f})."
+        ),
+        *([by_seed] if (by_seed := seed_by_seed(peak)) else []),
+        f"The AUC at the end is between {min(rank.values()):.2f} and {max(rank.values()):.2f} for every λ"
+        + (f" ({rank[1.0]:.2f} with λ = 1, whose map is nearly flat)." if 1.0 in rank else "."),
+    ]
     if ranks:
-        text += (
+        see.append(
             f"The maps of any two λ, seed 0, have a rank correlation of {min(ranks):.2f} or more at the end ({len(ended[0])} test images): "
             + ("in this seed λ changes how strongly the nuclei are preferred, and hardly which places are." if min(ranks) > 0.9 else "λ changes which places are preferred, too.")
         )
-    display(Markdown(text))
+    display(Markdown(f"Each run is measured on its own test images. Near: within {radii} pixels. Grey: uniform attention, left the range over the folds."))
+    display(plots.points("What to see", see))
 else:
     print("No agreement with nuclei is recorded yet: python -m atslib.experiments.nuclei --data DIR")
 
@@ -682,7 +683,11 @@ if zero := tests_of.get(0.0):
         f"but very selective, on less than a tenth of the locations by exp(entropy), in {selective[0]} of {zero['n']} only"
     )
     verdicts.append(
-        f"**No entropy term: very selective early?** Attention is {early_on}. At the end it is sharper in {zero['lower'][1]} of {zero['n']} (p = {zero['p'][1]:.2g}) and very selective in {selective[1]}. (The two p are not corrected for looking twice.)"
+        [
+            "No entropy term: very selective early?",
+            f"Attention is {early_on}.",
+            f"At the end it is sharper in {zero['lower'][1]} of {zero['n']} (p = {zero['p'][1]:.2g}) and very selective in {selective[1]}. (The two p are not corrected for looking twice.)",
+        ]
     )
     images = as_long_as_paper["dataset.n_train"].iloc[0] if len(as_long_as_paper) else 0
     single = 60 * images  # updates in the paper's 60 epochs, if each were made for one image
@@ -693,23 +698,24 @@ if zero := tests_of.get(0.0):
     if without := by_then.get(0.0):
         both = sorted(without.keys() & by_then.get(0.01, {}).keys())
         narrow = sum(nats < TENTH for nats in without.values())
-        verdicts[-1] += (
-            f" But if the paper makes an update for each image, its 60 epochs are {single:,.0f} updates. In trainings of {PROFILES['paper'].updates:,} updates, recorded for {len(without)} of five folds ([chapter 9](09_colon_cancer.ipynb)), "
+        short_updates = 60 * math.ceil(images / runs_of[0.0]["settings.training.batch_size"].iloc[0])
+        verdicts[-1].append(
+            f"But if the paper makes an update for each image, its 60 epochs are {single:,.0f} updates. In trainings of {PROFILES['paper'].updates:,} updates, {'one on each fold' if len(without) == N_FOLDS else f'on {len(without)} of {N_FOLDS} folds'} ([chapter 9](09_colon_cancer.ipynb)), "
             f"attention without the term is on {series([locations(without[seed]) for seed in sorted(without)])} locations by then, by exp(entropy) on the training images"
             + (f", and with λ = 0.01 on {series([locations(by_then[0.01][seed]) for seed in both])}, with the same seeds" if both else "")
-            + f": very selective in {narrow} of {len(without)}. So whether it is so “early” hangs on what an epoch is, which the paper does not say."
+            + f": very selective in {narrow} of {len(without)}. So after {single:,.0f} updates it is as the paper says in {narrow} of {len(without)} trainings, after {short_updates:,.0f} in {selective[0]} of {zero['n']}; which of the two its 60 epochs are, the paper does not say."
         )
 else:
-    verdicts.append("**No entropy term: very selective early?** Cannot be judged yet.")
+    verdicts.append(["No entropy term: very selective early?", "Cannot be judged yet."])
 if 1.0 in runs_of:
     gap = max(LOG_K - min(curve) for curve in runs_of[1.0]["curve.entropy"])
-    verdicts.append(
-        f"**Large λ: towards uniform?** With λ = 1 ({len(runs_of[1.0])} run{'s' * (len(runs_of[1.0]) > 1)}) the entropy is never more than {gap:.3f} nats below that of uniform attention: "
+    verdicts.append(["Large λ: towards uniform?",
+        f"With λ = 1 ({len(runs_of[1.0])} run{'s' * (len(runs_of[1.0]) > 1)}) the entropy is never more than {gap:.3f} nats below that of uniform attention: "
         + ("confirmed." if gap < 0.1 else "not confirmed.")
-        + (f" With λ = 0.1 it ends {np.mean([LOG_K - curve[-1] for curve in runs_of[0.1]['curve.entropy']]):.2f} nats below, on average." if 0.1 in runs_of else "")
-    )
+        + (f" With λ = 0.1 it ends {np.mean([LOG_K - curve[-1] for curve in runs_of[0.1]['curve.entropy']]):.2f} nats below, on average." if 0.1 in runs_of else ""),
+    ])  # fmt: skip
 else:
-    verdicts.append(f"**Large λ: towards uniform?** Cannot be judged yet; `{EXPERIMENT} --set entropy_weight=1`.")
+    verdicts.append(["Large λ: towards uniform?", f"Cannot be judged yet; `{EXPERIMENT} --set entropy_weight=1`."])
 around = {weight: tests_of[weight] for weight in (0.005, 0.05) if weight in tests_of}
 if len(around) == 2:
     ways = {w: f"{'sharper' if r['less'][1] < 0 else 'broader'} in {max(r['lower'][1], r['n'] - r['lower'][1])} of {r['n']} seeds (p = {r['p'][1]:.2g})" for w, r in around.items()}
@@ -720,19 +726,20 @@ if len(around) == 2:
     same_weight = {w: np.mean([tv[frozenset(pair)] for pair in itertools.combinations([name for (v, _), name in by_key.items() if v == w], 2)]) for w in (0.01, *around)}
     fewest = min(r["n"] for r in around.values())
     least, level = least_p(fewest, fewest, paired=True), ALPHA / 4  # four tests: two weights, entropy and distance
-    verdicts.append(
-        f"**Around 0.01 the exact value does not matter?** {plateau} The distance, which notices sharpness, too, has p = {series([format(r['p_apart'], '.2g') for r in around.values()])}. These are four tests, and {min(r['n'] for r in around.values())} seeds can give no p below {least:.2g}"
-        + (f": corrected for their number ({level:.2g}), none could be significant. " if least > level else f"; corrected for their number, the level is {level:.2g}. ")
-        + "As a size, replacing 0.01 with the same seed: "
+    verdicts.append(["Around 0.01 the exact value does not matter?", plateau,
+        f"The distance, which notices sharpness, too, has p = {series([format(r['p_apart'], '.2g') for r in around.values()])}. These are four tests, and {min(r['n'] for r in around.values())} seeds can give no p below {least:.2g}"
+        + (f": corrected for their number ({level:.2g}), none could be significant." if least > level else f"; corrected for their number, the level is {level:.2g}."),
+        "As a size, replacing 0.01 with the same seed: "
         + "; ".join(f"by {w:g} moves {np.mean(each):.0%} of the attention ({min(each):.0%} to {max(each):.0%})" for w, each in moved.items())
-        + f". Another seed with the same λ moves {series([format(share, '.0%') + ' (λ = ' + format(w, 'g') + ')' for w, share in same_weight.items()])}."
-    )
+        + f". Another seed with the same λ moves {series([format(share, '.0%') + ' (λ = ' + format(w, 'g') + ')' for w, share in same_weight.items()])}.",
+    ])  # fmt: skip
 else:
-    verdicts.append(
-        "**Around 0.01 the exact value does not matter?** Cannot be judged on the real images yet: it takes the paper's own examples, "
-        f"`{EXPERIMENT} --set entropy_weight=0.005,0.05 --seed 0,1,2,3,4,5`, and then `python -m atslib.experiments.history --data DIR`."
-    )
-display(Markdown("\n\n".join(verdicts)))
+    verdicts.append(["Around 0.01 the exact value does not matter?",
+        "Cannot be judged on the real images yet: it takes the paper's own examples, "
+        f"`{EXPERIMENT} --set entropy_weight=0.005,0.05 --seed 0,1,2,3,4,5`, and then `python -m atslib.experiments.history --data DIR`.",
+    ])  # fmt: skip
+for question, *answers in verdicts:
+    display(plots.points(question, answers))
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]

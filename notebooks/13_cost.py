@@ -1131,13 +1131,25 @@ a, b, *_ = lines["forward", "ATS, view fixed"]
 clear = [f"from {m} to {n}" for m, n, gain, half in steps if gain > half]
 unclear = [f"from {m} to {n}" for m, n, gain, half in steps if abs(gain) <= half]
 worse = [f"from {m} to {n}" for m, n, gain, half in steps if gain < -half]
-Markdown(
-    f"**§5, \"finely control the trade-off between accuracy and spent computation\".** One patch more costs {b:.2f} ms, or {b / (a + 10 * b):.0%} of a pass with ten, above a fixed {a:.1f} ms for view and attention. "
-    + (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {least_p(len(errors), len(errors), paired=True):.2g}, so that this is for these networks)" if clear else "No step of N lowers the error beyond chance")
+steps_told = (
+    (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {least_p(len(errors), len(errors), paired=True):.2g}, so that this is for these networks)" if clear else "No step of N lowers the error beyond chance")
     + (f"; {' and '.join(unclear)} no fall is shown" if unclear and clear else "")
     + (f"; it rises {' and '.join(worse)}" if worse else "")
-    + f". Of all networks that have left chance, in every setting, it falls {falls_shown()}; this test takes networks of one seed, and different settings, for independent. The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. In both tables ± is the standard error of a mean, of the test images and, where there are several, of the networks. "
-    "Whether it is better to *train* with the N of the budget, [chapter 8](08_megapixel_mnist.ipynb) compares."
+)
+display(
+    plots.points(
+        "§5, “finely control the trade-off between accuracy and spent computation”",
+        [
+            f"One patch more costs {b:.2f} ms, or {b / (a + 10 * b):.0%} of a pass with ten, above a fixed {a:.1f} ms for view and attention.",
+            f"{steps_told}.",
+            f"Of all networks that have left chance, in every setting, it falls {falls_shown()}; this test takes networks of one seed, and different settings, for independent.",
+            "Whether it is better to *train* with the N of the budget, [chapter 8](08_megapixel_mnist.ipynb) compares.",
+        ],
+    )
+)
+Markdown(
+    "The second table has the setting that was trained with ten patches most often and, of such, longest. Its intervals are over the networks, each compared with itself on the same images; they do not cover other test images, nor the number of steps. "
+    "In both tables ± is the standard error of a mean, of the test images and, where there are several, of the networks."
 )
 
 # %% [markdown]
