@@ -1072,6 +1072,7 @@ def over_folds(a, b):
     return f" ({p_text(p)}, {beyond_chance(p, least_p(len(a), len(a), paired=True))})"
 
 
+free_brief = ""
 if free is None or not len(free):
     print("No run without the reward that could be compared has ended yet:", command(FREE_PLAN, range(N_FOLDS)))
 else:
@@ -1111,7 +1112,10 @@ else:
         if n_free == 1
         else f"On each of {'the' if n_free == N_FOLDS else 'these'} {n_free} folds, in one run each, it is the reward that spreads attention out again"
     ) + ("; more folds are to say whether it always is." if n_free < N_FOLDS else ".")
-    error_p = f", permutation {p_text(permutation_test(errors[FREE], errors[with_label], paired=True))}" if n_free > 1 else ""
+    p_images, p_folds = sign_test(*wrong), permutation_test(errors[FREE], errors[with_label], paired=True) if n_free > 1 else math.nan
+    both_tests = p_images < 0.05 and n_free == N_FOLDS and p_folds <= least_p(n_free, n_free, paired=True) + 1e-9
+    higher = errors[FREE].mean() > errors[with_label].mean()
+    error_p = f", permutation {p_text(p_folds)}" if n_free > 1 else ""
     said = [
         f"**Attention** ends with an entropy of {pm(ends[1], 2)} nats{over_folds(ends[1], at_the_end(usual_long))}, as if {' to '.join(as_many)} location{'s' * (as_many != ['1'])} shared it"
         + (f", below each of the {len(ends[0])} runs with the reward ({min(ends[0]):.2f} to {max(ends[0]):.2f}). " if outside else f"; the {len(ends[0])} runs with the reward end with {min(ends[0]):.2f} to {max(ends[0]):.2f}. ")
@@ -1125,8 +1129,13 @@ else:
         f"**The test loss** is {test_losses[FREE]}, with the reward {test_losses[with_label]}, U-10's {test_losses['U-10']}; it is higher than with the reward in {above_it} {in_folds}{over_folds(logs['final.test_loss'][FREE], logs['final.test_loss'][with_label])}."
         + (" (The tests of both are of logarithms; what is below one millionth counts as that.)" if n_free > 1 else ""),
         f"**The test error** is {pm(errors[FREE])}, with the reward {pm(errors[with_label])}, U-10's {pm(errors['U-10'])}: "
-        + f"{len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only (sign test {p_text(sign_test(*wrong))}{error_p}).",
+        + f"{len(wrong[0] - wrong[1])} images are missed without the reward only, {len(wrong[1] - wrong[0])} with it only (sign test {p_text(p_images)}{error_p})."
+        + (f" By both tests of this page, **the error is {'higher' if higher else 'lower'} without the reward**." if both_tests else ""),
     ]
+    free_brief = (
+        f"attention ends on {' to '.join(as_many)} location{'s' * (as_many != ['1'])}; the training loss is below that of U-10 in {below['U-10']} {in_folds}, and the test error {pm(errors[FREE])}, with the reward {pm(errors[with_label])}: "
+        + (f"{'higher' if higher else 'lower'} without, by both tests." if both_tests else "not shown to differ." if p_images >= 0.05 else "only the sign test points to a difference.")
+    )
     if n_free < N_FOLDS:
         said.append(f"Trained so far: {n_free} of {N_FOLDS} folds; the others: `{command(FREE_PLAN, [seed for seed in range(N_FOLDS) if seed not in free.index])}`.")
     head = "Outcome, one fold, one run of each, which no test can judge" if n_free == 1 else f"Outcome, over {n_free} folds, in pairs of one seed"
@@ -1861,6 +1870,7 @@ points = [
     *([cheap_cnn] if cheap_cnn else []),
     *([f"[With as many updates as the paper](#cell-colon-long), {long_brief}"] if long_brief else []),
     *([f"[With as many updates and the paper's settings](#cell-colon-paper), but systematic draws, {literal_brief}"] if literal_brief else []),
+    *([f"[Without the reward for entropy](#cell-colon-free), with as many updates and our settings, {free_brief}"] if free_brief else []),
     f"Errors around {p:.2f} must differ by about {least_difference:.2f} to be told apart on {N_IMAGES} images, somewhat less where methods miss the same ones; of the "
     f"{len(gaps)} differences between methods in the paper's Table 1, {'all' if all(gap < least_difference for gap in gaps) else sum(gap < least_difference for gap in gaps)} are smaller.",
     f"Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
