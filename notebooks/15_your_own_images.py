@@ -175,7 +175,7 @@ Markdown(f"""
 | `scale` | so that what matters is at least about one pixel of the view | {THING} pixels × {SCALE:g} = {THING * SCALE:g} |
 | `patch_size` | what matters, plus the distance of neighbouring locations (the attention network's stride over the scale), plus a margin | {THING} + {STRIDE / SCALE:g} + {PATCH - THING - STRIDE / SCALE:g} = {PATCH} |
 | `n_patches` | one or two for each thing worth a look in an image; can be changed after training | {N_PATCHES} for {THINGS} |
-| `entropy_weight` | 0.01; more if attention collapses early ([chapter 11](11_ablation_entropy.ipynb)) | {ENTROPY_WEIGHT:g} |
+| `entropy_weight` | 0.01, with which fewer [images of tissue](09_colon_cancer.ipynb#without-the-reward-for-entropy) were missed than with none; more if attention collapses early ([chapter 11](11_ablation_entropy.ipynb)) | {ENTROPY_WEIGHT:g} |
 | classifier's `scale` | 16 if features have unit length: a linear layer learns slowly from small inputs | {FEATURE_SCALE} |
 | `fill` | what a patch that reaches over the border finds there: something that is no thing, the brightness of the ground | {FILL} of 255 |
 """)
