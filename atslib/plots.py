@@ -290,9 +290,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence]) -> Markdown:
 
 
 def points(head: str, said: Sequence[str]) -> Markdown:
-    """What came out, behind a bold head: one statement as a sentence of the page, several as a list."""
+    """What came out, behind a bold head: one statement as a sentence of the page, several as a list.
+
+    Raises:
+        ValueError: no statement, or one that is not in a list.
+    """
     from IPython.display import Markdown
 
+    if isinstance(said, str) or not said:
+        raise ValueError(f"said={said!r}: expected a list of statements, at least one")
     bold = f"**{head}**" if head.endswith(("?", "!", ":")) else f"**{head}.**"
     if len(said) == 1:
         return Markdown(f"{bold} {said[0]}")

@@ -75,15 +75,9 @@ def interval(values):
     return mean - half, mean + half
 
 
-def span_of(numbers):
-    """Lowest to highest of whole numbers, or the one."""
-    low, high = (f"{function(numbers):,.0f}" for function in (min, max))
-    return low if low == high else f"{low} to {high}"
-
-
-def span(values):
+def span(values, form=".3f"):
     """Lowest to highest, or the one value."""
-    low, high = (f"{function(values):.3f}" for function in (min, max))
+    low, high = (f"{function(values):{form}}" for function in (min, max))
     return low if low == high else f"{low} to {high}"
 
 
@@ -1855,13 +1849,15 @@ def within_the_time():
         ended = ten[(ten.machine == machine) & (ten["settings.training.epochs"] == 15)]
         if not len(ended):
             continue
-        took = [f"{span_of([seconds[-1] / 60 for seconds in rows['curve.seconds']])} minutes" for rows in (group, ended)]
+        minutes = [[seconds[-1] / 60 for seconds in rows["curve.seconds"]] for rows in (group, ended)]
+        longer = min(minutes[0]) > max(minutes[1])
+        took = [f"{span(each, ',.0f')} minutes" for each in minutes]
         updates = {math.ceil(row["dataset.n_train"] / row["settings.training.batch_size"]) * int(row["settings.training.epochs"]) for _, row in group.iterrows()}
         guessing = (group["final.test_error"] + 2 * group["final.test_stderr"] >= CHANCE).sum()
         told.append(
-            f"**The CNN at full size in the time of attention sampling**, {machine}: in {took[0]} ({seed_count(group)}) it made {span_of(updates)} updates with {span_of(group['dataset.n_train'])} images; its error on {span_of(group['dataset.n_test'])} test images is {with_error(group['final.test_error'])}, "
+            f"**The CNN at full size, given {'more time than' if longer else 'about the time of'} attention sampling**, {machine}: in {took[0]} ({seed_count(group)}) it made {span(updates, ',.0f')} updates with {span(group['dataset.n_train'], ',.0f')} images; its error on {span(group['dataset.n_test'], ',.0f')} test images is {with_error(group['final.test_error'])}, "
             f"its training loss {with_error(group['final.train_loss'], 2)}, where guessing has {CHANCE} and {math.log(10):.2f}: {guessing} of {len(group)} cannot be told from guessing. "
-            f"ATS-10 took {took[1]} for 15 epochs of {span_of(ended['dataset.n_train'])} images ({seed_count(ended)}), and ended at {with_error(ended['final.test_error'])}. Other work went on beside all of them."
+            f"ATS-10 took {took[1]} for 15 epochs of {span(ended['dataset.n_train'], ',.0f')} images ({seed_count(ended)}), and ended at {with_error(ended['final.test_error'])}. Minutes are by the clock, of machines that had other work, too."
         )
     return told
 
@@ -2064,7 +2060,7 @@ Markdown(
         else ".\n"
     ) +
     f"- Deep MIL's memory depends on the grid: gigabytes where attention sampling needs megabytes. A step of a full-size CNN costs as much as {min(ratio, ratio_recorded):.0f} to {max(ratio, ratio_recorded):.0f} of attention sampling with ten patches. "
-    + (f"Given more time than ATS-10's whole training took, {'such CNNs have' if len(in_time) > 1 else 'one such CNN has'} an error of {span(in_time['final.test_error'])}. " if len(in_time) else "")
+    + (f"Stopped after about as much time as ATS-10's whole training takes, or more, {'such CNNs have' if len(in_time) > 1 else 'one such CNN has'} an error of {span(in_time['final.test_error'])}. " if len(in_time) else "")
     + ("No CNN was trained on the small images." if not len(small_cnn) else "Trained on small images, the CNN ended at an error of " + "; ".join(f"{span(group['final.test_error'])} after {epochs:.0f} epochs" for epochs, group in small_cnn.groupby("settings.training.epochs")) + ".")
 )
 

@@ -34,6 +34,9 @@ def test_table():
 def test_one_statement_is_a_sentence_and_several_are_a_list():
     assert plots.points("Outcome", ["It holds."]).data == "**Outcome.** It holds."
     assert plots.points("Does it?", ["It does.", "Twice."]).data == "**Does it?**\n\n- It does.\n- Twice."
+    for wrong in ("It holds.", []):
+        with pytest.raises(ValueError, match="expected a list of statements"):
+            plots.points("Outcome", wrong)
 
 
 def test_show_maps_draws_multiples_of_uniform_in_powers_of_two():
