@@ -290,7 +290,18 @@ for name, function in (("linear score", lambda z: g(z)[..., 0]), ("loss", loss))
 #
 # :::{solution} ex-01-by-hand
 # :class: dropdown
-# Each sample $(i, j)$ has probability $a_i a_j$ and gives $(f_i + f_j)/2$. By symmetry the mean is
+# Each sample $(i, j)$ has probability $a_i a_j$ and gives $(f_i + f_j)/2$:
+#
+# | sample | probability | estimate |
+# |---|---:|---:|
+# | (1, 1) | 0.25 | 1 |
+# | (1, 2) and (2, 1) | 0.15 each | 0.5 |
+# | (1, 3) and (3, 1) | 0.10 each | 1.5 |
+# | (2, 2) | 0.09 | 0 |
+# | (2, 3) and (3, 2) | 0.06 each | 1 |
+# | (3, 3) | 0.04 | 2 |
+#
+# The mean is $0.25 + 0.15 + 0.30 + 0 + 0.12 + 0.08 = 0.9$. Without the table: by symmetry it is
 # $\sum_{ij} a_i a_j f_i = \sum_i a_i f_i$, since the $a_j$ sum to one: $0.5 \cdot 1 + 0.3 \cdot 0 + 0.2 \cdot 2 = 0.9$. With the library:
 # `every_draw(ESTIMATORS["with_replacement"], a.log(), 2)`.
 # :::

@@ -213,7 +213,16 @@ print(f"mu = {mu:.3f}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# Each line has the mean $\mu$ by itself. This stronger fact, $\mathbb{E}[t_n \mid i_1 \dots i_{n-1}] = \mu$, carries the rest of the chapter.
+# Each line has the mean $\mu$ by itself. This stronger fact, $\mathbb{E}[t_n \mid i_1 \dots i_{n-1}] = \mu$, carries the rest of the chapter. It is no accident of the example: given $i_1 \dots i_{n-1}$, the first part of $t_n$ is fixed, and
+# the next location is $i$ with probability $a_i / w_n$ if it is still left, so that
+#
+# $$
+# \mathbb{E}[t_n \mid i_1 \dots i_{n-1}]
+#   = \sum_{k<n} a_{i_k} f_{i_k} + \sum_{i\ \text{left}} \frac{a_i}{w_n}\, w_n f_i
+#   = \sum_i a_i f_i = \mu
+# $$
+#
+# for every $n$, $K$, attention and features. The mean over what was drawn before proves eqs. 14–17.
 
 # %% [markdown]
 # ## Des Raj: use every prefix
@@ -608,7 +617,7 @@ for seed in range(4):
 # which is the library's one formula for all estimators, $\sum_m W_m (\partial f_{i_m} + f_{i_m} \partial \log a_{i_m})$, with the weights of eq. 14.
 #
 # Why it always works, though the weights depend on the attention and are held constant: where the weights make $\sum_m W_m h_{i_m}$ an unbiased estimate of $\sum_i a_i h_i$ for *every* choice of vectors $h_i$, take $h_i = \partial f_i + f_i\, \partial \log a_i$. Then
-# $\sum_i a_i h_i = \partial \mu$: the gradient is an attention-weighted sum, too, and the same weights, as numbers, estimate it. So what holds of the value's variance holds of the gradient's: Des Raj's, too, is never worse than eq. 12.
+# $\sum_i a_i h_i = \partial \mu$: the gradient is an attention-weighted sum, too, and the same weights, as numbers, estimate it. So what holds of the value's variance for every choice of features holds of the gradient's: Des Raj's, too, is never worse than eq. 12.
 
 # %%
 first = lambda i, j: t(i, j) * d(sp.log(a[i]))
@@ -926,29 +935,46 @@ for locations_left in (2, 3, 4):  # attention on these few only, evenly, and all
 # block shows that the mean is then *exactly* a negative multiple of the truth for three or four even locations, and zero for two. Small, but of the wrong sign: where the truth says
 # "concentrate further on this one", it says the opposite. The port does not turn round when the mass is shared evenly; when it is not, its lines end far apart, some above zero and some below.
 #
-# What does that do, followed by itself? Three locations, all drawn, responses 1, 0.2 and −0.6; ascend the response along the mean gradient, from several starts:
+# What does that do, followed by itself? Three locations, all drawn, responses 1, 0.2 and −0.6; ascend the response along the mean gradient, from several starts. Then the same with 1 added to all responses, which changes nothing about where it is best to look:
 
 # %%
-response = torch.tensor([[1.0], [0.2], [-0.6]])
-for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)):
-    ends = {}
-    for name in ("des_raj", "legacy_idiap"):
-        logits = torch.tensor(start, requires_grad=True)
-        for _ in range(2000):
-            z = exact_mean(ESTIMATORS[name], logits.log_softmax(0), response, 3).sum()
-            logits = (logits + torch.autograd.grad(z, logits)[0]).detach().requires_grad_()
-        ends[name] = logits.softmax(0).tolist()
-    print(
-        f"start {start} ends at: "
-        + "; ".join(
-            f"{labels[name]} {', '.join(f'{x:.2f}' for x in end)}"
-            for name, end in ends.items()
+for added in (0.0, 1.0):
+    response = torch.tensor([[1.0], [0.2], [-0.6]]) + added
+    print(f"responses {', '.join(f'{x:g}' for x in response[:, 0].tolist())}")
+    for start in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (0.0, 3.0, 0.0)):
+        ends = {}
+        for name in ("des_raj", "legacy_idiap"):
+            logits = torch.tensor(start, requires_grad=True)
+            for _ in range(2000):
+                z = exact_mean(ESTIMATORS[name], logits.log_softmax(0), response, 3).sum()
+                logits = (logits + torch.autograd.grad(z, logits)[0]).detach().requires_grad_()
+            ends[name] = logits.softmax(0).tolist()
+        print(
+            f"  start {start} ends at: "
+            + "; ".join(
+                f"{labels[name]} {', '.join(f'{x:.2f}' for x in end)}"
+                for name, end in ends.items()
+            )
         )
+
+print("\ntwo locations, both drawn: the released derivative by the first logit, the formula below")
+for p, pair in ((0.3, (1.0, 0.2)), (0.75, (0.2, -0.6)), (0.6, (2.0, -1.0))):
+    logits = torch.tensor([p / (1 - p), 1.0]).log().requires_grad_()
+    released = exact_mean(
+        ESTIMATORS["legacy_idiap"], logits.log_softmax(0), torch.tensor(pair)[:, None], 2
     )
+    derivative = torch.autograd.grad(released.sum(), logits)[0][0].item()
+    mean = p * pair[0] + (1 - p) * pair[1]
+    formula = -p * (1 - p) * (p - 0.5) * mean
+    print(f"  p = {p}, responses {pair}: {round(derivative, 6) + 0:9.6f} {round(formula, 6) + 0:9.6f}")
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
-# The right gradient ends at the best location. The reversed one leads to the worst, also from the best (from the last start it is still on its way). Whether this harms a training depends on how often $N$ draws exhaust the attention, on the entropy term, and on the other
+# The right gradient ends at the best location. The released one leads from three of the starts to the worst, also from the best; from the last it comes to rest near the point where the second location has three quarters of the attention, the third one quarter, and the mean response is zero. With 1 added to all responses
+# it comes from every start to nearly even attention. So it is wrong in more than its sign: where it leads depends on a constant that the responses share, which the right gradient does not see. The last lines show why. Of two locations with attention $p$ and $1 - p$, both drawn, its mean derivative by the first logit is
+# $-p\,(1-p)\,(p - \tfrac12)\, \mu$. That is the mean response $\mu$, not the difference of the two responses: it does not know which is better.
+#
+# Whether this harms a training depends on how often $N$ draws exhaust the attention, on the entropy term, and on the other
 # gradients. [Chapter 8](08_megapixel_mnist.ipynb) compares trainings with either (`estimator="legacy_idiap"` and `"des_raj"`). The default, `"systematic"` ([chapter 5](05_lower_variance.ipynb)), is unbiased, too.
 
 # %% [markdown]
@@ -1042,7 +1068,7 @@ print(f"sum of their logarithms in float32        : {steps.float().sum().item():
 # |---|---|---|
 # | [eq. 13](#cell-eq13) | confirmed | it is what the $n$ largest Gumbel keys draw |
 # | [eqs. 14–17](#cell-eq14) | confirmed | equal for every $n$, by enumeration |
-# | eq. 14 used as an estimator | differs | unbiased, but with spread-out attention no better than one sample |
+# | eq. 14 used as an estimator | differs | unbiased, but with spread-out attention hardly better than one sample |
 # | [eqs. 28–34](#cell-eq28) | confirmed | identical in symbols, $K = 3$ |
 # | [eqs. 35–40](#cell-eq35) | confirmed | identical in symbols, $K = 3$ |
 # | [eqs. 41, 42, 44](#cell-eq41) | confirmed | identical in symbols, for each pair of three locations |

@@ -798,7 +798,7 @@ print(
 # the linear layer $g$. After a softmax it is not: the last column levels off, so the bias falls nearly as $1/N$ (see
 # [attention as an expectation](01_attention_as_expectation.ipynb)).
 #
-# Drawing [without replacement](04_without_replacement.ipynb) is better from the second patch on. Murthy's estimator is exact once all
+# Drawing [without replacement](04_without_replacement.ipynb), with Des Raj's or Murthy's weights, is better from the second patch on. Murthy's estimator is exact once all
 # locations are seen. Des Raj's is not: it is an average over the first 1, 2, … $N$ draws, and the early ones know little.
 
 # %% [markdown]
@@ -929,6 +929,7 @@ def train_and_test(located, steps=160 * more):
 
 blind, blind_error = train_and_test(located=False)
 located, located_error = train_and_test(located=True)
+# the same glyphs in other images, at other places
 print(f"test error without the location {blind_error:.3f}, with it {located_error:.3f}")
 
 # %%
@@ -966,7 +967,7 @@ plt.show()
 #   that keep the size.
 # - Reading patches needs no padded copy: memory depends on the patches alone.
 # - Eq. 20 is unbiased for features and logits, its mean square error is $\sigma^2/N$; after the softmax its bias falls as $1/N$.
-# - Passing the location to $f$ takes a `forward` of one's own, with two lines that are new, and makes a bag of patches a model of the scene.
+# - Passing the location to $f$ takes a `forward` of one's own, with two lines that are new, and makes the model a bag of patches that know their place: still a sum over locations, blind to how two of them lie to each other.
 
 # %% [markdown]
 # ## Exercises
