@@ -303,3 +303,23 @@ def points(head: str, said: Sequence[str]) -> Markdown:
     if len(said) == 1:
         return Markdown(f"{bold} {said[0]}")
     return Markdown("\n".join([bold, "", *(f"- {statement}" for statement in said)]))
+
+
+def at_the_head(said: Sequence[str]) -> None:
+    """Keep statements for the head of the page, where ``{glue:md} what-came-out`` shows them as a list.
+
+    A page computes what came out at its end, and readers want it first. The book needs MyST-NB for it; without that, as in a
+    notebook of one's own, nothing is kept.
+
+    Raises:
+        ValueError: no statement, or one that is not in a list.
+    """
+    from IPython.display import Markdown
+
+    if isinstance(said, str) or not said:
+        raise ValueError(f"said={said!r}: expected a list of statements, at least one")
+    try:
+        from myst_nb import glue
+    except ImportError:
+        return
+    glue("what-came-out", Markdown("\n".join(f"- {statement}" for statement in said)), display=False)

@@ -5,6 +5,12 @@
 # The paper's §4.3 asks whether ten patches, drawn by attention, answer as well as all 2,500 patches of the image, or as a network that reads
 # every pixel, and whether attention ends up on the epithelium that nobody pointed out to it.
 #
+# **What came out**, as the end of this page computes it:
+#
+# :::{glue:md} what-came-out
+# :format: myst
+# :::
+#
 # ## What you will learn
 #
 # - Table 1 of the paper, trained anew on the same 100 images: errors, losses, time and memory;
@@ -327,7 +333,7 @@ gap = (awake[farthest[0]] - awake[farthest[1]]).dropna()  # fold by fold
 Markdown(
     f"The folds of one method differ by {within:.2f} in the median, from the best to the worst, and the mean of a method over its folds has a standard error of about {np.median([mean_and_stderr(error)[1] for error in awake.values()]):.2f} (median of the methods"
     + (f", {listed(asleep)} aside). " if asleep else "). ")
-    + f"The two farthest means, {farthest[0]}'s {awake[farthest[0]].mean():.2f} and {farthest[1]}'s {awake[farthest[1]].mean():.2f}, differ by {pm(gap, 2)}, fold by fold; whether that is more than chance is tested [below](#how-much-can-100-images-say). "
+    + f"Of the {len(awake)} methods all of whose runs had begun to learn, the two farthest means, {farthest[0]}'s {awake[farthest[0]].mean():.2f} and {farthest[1]}'s {awake[farthest[1]].mean():.2f}, differ by {pm(gap, 2)}, fold by fold; whether that is more than chance is tested [below](#how-much-can-100-images-say). "
     + "More patches in the test change the error "
     + ", ".join(f"of {label} from {errors[0]:.2f} ({looks[0]} patches) to {errors[-1]:.2f} ({looks[-1]})" for label, (looks, errors) in more_looks.items())
     + "."
@@ -583,7 +589,7 @@ if c := judged(*farthest):
     display(
         Markdown(
             f"So for the two farthest means of the figure, {farthest[0]}'s and {farthest[1]}'s, over {folds(c)}: {c['only'][0]} images that {farthest[0]} alone gets wrong, {c['only'][1]} that {farthest[1]} alone does, sign test {p_text(c['sign'])}; permutation test {p_text(c['permutation'])}: {outcome}. "
-            f"They were picked as the farthest of {math.comb(len(awake), 2)} pairs, which makes these p-values too small."
+            f"They were picked as the farthest of the {math.comb(len(awake), 2)} pairs of these {len(awake)} methods, which makes the p-values too small."
         )
     )
 # NBVAL_CHECK_OUTPUT
@@ -847,9 +853,9 @@ for label in long:
         )
 if "ATS-10" in long:
     last = len(long["ATS-10"]["curve.entropy"].iloc[0]) // 20  # tests in a twentieth of the training
-    entropies = np.array([[min(curve), np.mean(curve[-last:])] for curve in long["ATS-10"]["curve.entropy"]])
+    entropies = np.array([[min(smooth(curve)), np.mean(curve[-last:])] for curve in long["ATS-10"]["curve.entropy"]])
     lines.append(
-        f"- **Attention** has its lowest entropy, {pm(entropies[:, 0], 2)} nats, on the way, and {pm(entropies[:, 1], 2)} in the last twentieth of the training; uniform attention has {math.log(10_000):.2f}. "
+        f"- **Attention** has its lowest entropy, {pm(entropies[:, 0], 2)} nats (mean of {AT_END} recorded epochs), on the way, and {pm(entropies[:, 1], 2)} in the last twentieth of the training; uniform attention has {math.log(10_000):.2f}. "
         + (
             "It spreads out again, perhaps because the entropy that is rewarded ([chapter 7](07_entropy_and_exploration.ipynb)) prevails once the training images are answered right and the loss is small; "
             "[a section below](#cell-colon-free) takes the reward away. [Below](#cell-claim-colon-attention) is what it does to the agreement with the nuclei."
@@ -931,9 +937,9 @@ for label, group in literal.items():
             f"- **Training loss, {label}**: {pm(group['train_loss'])}, higher than with our settings in {int((a > b).sum())} of {len(seeds)} folds ({p_text(p_value)}, {beyond_chance(p_value, least_p(len(a), len(b), paired=True))}); the paper's is {PAPER[label][0]:.3f} ± {PAPER[label][1]:.3f}."
         )
 if "ATS-10" in literal:
-    entropies = np.array([[min(curve), np.mean(curve[-LAST:])] for curve in literal["ATS-10"]["curve.entropy"]])
+    entropies = np.array([[min(smooth(curve)), np.mean(curve[-LAST:])] for curve in literal["ATS-10"]["curve.entropy"]])
     lines.append(
-        f"- **Attention** has its lowest entropy, {pm(entropies[:, 0], 2)} nats, on the way, and {pm(entropies[:, 1], 2)} in the last {LAST} tests (with our settings {pm([np.mean(curve[-LAST:]) for curve in long['ATS-10']['curve.entropy']], 2)}); "
+        f"- **Attention** has its lowest entropy, {pm(entropies[:, 0], 2)} nats (mean of {AT_END} recorded epochs), on the way, and {pm(entropies[:, 1], 2)} in the last {LAST} tests (with our settings {pm([np.mean(curve[-LAST:]) for curve in long['ATS-10']['curve.entropy']], 2)}); "
         f"uniform attention has {math.log(10_000):.2f}. By fold it ends at {', '.join(f'{end:.1f}' for end in entropies[:, 1])}."
         if "ATS-10" in long
         else f"- **Attention** ends with an entropy of {pm(entropies[:, 1], 2)} nats."
@@ -986,7 +992,7 @@ if single:
     single = {name: group.loc[group.index.intersection(shared)] for name, group in single.items() if group.index.isin(shared).any()}
     steps = {"our settings": long["ATS-10"].loc[shared], **single, "all three": literal["ATS-10"].loc[shared]}
     ends = {name: np.array([np.mean(curve[-LAST:]) for curve in group["curve.entropy"]]) for name, group in steps.items()}
-    lows = {name: [min(curve) for curve in group["curve.entropy"]] for name, group in steps.items()}
+    lows = {name: [min(smooth(curve)) for curve in group["curve.entropy"]] for name, group in steps.items()}
     figure, ax = plt.subplots(figsize=(7, 3.4))
     looks = [(plots.ORANGE, "-"), (plots.BLUE, "--"), (plots.GREEN, "-."), (plots.PURPLE, ":"), (plots.BLACK, "-")]
     places = ["our settings", *(name for name, _ in SINGLE.values()), "all three"]
@@ -1000,14 +1006,14 @@ if single:
     plt.show()
     display(
         plots.table(
-            ["ATS-10", "runs", "lowest entropy", f"entropy, last {LAST} tests", "training loss", f"test error, mean of the last {LAST} tests"],
+            ["ATS-10", "runs", "lowest entropy of the line", f"entropy, last {LAST} tests", "training loss", f"test error, mean of the last {LAST} tests"],
             [[name, len(group), pm(lows[name], 2), pm(ends[name], 2), pm(group["train_loss"], 4), pm(late_error(group))] for name, group in steps.items()],
         )
     )
     whole_way = np.mean(ends["our settings"]) - np.mean(ends["all three"])
     of_the_way = {name: (np.mean(ends["our settings"]) - np.mean(ends[name])) / whole_way for name in single}
     said = [
-        f"From our settings to all three of the paper's, attention ends {whole_way:.1f} nats narrower; with one of them alone it goes "
+        f"Each line is the mean of {AT_END} recorded epochs. From our settings to all three of the paper's, attention ends {whole_way:.1f} nats narrower; with one of them alone it goes "
         + listed([f"{way:.0%} of that way ({name})" for name, way in of_the_way.items()])
         + "."
     ]
@@ -1791,7 +1797,7 @@ for label in ORDER:
         missed_by = [wrong_images(g, scheme) for g, scheme in ((kept, "runs"), (random, "stratified"))]
         shown = [key for key, value in ps.items() if value < 0.05 / n_tests]
         lines.append(
-            f"- {label}: the error changes by {change:+.3f} with neighbours together, without fold {worst} by {kept['final.test_error'].drop(worst).mean() - random['final.test_error'].mean():+.3f}. "
+            f"- {label}: the error changes by {change:+.3f} with neighbours together, without their fold {worst} (of the random split all folds, which are others) by {kept['final.test_error'].drop(worst).mean() - random['final.test_error'].mean():+.3f}. "
             + (f"A change of the {' and of the '.join(shown)} is shown." if shown else "A change is **not shown**, neither of the error nor of the loss.")
             + (
                 f" Image by image, {len(missed_by[0] - missed_by[1])} are missed only with neighbours together and {len(missed_by[1] - missed_by[0])} only at random (sign test {p_text(sign_test(*missed_by))}, as if images were independent)."
@@ -1893,6 +1899,8 @@ points = [
     + f"On the colon images {started} of {sum(len(of[label]) for label in sampling)} runs of U and ATS began to learn"
     + (f", {len(of['Deep MIL']) - len(stuck('Deep MIL'))} of the {len(of['Deep MIL'])} shorter ones of Deep MIL." if "Deep MIL" in of else "."),
 ]
+error_told, cost_told, found_told = points[0], points[-3], points[-2]
+plots.at_the_head([error_told, *([f"[With as many updates as the paper](#cell-colon-long), {long_brief}"] if long_brief else []), cost_told, found_told])
 Markdown("\n".join(f"- {point}" for point in points))
 
 # %% [markdown]

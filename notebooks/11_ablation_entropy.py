@@ -4,6 +4,12 @@
 # The paper's loss rewards the entropy of the attention, with a weight $\lambda$ (eq. 21). [Chapter 7](07_entropy_and_exploration.ipynb) derived
 # what that does. This chapter removes the term, or makes it large, and follows the attention on images during training.
 #
+# **What came out**, as the end of this page computes it:
+#
+# :::{glue:md} what-came-out
+# :format: myst
+# :::
+#
 # ## What you will learn
 #
 # - what the attention looks like with $\lambda$ = 0, 0.01, 0.1 and 1, on a task small enough to train on this page;
@@ -813,6 +819,13 @@ steadily = {"in the toy, one run each,": rising}
 if of_tissue:
     steadily["on tissue, as the mean over seeds"] = [of_tissue[w] for w in sorted(of_tissue)] == sorted(of_tissue.values())
 words = [f"{'at every step of λ' if every else 'not at every step of λ'} {where}" for where, every in steadily.items()]
+plots.at_the_head(
+    [
+        f"The larger λ, the closer attention ends to uniform: {series(words)}.",
+        *([f"Without the term attention on tissue is {early_on}."] if early_on else []),
+        f"Does the value matter around 0.01, where the paper says that it does not? {plateau}",
+    ]
+)
 Markdown(
     f"- The larger λ, the closer attention ends to uniform: {series(words)}.\n"
     + (f"- Without the term attention on tissue is {early_on}.\n" if early_on else "")

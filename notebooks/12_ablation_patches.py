@@ -4,6 +4,12 @@
 # The number of patches decides the cost. Does it also change *where* the network learns to look? The paper says no, by theory and by its
 # Figure 7. This chapter finds a gap in the theory, and then measures how wide it is.
 #
+# **What came out**, as the end of this page computes it:
+#
+# :::{glue:md} what-came-out
+# :format: myst
+# :::
+#
 # ## What you will learn
 #
 # - why "the number of patches should not affect the learned attention" holds for the features and the logits, but not for the loss;
@@ -393,7 +399,7 @@ if of:
 # (cell-claim-patches-attention)=
 # ### The same, as distances
 #
-# On all 20 test images of fold 0: seeds 0 and 5 have not been trained on them, seeds 1 to 4 have. Grey, the yardstick: two runs with $N$ = 10 and different seeds. They differ in initial weights, order of the images and mostly the fold, so in training images, too.
+# On all 20 test images of fold 0: seeds 0 and 5 have not been trained on them, the other seeds have. Grey, the yardstick: two runs with $N$ = 10 and different seeds, of all that are recorded. They differ in initial weights and order of the images, and most of them in the fold, so in training images, too.
 # Coloured: $N$ against $N$ = 10 with the same seed, mean over seeds. Such a pair shares all of this. Right: the entropy of every run, seed 0 thick.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Total variation between attention maps against epoch. Thin grey lines: pairs of runs with ten patches and different seeds, mostly of different folds. Coloured lines: another number of patches against ten with the same seed, mean over seeds. Right: entropy by epoch for each N, one line for each run."}}
@@ -411,8 +417,12 @@ def between(test):
 
 yardstick = between(lambda a, b: a["n_patches"] == b["n_patches"] == 10)
 like_n = between(lambda a, b: a["n_patches"] == b["n_patches"])
-same_fold = between(lambda a, b: a["n_patches"] == b["n_patches"] and a["fold"] == b["fold"] == 0)
-other_fold = len(between(lambda a, b: a["n_patches"] == b["n_patches"] == 10 and a["fold"] != b["fold"]))  # of the yardstick's pairs
+other_images = between(lambda a, b: a["n_patches"] == b["n_patches"] == 10 and a["fold"] != b["fold"])
+same_images = {
+    fold: between(lambda a, b, fold=fold: a["n_patches"] == b["n_patches"] == 10 and a["fold"] == b["fold"] == fold)
+    for fold in sorted({run["fold"] for run in known.values()})
+}
+same_images = {fold: values for fold, values in same_images.items() if len(values)}  # (pairs, epochs) for each fold
 other_n = {
     n: between(lambda a, b, n=n: {a["n_patches"], b["n_patches"]} == {10, n} and a["seed"] == b["seed"])
     for n in PAPER_N
@@ -472,8 +482,9 @@ in_short = ""
 if other_n and len(yardstick):
     at = {epoch: int(np.abs(epochs - epoch).argmin()) for epoch in (40, 100, int(epochs[-1]))}
     pairs_of = {f"N = {n} against 10, same seed": values for n, values in other_n.items()} | {"N = 10, two seeds": yardstick}
-    if len(same_fold):
-        pairs_of["same N, same fold, two seeds"] = same_fold
+    if same_images and len(other_images):
+        pairs_of["N = 10, two seeds, same training images"] = np.concatenate(list(same_images.values()))
+        pairs_of["N = 10, two seeds, other training images"] = other_images
     rows = [
         [label, len(values), *(f"{values[:, i].mean():.2f}" for i in at.values()), f"{values[:, -1].min():.2f} … {values[:, -1].max():.2f}"]
         for label, values in pairs_of.items()
@@ -481,15 +492,25 @@ if other_n and len(yardstick):
     display(plots.table(["total variation, mean of the pairs", "pairs", *(f"epoch {epochs[i]}" for i in at.values()), "at the end, smallest … largest"], rows))
     changed = np.concatenate(list(other_n.values()))[:, -1]  # every pair of one seed and two N, at the end
     by_n, by_seed = changed.mean(), yardstick[:, -1].mean()
-    in_short = f"At the end, changing N moves attention {'less' if by_n < by_seed else 'more'} ({by_n:.0%}) than changing the seed ({by_seed:.0%})"
+    if same_images and len(other_images):
+        alike = np.concatenate(list(same_images.values()))[:, -1]
+        of_fold = {
+            fold: between(lambda a, b, fold=fold: 10 in (a["n_patches"], b["n_patches"]) and a["n_patches"] != b["n_patches"] and a["seed"] == b["seed"] and a["fold"] == fold)
+            for fold in same_images
+        }
+        n_more = sum(of_fold[fold][:, -1].mean() > values[:, -1].mean() for fold, values in same_images.items() if len(of_fold[fold]))
+        in_short = (
+            f"At the end, changing N moves {by_n:.0%} of the attention; another seed on the same training images moves {alike.mean():.0%} ({len(alike)} pairs; N moves more in {n_more} of {len(same_images)} folds), "
+            f"another seed on others {other_images[:, -1].mean():.0%} ({len(other_images)} pairs)"
+        )
+    else:
+        in_short = f"At the end, changing N moves {by_n:.0%} of the attention, another seed {by_seed:.0%}"
     outside = int((changed > yardstick[:, -1].max()).sum())
     display(
         Markdown(
             f"**Do they converge to the same?** {in_short}. "
             + f"Of {len(changed)} pairs with another N, {outside} are farther apart than the farthest two seeds of N = 10 ({yardstick[:, -1].max():.2f}), {int((changed > like_n[:, -1].max()).sum())} than the farthest two seeds of any one N ({like_n[:, -1].max():.2f}). "
-            f"Another seed also changes initial weights, order and, in {other_fold} of {len(yardstick)} pairs, the training images"
-            + (f"; pairs of two seeds that share them are no closer ({same_fold[:, -1].mean():.2f})" if len(same_fold) and same_fold[:, -1].mean() >= by_seed else "")
-            + f". At epoch {epochs[at[100]]} {series_of(at[100])}.\n\n"
+            f"Another seed also changes initial weights, order and, in {len(other_images)} of {len(yardstick)} pairs, the training images; another N changes none of these. At epoch {epochs[at[100]]} {series_of(at[100])}.\n\n"
             f'**"Very similar"?** {"Not in an absolute sense: two" if by_seed > 0.05 else "Yes: two"} seeds with N = 10 disagree about {by_seed:.0%} of the attention at the end and {yardstick[:, at[100]].mean():.0%} at epoch {epochs[at[100]]}.'
         )
     )
@@ -652,6 +673,7 @@ if in_short:
 if sharpness:
     points.append(f"{sharpness} The effect of the formula is not seen on tissue; it may be too small for these seeds." if not sharper else sharpness)
 points.append('"Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.')
+plots.at_the_head(points[:-1])
 Markdown("\n".join(f"- {point}" for point in points))
 # NBVAL_CHECK_OUTPUT
 

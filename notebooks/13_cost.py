@@ -5,6 +5,12 @@
 # the number [of] sampled patches and the patch size" (§4.1.2), and up to 25 times less time and 30 times less memory than a model that reads every patch (§1).
 # This chapter measures both, for every method, on images of up to 144 megapixels.
 #
+# **What came out**, as the end of this page computes it:
+#
+# :::{glue:md} what-came-out
+# :format: myst
+# :::
+#
 # ## What you will learn
 #
 # - how time and memory of each method grow with the image and with the number of patches;
@@ -839,7 +845,7 @@ colon["name"] = [
 ]
 colon["seen"] = [epochs[-1] * count for epochs, count in zip(colon["curve.epoch"], colon["dataset.n_train"])]
 error_of, seen_of, budget_of, idle_of, low_of, left_out = {}, {}, {}, {}, {}, {}
-# idle: runs that ended with the training loss of a constant answer; low: runs in bfloat16
+# idle: seeds of runs that ended with the training loss of a constant answer; low: runs in bfloat16
 budgets = ["name", "seen", "settings.training.batch_size", "settings.updates"]
 for (name, seen, batch, updates), group in colon.groupby(budgets, dropna=False):  # of several budgets, that with most runs, or the larger one
     if name not in PAPER["colon_cancer"]:
@@ -854,16 +860,19 @@ for (name, seen, batch, updates), group in colon.groupby(budgets, dropna=False):
     if name in error_of:
         left_out.setdefault(name, []).append(budget_of[name])
     error_of[name], seen_of[name], budget_of[name] = errors, int(seen), budget
-    idle_of[name] = int((group["final.train_loss"] > 0.95 * math.log(2)).sum())
+    idle_of[name] = set(group.loc[group["final.train_loss"] > 0.95 * math.log(2), "seed"])
     low_of[name] = int(group["settings.training.bfloat16"].astype(bool).sum())
 ATS = error_of.get("ATS-10", {})
 
 rows, accuracy = [], {}
 for name in PAPER["colon_cancer"]:
     values = error_of.get(name, {})
-    common = sorted(set(values) & set(ATS))
+    common = sorted((set(values) & set(ATS)) - idle_of.get(name, set()) - idle_of.get("ATS-10", set()))
     ratio = {q: cost["colon_cancer"][name][q] / cost["colon_cancer"]["ATS-10"][q] for q in ("ms", "peak_mb")} if name in cost["colon_cancer"] else {}
     error = with_error(*mean_and_stderr(list(values.values())), 3) if values else "not run"
+    if idle_of.get(name):
+        awake_errors = [value for seed, value in values.items() if seed not in idle_of[name]]
+        error += f"; without the {len(idle_of[name])} idle: {with_error(*mean_and_stderr(awake_errors), 3)}" if awake_errors else "; all idle"
     p = permutation_test([values[s] for s in common], [ATS[s] for s in common], paired=True) if len(common) > 1 and name != "ATS-10" else math.nan
     difference = float(np.mean([values[s] - ATS[s] for s in common])) if common and name != "ATS-10" else math.nan
     accuracy[name] = (len(common), difference, p)
@@ -871,12 +880,12 @@ for name in PAPER["colon_cancer"]:
         [name, len(values), f"{seen_of[name]:,}" if values else "–", error, "–" if math.isnan(difference) else f"{difference:+.3f} ({len(common)})", "–" if math.isnan(p) else f"{p:.2f}",
          *(f"{ratio[q]:.1f}" if ratio else "–" for q in ("ms", "peak_mb")), f"{PAPER['colon_cancer'][name][0]:.3f}"]
     )  # fmt: skip
-display(plots.table(["colon cancer", "runs", "images seen", "test error", "minus ATS-10's (folds)", "p", "time ratio", "memory ratio", "paper's error"], rows))
+display(plots.table(["colon cancer", "runs", "images seen", "test error", "minus ATS-10's (folds, idle ones left out)", "p", "time ratio", "memory ratio", "paper's error"], rows))
 
 
 def idle(name):
     """How many runs had not begun to learn, as words; empty if all had."""
-    count, runs_of = idle_of.get(name, 0), len(error_of.get(name, ()))
+    count, runs_of = len(idle_of.get(name, ())), len(error_of.get(name, ()))
     return f"{count} of {'the' if runs_of > 1 else ''} {runs_of} run{'s' * (runs_of > 1)} of {name} had not begun to learn".replace("of  ", "of ") if count else ""
 
 
@@ -886,10 +895,14 @@ whole = {n: factors for n, factors in dearer.items() if "chunks" not in n}
 tenfold = [[n for n, factors in whole.items() if factors[k] >= 10] for k in (0, 1)]  # in time, in memory
 known = [n for n in CLASSICAL if accuracy.get(n, (0,))[0] > 1]
 shown = [f"{n} ({'lower' if accuracy[n][1] < 0 else 'higher'})" for n in known if accuracy[n][2] <= 0.05 or (accuracy[n][0] >= 5 and accuracy[n][2] <= least_p(accuracy[n][0], accuracy[n][0], paired=True) + 1e-9)]
-sentences = [
-    f"**Cost:** at least ten times the time of ATS-10 take {' and '.join(tenfold[0]) or 'none of them'}, at least ten times its memory {' and '.join(tenfold[1]) or 'none of them'}"
+cost_told = (
+    f"at least ten times the time of ATS-10 take {' and '.join(tenfold[0]) or 'none of them'}, at least ten times its memory {' and '.join(tenfold[1]) or 'none of them'}"
     + "".join(f"; {n} takes {time:.1f} times its time and {memory:.1f} times its memory" for n, (time, memory) in whole.items() if min(time, memory) < 10)
     + "."
+)
+accuracy_told = f"{'a difference to ATS-10 is shown for ' + ' and '.join(shown) if shown else 'no difference to ATS-10 is shown for ' + ', '.join(known)}" if known else "not known yet"
+sentences = [
+    f"**Cost:** {cost_told}"
     + "".join(
         f" Against Deep MIL the order of magnitude in memory is there only while it holds all patches at once: in chunks, with the same outputs and gradients, it takes {memory:.1f} times the memory of ATS-10 (and {time:.0f} times its time)."
         for n, (time, memory) in dearer.items()
@@ -897,11 +910,16 @@ sentences = [
     )
 ]
 if known:
-    pairs_of_folds = min(accuracy[n][0] for n in known)
+    pairs_of_folds, most_pairs = (f(accuracy[n][0] for n in known) for f in (min, max))
     sentences.append(
-        f"**Accuracy:** {'a difference to ATS-10 is shown for ' + ' and '.join(shown) if shown else 'no difference to ATS-10 is shown for ' + ', '.join(known)} "
-        f"(column p; {pairs_of_folds} pairs can give no less than {least_p(pairs_of_folds, pairs_of_folds, paired=True):.2g})."
-        + "".join(f" {idle(n)[0].upper()}{idle(n)[1:]}: its error is what {seen_of[n]:,} images buy, not what the method ends at." for n in known if idle(n))
+        f"**Accuracy:** {accuracy_told} (column p; {f'{pairs_of_folds} pairs' if pairs_of_folds == most_pairs else f'{pairs_of_folds} to {most_pairs} pairs'} can give no less than "
+        f"{' to '.join(f'{least_p(k, k, paired=True):.2g}' for k in sorted({pairs_of_folds, most_pairs}))})."
+        + "".join(
+            f" {idle(n)[0].upper()}{idle(n)[1:]}, with a training loss above 95 % of that of a constant answer: by the rule of [chapter 9](09_colon_cancer.ipynb) they are idle, and the comparison leaves their folds out. "
+            f"The mean error of all its runs is what {seen_of[n]:,} images buy, not what the method ends at."
+            for n in known
+            if idle(n)
+        )
     )
 COMMAND = "python -m atslib.experiments colon_cancer --profile laptop --data DIR --resume"
 MAKES = {  # what the command needs to make the runs of a row
@@ -1081,7 +1099,11 @@ for name, values in error_of.items():
     mean, bar = mean_and_stderr(list(values.values()))
     colour, marker = looks[name]
     relative = cost["colon_cancer"][name]["ms"] / cost["colon_cancer"]["ATS-10"]["ms"]
-    right.errorbar(relative, mean, 0 if math.isnan(bar) else bar, color=colour, marker=marker, ls="none", capsize=2, label=f"{name} ({len(values)})")
+    some_idle = bool(idle_of[name])  # hollow: of all runs, those that had not begun to learn among them
+    right.errorbar(
+        relative, mean, 0 if math.isnan(bar) else bar, color=colour, marker=marker, markerfacecolor="none" if some_idle else colour, ls="none", capsize=2,
+        label=f"{name} ({len(values)}, {len(idle_of[name])} idle)" if some_idle else f"{name} ({len(values)})",
+    )  # fmt: skip
 right.set(xscale="log", xlabel="step, ATS-10 = 1", ylabel="test error", title="colon cancer (runs)", ylim=(0, None))
 low, high = right.get_xlim()
 right.set_xlim(low / 1.3, high * 1.3)
@@ -1106,11 +1128,19 @@ display(plots.table(["trained with", "networks", *(f"error with {n}" for n in te
 
 
 def falls_shown():
-    """In how many of all networks that have left chance the error falls from one N to the next, as words."""
+    """In how many of all networks that have left chance the error falls from one N to the next, as words. Equal errors tell neither way."""
     curves = [curve for members in families.values() for _, curve in members]
-    steps_of = [(m, n, [c[n] < c[m] for c in curves if m in c and n in c]) for m, n in itertools.pairwise(tested)]
-    p_of = {(m, n): binomtest(sum(falls), len(falls)).pvalue for m, n, falls in steps_of if falls}
-    return ", ".join(f"from {m} to {n} in {sum(falls)} of {len(falls)} (sign test p {'below 0.001' if p_of[m, n] < 0.001 else f'= {p_of[m, n]:.2g}'})" for m, n, falls in steps_of if falls)
+    falls, equal = [], []
+    for m, n in itertools.pairwise(tested):
+        changes = [c[n] - c[m] for c in curves if m in c and n in c]
+        lower, changed = sum(change < 0 for change in changes), sum(change != 0 for change in changes)
+        if changed:
+            p = binomtest(lower, changed).pvalue
+            same = f" and is the same in {len(changes) - changed} more" if changed < len(changes) else ""
+            falls.append(f"from {m} to {n} in {lower} of {changed}{same} (sign test p {'below 0.001' if p < 0.001 else f'= {p:.2g}'})")
+        elif changes:
+            equal.append(f"from {m} to {n} it is the same in all {len(changes)}")
+    return ", ".join(falls) + "".join(f"; {words}" for words in equal)
 
 
 rows, steps = [], []
@@ -1326,6 +1356,14 @@ on = [f"{METHODS[m][0]} ({e:.2f})" for m, e in lasts.items() if e > 1.1]
 headline = [f"{METHODS[m][0]} {as_range(*ratio_range(m))} times" for m in METHODS if m.startswith(GROW) and range_at(m)]
 x, y = xy("time", "CNN 1")
 in_proportion_ms = y[0] * 2.25 / x[0]
+plots.at_the_head(
+    [
+        *([f"On 2.25 megapixels a training step takes, beside one of ATS-10: {', '.join(headline)}."] if headline else []),
+        f"The memory of attention sampling {'does' if spread < 0.15 else 'did'} not grow with the image as long as the view does not; that of CNNs and Deep MIL grows {'in proportion to the pixels' if in_proportion else 'with the pixels'}.",
+        *([f"The error falls {' and '.join(clear)} patches at test time ({len(errors)} networks of one setting)." + (f" {' and '.join(unclear).capitalize()} no fall is shown." if unclear else "")] if clear else []),
+        f"Same accuracy at a tenth of the cost? On tissue, {cost_told} Of the error {accuracy_told}; so few runs cannot show that it is equal.",
+    ]
+)
 Markdown(
     f"- Beyond the image, attention sampling takes memory for the patches and for the view. It {'does' if spread < 0.15 else 'did'} not grow with the image as long as the view does not; at constant scale it grows, at the end in proportion "
     f"(slope {slope(megapixels[-2:], scaled[-2:])[0]:.2f}), with a small factor.\n"

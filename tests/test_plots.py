@@ -37,6 +37,19 @@ def test_one_statement_is_a_sentence_and_several_are_a_list():
     for wrong in ("It holds.", []):
         with pytest.raises(ValueError, match="expected a list of statements"):
             plots.points("Outcome", wrong)
+        with pytest.raises(ValueError, match="expected a list of statements"):
+            plots.at_the_head(wrong)
+
+
+def test_statements_for_the_head_are_glued(monkeypatch):
+    myst_nb = pytest.importorskip("myst_nb", reason="MyST-NB puts it at the head")
+    kept = {}
+    monkeypatch.setattr(myst_nb, "glue", lambda name, variable, display: kept.update({(name, display): variable.data}))
+    plots.at_the_head(["It holds.", "Twice."])
+    assert kept == {("what-came-out", False): "- It holds.\n- Twice."}
+    monkeypatch.setitem(sys.modules, "myst_nb", None)  # as where it is not installed
+    plots.at_the_head(["It holds no more."])
+    assert len(kept) == 1
 
 
 def test_show_maps_draws_multiples_of_uniform_in_powers_of_two():
