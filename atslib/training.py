@@ -117,9 +117,9 @@ class Settings:
         if self.class_weights is not None:
             if not isinstance(self.class_weights, Iterable):
                 raise ValueError(f"class_weights={self.class_weights!r}: expected one for each class")
-            object.__setattr__(self, "class_weights", tuple(map(float, self.class_weights)))
-            if not all(0 <= weight < math.inf for weight in self.class_weights):
-                raise ValueError(f"class_weights={self.class_weights}: expected finite numbers of at least 0")
+            object.__setattr__(self, "class_weights", tuple(finite("class_weights", weight) for weight in self.class_weights))
+            if not all(weight >= 0 for weight in self.class_weights):
+                raise ValueError(f"class_weights={self.class_weights}: expected numbers of at least 0")
         if self.clip_norm is not None:
             object.__setattr__(self, "clip_norm", finite("clip_norm", self.clip_norm))
         if self.schedule not in ("constant", "cosine", "step"):

@@ -1562,6 +1562,8 @@ def test_a_set_with_columns_is_no_table():
         dict(epochs=math.inf),
         dict(milestones=5, schedule="step"),
         dict(class_weights=1.0),
+        dict(class_weights="ab"),
+        dict(class_weights=(1.0, None)),
         dict(learning_rate="fast"),
         dict(clip_norm="1"),
         dict(micro_batch_size="2"),
