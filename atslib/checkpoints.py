@@ -105,7 +105,8 @@ def read_position(path: str | os.PathLike) -> dict:
 def save_weights(path: str | os.PathLike, model: nn.Module) -> None:
     """Write the weights of a model, and nothing else, as safetensors; :func:`load_weights` reads them.
 
-    The file is whole or not there. What builds the model is not in it: number and size of patches, scale, fill, estimator.
+    The file is whole or not there. What builds the model is not in it: number and size of patches, scale, fill, estimator; nor
+    whether it or a part of it is compiled.
 
     Raises:
         ValueError: another ending than ``.safetensors``, by which the file is known again; a state that holds something else
@@ -117,7 +118,7 @@ def save_weights(path: str | os.PathLike, model: nn.Module) -> None:
     if others := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise ValueError(f"{others[0]} in the model's state is a {type(state[others[0]]).__name__}: expected tensors only")
     # Training leaves weights channels last, and two parts may share one: safetensors wants contiguous ones, each by itself.
-    apart = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    apart = {_plain_name(name): value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     with whole(Path(path).expanduser()) as file:
         file.write(save(apart))
 
@@ -141,7 +142,13 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
             raise TypeError("a checkpoint holds dicts")
     except (*_DAMAGE, SafetensorError) as error:
         raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__})") from error
-    model.load_state_dict(weights)
+    names = {_plain_name(name): name for name in model.state_dict()}
+    model.load_state_dict({names.get(_plain_name(name), name): value for name, value in weights.items()})
+
+
+def _plain_name(name: str) -> str:
+    """The name of a weight without what ``torch.compile`` puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def load_checkpoint(

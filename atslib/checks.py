@@ -45,7 +45,9 @@ def check_options(model: nn.Module, options: dict, function: str, exact: bool = 
     if given := options.keys() & {"low", "log_attention"}:
         raise ValueError(f"{min(given)} for {function}, which is one image's: call the model, image by image")
     if exact and not hasattr(model, "exact"):
-        raise ValueError(f"exact=True for a {type(model).__name__}: it has no method exact, and draws nothing")
+        wraps = isinstance(getattr(model, "module", None), nn.Module)
+        within = "; the model that it wraps may have one, .module" if wraps else ""
+        raise ValueError(f"exact=True for a {type(model).__name__}: it has no method exact{within}")
     accepted = inspect.signature(model.exact if exact else model.forward).parameters
     unknown = [name for name in options if name not in accepted]
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
@@ -99,7 +101,8 @@ def check_labels(labels: Int[Tensor, " N"], n_classes: int, class_weights: Float
     if lowest < 0 or highest >= n_classes:
         raise ValueError(
             f"label {highest if highest >= n_classes else lowest}: expected 0 to {n_classes - 1}, for the model answers with "
-            f"{n_classes} classes"
+            f"{n_classes} class{'es' * (n_classes != 1)}"
+            + "; for yes or no it needs two, or a loss of your own: binary cross-entropy of logits[:, 0]" * (n_classes == 1)
         )
 
 

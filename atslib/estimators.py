@@ -325,6 +325,10 @@ class Murthy(_Successive):
 
     .. math::  \\mathrm{stderr}^2 = \\sum_{i < j \\in S} a_i a_j\\, (R_{ij} - R_i R_j)\\, (f_i - f_j)^2
 
+    All these are moments of :math:`g_m(v) = a_{i_m} / (1 - v^{c_m})` under the density of v given S, which is proportional to
+    :math:`\\prod_{j \\in S} (1 - v^{c_j})`: :math:`W_m = \\mathbb{E}[g_m]`, :math:`a_i a_j R_{ij} = \\mathbb{E}[g_i g_j]` and
+    :math:`a_i a_j (R_{ij} - R_i R_j) = \\mathrm{Cov}(g_i, g_j)`.
+
     The built-in baseline (n >= 2) is the mean of :class:`DesRaj`'s second estimate, given the set and that m was drawn first:
 
     .. math::  b_m = \\mathbb{E}[t_2 \\mid S, m \\text{ first}]
@@ -338,41 +342,39 @@ class Murthy(_Successive):
 
     @torch.no_grad()
     def weights(self, log_attention, index):
-        log_a, log_density, log_factors = self._integrand(log_attention, index)
-        log_set = log_density + log_factors.sum(1, keepdim=True)  # (B, 1, T)
-        log_first = (log_set - log_factors).logsumexp(-1)  # log P(S | i_m first), up to the step: (B, n)
-        return (log_a + log_first - log_set.logsumexp(-1)).exp().to(_working_dtype(log_attention))
+        density, g = self._given_set(log_attention, index)
+        return (density * g).sum(-1).to(_working_dtype(log_attention))
 
     @torch.no_grad()
     def _built_in_control(self, log_attention, index, features):
         n = index.shape[1]
         if n < 2:
-            raise ValueError("baseline='built_in' averages the other features of a draw: it needs n >= 2, got n = 1")
-        log_a, log_density, log_factors = self._integrand(log_attention, index)
-        log_set = log_density + log_factors.sum(1, keepdim=True)
-        log_first = (log_set - log_factors).logsumexp(-1)  # (B, n)
-        baseline = []
-        for m in range(n):  # over the drawn locations: all pairs at once would take n times the memory
-            log_second = (log_set - log_factors - log_factors[:, m, None]).logsumexp(-1)  # P(S | m, then j)
-            share = (log_a + log_second - log_first[:, m, None]).exp()  # (B, n)
-            share[:, m] = log_a[:, m].exp()
-            baseline.append((share.to(features.dtype)[..., None] * features).sum(1))
-        return self.weights(log_attention, index)[..., None] * torch.stack(baseline, dim=1)
+            raise ValueError(f"baseline='built_in' averages the other features of a draw: it needs n >= 2, got n = {n}")
+        density, g = self._given_set(log_attention, index)
+        # W_m b_m = Σ_j E[g_m g_j] f_j, but for j = m: (B, n, n); float64, which autocast leaves alone
+        control = (density * g) @ g.mT
+        a = _normalised(log_attention).double().gather(1, index).exp()
+        control.diagonal(dim1=1, dim2=2).copy_((density * g).sum(-1) * a)  # W_m a_m f_m
+        return (control @ features.double()).to(features.dtype)
 
     @torch.no_grad()
     def stderr(self, log_attention, index, features):
         if index.shape[1] < 2:
             return None
-        log_a, log_density, log_factors = self._integrand(log_attention, index)
-        density = (log_density + log_factors.sum(1, keepdim=True)).softmax(-1)  # of v, given S: (B, 1, T)
-        weights = (log_a[..., None] - log_factors).exp()  # a_m / (1 - v^c_m), whose mean over v is W_m: (B, n, T)
-        off = weights - (density * weights).sum(-1, keepdim=True)
+        density, g = self._given_set(log_attention, index)
+        off = g - (density * g).sum(-1, keepdim=True)
         # a_i a_j (R_ij - R_i R_j), not as a difference: a covariance, of two functions that rise with v, so that it is positive.
         covariance = (density * off) @ off.mT  # (B, n, n); float64, which autocast leaves alone
         seen = features.double()
         seen = seen - seen.mean(1, keepdim=True)  # only differences count: a shared part would cancel at the price of digits
         variance = (covariance.sum(2, keepdim=True) * seen.square() - seen * (covariance @ seen)).sum(1)
         return variance.clamp(min=0).sqrt().to(torch.promote_types(features.dtype, _working_dtype(log_attention)))
+
+    def _given_set(self, log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The density of v given S, as weights of the points (B, 1, T), and the g_m at these (B, n, T)."""
+        log_a, log_density, log_factors = self._integrand(log_attention, index)
+        density = (log_density + log_factors.sum(1, keepdim=True)).softmax(-1)
+        return density, (log_a[..., None] - log_factors).exp()
 
     @staticmethod
     def _integrand(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -446,6 +446,10 @@ def collate(
     torch.Size([1, 3, 60, 80]) tensor([1])
     """
     items = [_pair(item) for item in items]
+    if others := [image for image, _ in items if not hasattr(image, "shape")]:
+        kind = type(others[0])
+        how = ", from torchvision.transforms.functional.pil_to_tensor" if kind.__module__.startswith("PIL") else ""
+        raise ValueError(f"image of type {kind.__name__} in a batch: expected tensors (C, H, W){how}, or image sources")
     sources = [isinstance(image, ImageSource) for image, _ in items]
     if any(sources) and not all(sources):
         raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")

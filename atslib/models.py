@@ -16,6 +16,7 @@ uint8 or floating-point images ``(B, C, H, W)``, and return an :class:`Output`, 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from atslib.estimators import DEFAULT_ESTIMATOR, Estimator, entropy, get_estimat
 from atslib.networks import UniformAttention, check_geometry
 from atslib.patches import ImageSource, PatchGeometry, check_aspect, distinct_patches, downsample, extract_patches, low_size, pair
 from atslib.warned import warn
+
+_LOOKED_AT: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # attention networks whose first answer has been checked
 
 
 @dataclass
@@ -258,6 +261,7 @@ class AttentionSampling(nn.Module):
                 f"the attention network returned shape {tuple(logits.shape)} for a view of {tuple(low.shape)}: expected a map of "
                 "logits (B, h, w); of a last convolution's (B, 1, h, w) take [:, 0]"
             )
+        _warn_of_softmax(self.attention, logits)
         return low, _log_softmax(logits)
 
     def geometry(
@@ -500,6 +504,7 @@ class DeepMIL(nn.Module):
                 f"the attention network returned shape {tuple(logits.shape)} for features {tuple(features.shape)}: "
                 "expected one logit a patch, (B, K), as atslib.networks.MILAttention gives"
             )
+        _warn_of_softmax(self.attention, logits)
         log_attention = _log_softmax(logits)
         pooled = (log_attention.exp()[..., None] * features).sum(1)  # no matmul: autocast would round it to bfloat16
         return Output(
@@ -582,13 +587,14 @@ class DownsampledCNN(nn.Module):
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode for a while; then each of its parts is as it was, those that were frozen, too."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:  # else nothing is changed, so that several threads may ask a model that is in evaluation mode
+        model.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 def _as_unit(pixels: Shaped[Tensor, "*B"]) -> Float[Tensor, "*B"]:
@@ -673,6 +679,21 @@ def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
     """Log-attention over all locations of an image, in float32 at least, whatever the autocast."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits.flatten(1).log_softmax(1).view_as(logits)
+
+
+def _warn_of_softmax(network: nn.Module, logits: Float[Tensor, "B *K"]) -> None:
+    """Warn, once, of an attention network that seems to take the softmax itself: a second one would make it nearly uniform."""
+    inside = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    has_numbers = type(logits) is Tensor and logits.device.type in ("cpu", "cuda")
+    if inside or not has_numbers or network in _LOOKED_AT or logits[0].numel() < 2:
+        return
+    _LOOKED_AT.add(network)
+    each = logits.detach().flatten(1).float()
+    if (each >= 0).all() and ((each.sum(1) - 1).abs() < 1e-3).all():
+        warn(
+            f"the attention network {type(network).__name__} returned numbers that sum to one, as after a softmax: expected "
+            "logits, of which the model takes the softmax; of probabilities it makes nearly uniform attention"
+        )
 
 
 def _check_is_number(fill: object) -> None:

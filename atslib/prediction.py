@@ -99,7 +99,8 @@ def predict(
 ) -> Prediction:
     """The model's answers, in evaluation mode; images may differ in size.
 
-    An image's draws depend on its place in ``images`` and the seed, not on the other images or on ``workers``.
+    An image's draws depend on its place in ``images`` and the seed, not on the other images or on ``workers``. Where several
+    threads ask one model, put it into evaluation mode before, ``model.eval()``: a change of mode here is seen by all of them.
 
     Args:
         images: a set or list of images ``(C, H, W)``, or of pairs (image, label), of which the label is not looked at; paths of

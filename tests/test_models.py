@@ -1,6 +1,7 @@
 """The models as a whole: against the sums they compute or estimate, and against mistakes."""
 
 import math
+import operator
 import random
 import warnings
 
@@ -865,6 +866,52 @@ class RandomScale(nn.Module):
         return x * random.random()
 
 
+class NumpysScale(nn.Module):
+    def forward(self, x):
+        return x * np.random.rand()  # noqa: NPY002
+
+
+def test_numpys_numbers_are_seen_and_left_alone():
+    before = np.random.get_state()  # noqa: NPY002
+    dropped = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), NumpysScale())
+    assert depends_on(dropped, (1, 8, 8)) == "random"
+    assert all(map(np.array_equal, before, np.random.get_state()))  # noqa: NPY002
+
+
+def test_the_network_itself_is_not_in_the_trial():
+    """Another thread may call it meanwhile, and take its parameters for what they are."""
+    network, during = nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), []
+    parameters = list(network.parameters())
+    network.register_forward_hook(lambda *_: during.append(all(map(operator.is_, network.parameters(), parameters))))
+    assert depends_on(network, (1, 8, 8)) == "patch"
+    assert during == [True, True]
+
+
+def test_each_call_of_a_trial_begins_alike():
+    normalised = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 8)))
+    vector = normalised[1].parametrizations.weight[0]._u.clone()
+    assert depends_on(normalised, (1, 8, 8)) == "state"
+    assert torch.equal(vector, normalised[1].parametrizations.weight[0]._u)
+    assert depends_on(normalised.eval(), (1, 8, 8)) == "patch"
+
+
+def test_a_trial_compiles_nothing():
+    compiled = []
+    network = torch.compile(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), backend=lambda graph, inputs: compiled.append(graph) or graph.forward
+    )
+    assert depends_on(network, (1, 8, 8)) == "patch" and not compiled
+
+
+class Locked(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise TypeError("no copies")
+
+
+def test_a_network_that_cannot_be_copied_is_not_known():
+    assert depends_on(nn.Sequential(nn.Flatten(), Locked(64, 8)), (1, 8, 8)) == "unknown"
+
+
 @pytest.mark.parametrize(
     "network, answer",
     [
@@ -992,6 +1039,34 @@ def test_a_second_look_takes_the_attention_of_the_first():
     for low_, log_attention_ in unfit:
         with pytest.raises(ValueError, match=r"expected both as attend\(image\) returned them"):
             model(image, low_, log_attention=log_attention_)
+
+
+class Probabilities(nn.Module):
+    """An attention network that takes the softmax itself, as the published implementations' do."""
+
+    stride, padding, receptive_field = 1, 1, 3
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, view):
+        return self.layer(view)[:, 0].flatten(1).softmax(1).view(len(view), *view.shape[2:])
+
+
+def test_a_softmax_within_the_attention_network_is_warned_of_once():
+    model, image = small_model().float(), torch.rand(2, 1, 16, 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(image)
+    model.attention = Probabilities()
+    with pytest.warns(UserWarning, match="Probabilities returned numbers that sum to one, as after a softmax") as said:
+        model(image)
+        model(image)
+    assert len(said) == 1 and said[0].filename == __file__
+    mil = DeepMIL(nn.Sequential(MILAttention(5), nn.Softmax(1)), small_features(), Classifier(5, 3), patch_size=8, grid=(2, 3))
+    with pytest.warns(UserWarning, match="Sequential returned numbers that sum to one"):
+        mil(image)
 
 
 class MaybeNoisy(nn.Module):

@@ -13,7 +13,7 @@ from atslib import AttentionSampling, DownsampledCNN
 from atslib.checks import warn_of_range
 from atslib.data import ImagePyramid, read_image
 from atslib.loading import seed_for
-from atslib.models import Output
+from atslib.models import Output, evaluating
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, ResNet8
 from atslib.prediction import Prediction, predict
 from atslib.training import Settings, evaluate, train
@@ -222,6 +222,22 @@ def test_the_full_model_answers_once():
         predict(trained, pictures, exact=True, n_patches=3, progress=False)
     with pytest.raises(ValueError, match="exact=True for a DownsampledCNN: it has no method exact"):
         predict(DownsampledCNN(nn.Flatten(), nn.Identity()), pictures, exact=True, progress=False)
+    with pytest.raises(ValueError, match=r"AveragedModel: it has no method exact; the model that it wraps may have"):
+        predict(torch.optim.swa_utils.AveragedModel(trained), pictures, exact=True, progress=False)
+
+
+def test_one_change_of_mode_within_another_is_undone():
+    """As of two threads that ask one model: the first to come finds it training, and leaves it so."""
+    trained = model()
+    frozen = trained.features.eval()
+    trained.train(), frozen.eval()
+    first, second = evaluating(trained), evaluating(trained)
+    for step in (first.__enter__, second.__enter__):
+        step()
+        assert not any(module.training for module in trained.modules())
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert trained.training and trained.attention.training and not any(module.training for module in frozen.modules())
 
 
 def test_what_predict_does_not_take_is_named():

@@ -462,6 +462,19 @@ def test_weights_of_a_checkpoint_alone(begun, tmp_path):
         load_weights(tmp_path / "none.pt", other)
 
 
+def test_weights_of_a_compiled_model_are_those_of_the_model(tmp_path):
+    whole_one, part = (model(seed=seed) for seed in (1, 2))
+    compiled = torch.compile(whole_one, backend="eager")
+    part.features = torch.compile(part.features, backend="eager")
+    for trained, seed in ((compiled, 1), (part, 2)):
+        save_weights(tmp_path / "w.safetensors", trained)
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        for name in ("w.safetensors", "w.pt"):
+            load_weights(tmp_path / name, plain := model(seed=3))
+            load_weights(tmp_path / name, into := torch.compile(model(seed=4), backend="eager"))
+            assert torch.equal(weights(plain), weights(model(seed=seed))) and torch.equal(weights(into), weights(plain))
+
+
 def test_weights_that_two_parts_share(tmp_path):
     shared, other = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     shared[1].weight = shared[0].weight

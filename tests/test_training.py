@@ -521,6 +521,10 @@ def test_labels_are_classes_of_the_model(known):
     out = Output(torch.zeros(2, 3), None, None, torch.zeros(2, 1))
     with pytest.raises(ValueError, match="label 3: expected 0 to 2"):
         attention_loss(out, torch.tensor([0, 3]))
+    out = Output(torch.zeros(2, 1), None, None, torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"answers with 1 class; for yes or no it needs two, or a loss of your own: .*\[:, 0\]"):
+        attention_loss(out, torch.tensor([0, 1]))
+    out = Output(torch.zeros(2, 3), None, None, torch.zeros(2, 1))
     with pytest.raises(ValueError, match=r"class_weights of shape \(2,\): expected one for each of 3 classes"):
         attention_loss(out, torch.tensor([0, 1]), class_weights=torch.ones(2))
     with pytest.raises(ValueError, match=r"class_weights of shape \(9,\): expected one for each of 10 classes"):
@@ -1572,6 +1576,13 @@ def test_a_set_with_columns_is_no_table():
 def test_settings_that_are_no_numbers_are_named(wrong):
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))}=.*: expected"):
         Settings(**wrong)
+
+
+def test_pictures_of_pil_are_no_tensors():
+    image = pytest.importorskip("PIL.Image", reason="Pillow makes them")
+    pairs = [(image.new("L", (120, 120)), label) for label in (0, 1)]
+    with pytest.raises(ValueError, match=r"image of type Image in a batch: expected tensors .*pil_to_tensor"):
+        train(model(), pairs, None, replace(SETTINGS, epochs=1), progress=False)
 
 
 def test_parts_by_yes_and_no():
