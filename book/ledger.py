@@ -166,7 +166,7 @@ def box(rows: list[Row], name: str) -> str:
         return ""
     return "\n".join(
         [
-            "::::{admonition} In short",
+            "::::{admonition} The paper's claims here",
             ":class: tip",
             *_answers(judged, "../ledger.html"),
             "The words of the verdicts, and the conditions of each, are in [the ledger](../ledger.md).",

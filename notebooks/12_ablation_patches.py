@@ -673,7 +673,7 @@ if in_short:
 if sharpness:
     points.append(f"{sharpness} The effect of the formula is not seen on tissue; it may be too small for these seeds." if not sharper else sharpness)
 points.append('"Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.')
-plots.at_the_head(points[:-1])
+plots.at_the_head([points[1], *points[3:-1]])  # the exact case, and tissue
 Markdown("\n".join(f"- {point}" for point in points))
 # NBVAL_CHECK_OUTPUT
 

@@ -89,10 +89,11 @@ def test_the_answers_above_a_chapter():
     text = "# Title\n\nWhat this is.\n\n## First section\n\n## Second section"
     cell = ledger.with_box(text, [row], "13_cost")
     assert '<a href="#cell-b">' in cell and "less &lt; more" in cell and 'href="../ledger.html#claim-x"' in cell
-    assert cell.index("What this is.") < cell.index("In short") < cell.index("## First section") < cell.index("## Second")
-    assert cell.count("In short") == 1
+    box = cell.index("The paper's claims here")
+    assert cell.index("What this is.") < box < cell.index("## First section") < cell.index("## Second")
+    assert cell.count("The paper's claims here") == 1
     assert ledger.with_box(text, [row], "12_ablation_patches") == text
-    assert "In short" in ledger.with_box("# Title\n\nNo section in this cell.", [row], "13_cost")
+    assert "The paper's claims here" in ledger.with_box("# Title\n\nNo section in this cell.", [row], "13_cost")
     assert ledger.with_box(text, [replace(row, answer="")], "13_cost") == text
 
 

@@ -118,6 +118,18 @@ def test_sections(name, source):
     )
 
 
+def test_what_came_out_is_computed_for_the_head(name, source, executed):
+    kept = [
+        output.data["application/papermill.record/text/markdown"]
+        for cell in code_cells(executed)
+        for output in cell.outputs
+        if output.get("metadata", {}).get("scrapbook", {}).get("name") == "what-came-out"
+    ]
+    shown = "{glue:md} what-came-out" in source.cells[0].source
+    assert len(kept) == shown, f"{name}: `plots.at_the_head` in one cell, {{glue:md}} what-came-out in the first, or neither"
+    assert all(len(text.split("\n")) <= 5 for text in kept), f"{name}: expected up to five points, of one line each"
+
+
 def test_exercises_have_hidden_solutions(name, source):
     prose = sources.markdown(source)
     exercises = re.findall(r"\{exercise\}[^\n]*\n:label: ([\w-]+)", prose)
