@@ -443,13 +443,13 @@ if len(epochs):
             epochs,
             run["entropy"],
             **STYLES[n] | dict(linewidth=1.8 if run["seed"] == 0 else 0.7),
-            label=None if n in labelled else f"N = {n}",
+            label="N = 10 (right)" if n == 10 and n not in labelled else None,
         )
         labelled.add(n)
     right.axhline(math.log(100 * 100), color=plots.GREY, linewidth=1)
     right.set(xlabel="epoch", ylabel="entropy on test images (nats)")
-    right.legend(loc="lower right")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    entries = zip(left.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True)
+    figure.legend(*(one + other for one, other in entries), loc="outside lower center", ncols=2)
     plt.show()
     to_see = []
     if other_n and len(yardstick):
@@ -579,7 +579,7 @@ for n in PAPER_N:
 sharpness = ""
 if rows:
     sharpness = (
-        f"The entropy at the end goes the way of the formula in {sum(formula)} of {len(formula)} comparisons with N = 10; "
+        f"The entropy at the end goes the way of the formula, sharper with fewer patches, in {sum(formula)} of {len(formula)} comparisons with N = 10; "
         + (f"beyond chance, {' and '.join(sharper)}." if sharper else "no N differs beyond chance.")
     )
     display(Markdown("**How sharp attention ends.** Entropy at the end, less that with N = 10 and the same seed, in nats, on the same test images. By the formula it should be lower for N below 10 and higher above."))
@@ -665,7 +665,7 @@ if both:
 # %% tags=["hide-input"]
 points = [
     "Features and logits have the same expectation for every $N$. The loss has not: training with few patches minimises something else, and the difference goes as $1/N$.",
-    f"In the exact case fewer patches ask for sharper attention: from N = 2 to the full model the best share falls from {best[2]:.2f} to {best[math.inf]:.2f}, and from {half[2]:.2f} to {half[math.inf]:.2f} if half of all locations are informative.",
+    f"In a case that can be computed fewer patches ask for sharper attention: from N = 2 to the full model the best share on the informative locations falls from {best[2]:.2f} to {best[math.inf]:.2f}, and from {half[2]:.2f} to {half[math.inf]:.2f} if half of all locations are informative.",
     f"The toy, trained, ends in {'the same order' if few > many else 'the other order'}: {few:.2f} of the attention on the stripes with N = 2, {many:.2f} with N = 10 ({len(SEEDS)} seeds, p = {p_toy:.2g}); it is not at the formula's values, and with N = 2 not at the end of its training.",
 ]
 if in_short:
