@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -16,10 +16,12 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from atslib.checks import check_options, check_output, check_set, no_answer, warn_of_range
+from atslib.data.files import DataError
 from atslib.loading import Loader, seed_for
 from atslib.models import AttentionSampling, evaluating
 from atslib.patches import ImageSource
 from atslib.processes import device_of
+from atslib.warned import warn
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ class Prediction:
         looks: the logits of each look, ``(images, looks, outputs)``.
         answer: what logits ``(…, outputs)`` say, as the loss reads them: ``torch.sigmoid`` of several labels an image, say. None:
             one of several classes, whose probabilities are the softmax; of a single output, the number itself.
+        unread: of images that could not be read, by their number, why; their logits are NaN. See ``skip_unreadable`` of
+            :func:`predict`.
     """
 
     looks: Float[Tensor, "n looks outputs"]
     answer: Callable[[Tensor], Tensor] | None = None
+    unread: dict[int, str] = field(default_factory=dict)
 
     @property
     def logits(self) -> Float[Tensor, "n outputs"]:
@@ -67,9 +72,9 @@ class Prediction:
 
     @property
     def predicted(self) -> Int[Tensor, " n"]:
-        """The class with the largest of the mean logits; raises as :attr:`probabilities`."""
+        """The class with the largest of the mean logits, −1 of an image that was not read; raises as :attr:`probabilities`."""
         self._check_classes("predicted")
-        return self.logits.argmax(1)
+        return self.logits.argmax(1).masked_fill(self.logits.isnan().any(1), -1)
 
     def _read(self, logits: Float[Tensor, "m outputs"]) -> Shaped[Tensor, "m *answer"]:
         if self.answer is not None:
@@ -94,6 +99,7 @@ def predict(
     bfloat16: bool = False,
     device: str | torch.device | None = None,
     workers: int = 0,
+    skip_unreadable: bool = False,
     progress: bool = True,
     **options,
 ) -> Prediction:
@@ -116,13 +122,16 @@ def predict(
         device: where the images are brought; to the model's own if none is given. The model is not moved, and computes where it
             is: with ``"cpu"`` images too large for its GPU stay in the computer's memory, and only what it looks at travels.
         workers: processes that read images ahead.
+        skip_unreadable: go on after an image that cannot be read, so that one file in thousands does not cost the answers to the
+            others, and warn at the end; :attr:`Prediction.unread` says which and why. Such is what this function, a set or an
+            image in a file says :class:`atslib.data.DataError` of.
         options: for the model's call, ``n_patches=50``, say, or that of ``exact``, ``chunk=100``.
 
     Raises:
         ValueError: no image, a loader in place of a set, or one image; looks that are no whole number above 0, or several with
             ``exact``; ``return_patches``, for which there is the model's own call; what the model raises, with the number of the
             image; a model that returns no logits ``(1, outputs)``; an item that is no image.
-        DataError: a file that is no image.
+        DataError: a file that is no image; with ``skip_unreadable``, if there is no other.
         TypeError: an option that neither this function nor the model's call has.
         FloatingPointError: logits with NaN or +inf, or all -inf.
 
@@ -150,13 +159,18 @@ def predict(
     check_options(model, options, "predict", exact)
     device = device_of(model) if device is None else torch.device(device)
     home = device_of(model, device)  # where it computes and draws
-    answers, warned = [], False
+    answers, unread, warned = {}, {}, False
     # A model of one's own may have attention, and a call that does not take it.
     takes = inspect.signature(model.forward).parameters.keys() - options.keys()
     attends_once = looks > 1 and isinstance(model, AttentionSampling) and {"low", "log_attention"} <= takes
-    loaded = Loader(_Unlabelled(images), device, workers=workers).batches([[number] for number in range(len(images))])
+    unlabelled = _Unlabelled(images, skip_unreadable)
+    loaded = Loader(unlabelled, device, workers=workers).batches([[number] for number in range(len(images))])
     with evaluating(model):
-        for number, (image, _) in enumerate(tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)):
+        bar = tqdm(loaded, total=len(images), disable=not progress, unit="image", leave=False)
+        for number, (image, unreadable) in enumerate(bar):
+            if skip_unreadable and unreadable.item():
+                unread[number] = unlabelled.why_unreadable(number)
+                continue
             if not warned and (device.type == "cpu" or not number):
                 warned = warn_of_range(image, model, first=False)
             draws = torch.Generator(home).manual_seed(seed_for("draws", seed, number))
@@ -167,35 +181,63 @@ def predict(
                     call = model.exact if exact else partial(model, generator=draws, **attended)
                     every = [check_output(model, call(image, **options), 1)[0].float() for _ in range(int(looks))]
             except (ValueError, RuntimeError) as error:
+                if skip_unreadable and isinstance(error, DataError):  # of an image of which only a part is damaged
+                    unread[number] = str(error)
+                    continue
                 if type(error) not in (ValueError, RuntimeError):  # others may not be made of a message
                     raise
                 shape = f" of shape {tuple(image.shape[1:])}" if type(error) is RuntimeError else ""  # PyTorch's words
                 raise type(error)(f"image {number}{shape}: {error}") from error
-            answers.append(torch.stack(every).cpu())
-            if no_answer(answers[-1]).any():
+            answers[number] = torch.stack(every).cpu()
+            if no_answer(answers[number]).any():
                 raise FloatingPointError(f"image {number}: logits that are not finite")
-    return Prediction(torch.stack(answers), answer)
+    if unread:
+        number, why = next(iter(unread.items()))
+        said = f"{len(unread)} of {len(images)} images could not be read, the first of them image {number}: {why}"
+        if not answers:
+            raise DataError(said)
+        warn(said)
+        nothing = torch.full_like(next(iter(answers.values())), torch.nan)
+        answers |= dict.fromkeys(unread, nothing)
+    return Prediction(torch.stack([answers[number] for number in range(len(images))]), answer, unread)
 
 
 class _Unlabelled(Dataset):
-    """The images of a set, with a label that says nothing."""
+    """The images of a set, with a label that says whether the image cannot be read."""
 
-    def __init__(self, images: Dataset | Sequence):
+    def __init__(self, images: Dataset | Sequence, skip_unreadable: bool):
         self.images = images
+        self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, number: int) -> tuple[Shaped[Tensor, "C H W"] | ImageSource, int]:
+        try:
+            return self._image(number), 0
+        except DataError:
+            if not self.skip_unreadable:
+                raise
+            return torch.zeros(1, 1, 1, dtype=torch.uint8), 1
+
+    def why_unreadable(self, number: int) -> str:
+        """Found out once more: a worker process cannot say it."""
+        try:
+            self._image(number)
+        except DataError as error:
+            return str(error)
+        return "it can be read now, and could not before"
+
+    def _image(self, number: int) -> Shaped[Tensor, "C H W"] | ImageSource:
         item = self.images[number]
         if isinstance(item, str | os.PathLike):
             from atslib.data import read_image  # needs Pillow, which images that are tensors do not
 
-            return read_image(item), 0
+            return read_image(item)
         image = item[0] if isinstance(item, tuple | list) and item else item
         if not isinstance(image, Tensor | ImageSource | np.ndarray):
             said = f"image {number} is a {type(image).__name__}"
             raise ValueError(f"{said}: expected a tensor (C, H, W), it and a label, or the path of a file")
         if not isinstance(image, ImageSource) and image.ndim > 3:
             raise ValueError(f"image {number} of shape {tuple(image.shape)}: expected (C, H, W), one image an item")
-        return image, 0
+        return image

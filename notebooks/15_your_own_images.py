@@ -635,6 +635,8 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 # corners = again.top_left(image[None], out)  # of its patches, row and column in the image
 # ```
 #
+# Of thousands of files one may be damaged. `predict(again, files, skip_unreadable=True)` goes on after it, warns at the end, and has its number and the reason in `found.unread`; its logits are NaN, its class is −1.
+#
 # To look always at the $n$ likeliest places, whatever is elsewhere, set an estimator of your own. It is biased, for it never sees the rest; its weights share the attention out among the places that it takes.
 #
 # ```python

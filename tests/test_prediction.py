@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from atslib import AttentionSampling, DownsampledCNN
 from atslib.checks import warn_of_range
-from atslib.data import ImagePyramid, read_image
+from atslib.data import DataError, ImagePyramid, read_image
 from atslib.loading import seed_for
 from atslib.models import Output, evaluating
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, ResNet8
@@ -224,6 +224,41 @@ def test_the_full_model_answers_once():
         predict(DownsampledCNN(nn.Flatten(), nn.Identity()), pictures, exact=True, progress=False)
     with pytest.raises(ValueError, match=r"AveragedModel: it has no method exact; the model that it wraps may have"):
         predict(torch.optim.swa_utils.AveragedModel(trained), pictures, exact=True, progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_may_be_skipped(tmp_path, workers):
+    Image = pytest.importorskip("PIL.Image")
+    trained, paths = model(), [tmp_path / f"{k}.png" for k in range(4)]
+    for path in paths:
+        Image.effect_noise((120, 100), 50).convert("RGB").save(path)
+    trained.features = nn.Sequential(nn.Conv2d(3, 1, 1), trained.features)
+    trained.attention = AttentionNetwork(nn.Conv2d(3, 1, 3, padding=1))
+    expected = predict(trained, paths, looks=2, progress=False)
+    assert not expected.unread
+    paths[2].write_bytes(paths[2].read_bytes()[:500])
+    with pytest.raises(DataError, match=r"2\.png"):
+        predict(trained, paths, progress=False, workers=workers)
+    with pytest.warns(UserWarning, match=r"1 of 4 images could not be read, the first of them image 2: .*2\.png"):
+        found = predict(trained, paths, looks=2, skip_unreadable=True, progress=False, workers=workers)
+    assert list(found.unread) == [2] and "2.png" in found.unread[2] and found.predicted[2] == -1
+    assert found.looks[2].isnan().all() and found.probabilities[2].isnan().all() and found.spread[2].isnan().all()
+    others = [0, 1, 3]
+    assert torch.equal(found.looks[others], expected.looks[others])
+    assert torch.equal(found.predicted[others], expected.predicted[others])
+    with pytest.raises(DataError, match="1 of 1 images could not be read"):
+        predict(trained, paths[2:3], skip_unreadable=True, progress=False, workers=workers)
+
+
+def test_an_image_of_which_a_part_is_damaged_may_be_skipped():
+    class Damaged(ImagePyramid):
+        def read_patches(self, top_left, size, fill):
+            raise DataError("tile 7 is no JPEG")
+
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 100, 1), dtype=np.uint8)
+    with pytest.warns(UserWarning, match="1 of 2 images could not be read, the first of them image 0: tile 7 is no JPEG"):
+        found = predict(model(), [Damaged([pixels]), ImagePyramid([pixels])], skip_unreadable=True, progress=False)
+    assert found.unread == {0: "tile 7 is no JPEG"} and found.looks[1].isfinite().all()
 
 
 def test_one_change_of_mode_within_another_is_undone():
