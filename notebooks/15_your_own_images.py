@@ -623,6 +623,8 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 # A new image need not be padded, for it comes alone. Each answer is that of one draw, and another draw may say something else. Ask several times: the mean is a better answer, and the range tells how much luck there was in one. View and
 # attention are computed once an image, so that ten looks at 8 patches cost about as much as one at 80. `predict` takes any number of images without labels, of any sizes, and gives for each the answer of all looks together (the mean of their logits) and how much they differ (`spread`); what it draws for an image depends on its place in the list and the seed, not on the other images. Where the outputs are no classes, say how they are to be read: `answer=torch.sigmoid` for several labels an image; a single output is the number itself. `answers` and `spread` then are in these terms. With `exact=True`, `predict` and `evaluate` ask the full model, which looks everywhere.
 #
+# Of thousands of files one may be damaged. `predict(again, files, skip_unreadable=True)` goes on after it, warns at the end, and has its number and the reason in `found.unread`; its logits are NaN, its class is −1.
+#
 # :::{dropdown} Where an answer comes from, and looks without luck
 # `predict` keeps answers only. Its draws for image `k` are made again with the same seed, look by look; in evaluation mode and on the model's device:
 #
@@ -634,8 +636,6 @@ print("the same answer with the same draws:", torch.equal(*answers))  # NBVAL_CH
 #     out = again.eval()(image[None], generator=draws)  # the first look; once more for the second
 # corners = again.top_left(image[None], out)  # of its patches, row and column in the image
 # ```
-#
-# Of thousands of files one may be damaged. `predict(again, files, skip_unreadable=True)` goes on after it, warns at the end, and has its number and the reason in `found.unread`; its logits are NaN, its class is −1.
 #
 # To look always at the $n$ likeliest places, whatever is elsewhere, set an estimator of your own. It is biased, for it never sees the rest; its weights share the attention out among the places that it takes.
 #
