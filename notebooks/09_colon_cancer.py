@@ -1017,9 +1017,12 @@ if single:
         + listed([f"{way:.0%} of that way ({name})" for name, way in of_the_way.items()])
         + "."
     ]
-    missing_one = len(single) < len(SINGLE)
-    if max(of_the_way.values()) < 0.5:
-        said.append(f"What to see: {'neither of these two' if len(single) == 2 else 'none of these' if len(single) > 2 else 'this one'} comes near the line of all three; " + ("either it is the setting that has not been run alone, or it takes more than one of them." if missing_one else "it takes more than one of them."))
+    missing_one, farthest_one = len(single) < len(SINGLE), max(of_the_way, key=of_the_way.get)
+    if of_the_way[farthest_one] < 0.9:
+        said.append(
+            f"What to see: the line of *{farthest_one}* goes farthest{' of those that were run' * missing_one}, and does not come to that of all three; "
+            + ("either it is the setting that has not been run alone, or it takes more than one of them." if missing_one else "it takes more than one of them.")
+        )
     if left := [field for field, (name, _) in SINGLE.items() if name not in single]:
         said.append("Not run yet: " + "; ".join(f"`{command(dict(method=['ats'], n_patches=[10], changes=[((field, SINGLE[field][1]), *long_run[0])]), shared)}`" for field in left) + ".")
     seeds = f"fold{'s' * (len(shared) > 1)} {listed([str(seed) for seed in shared])}"
