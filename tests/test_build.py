@@ -374,7 +374,7 @@ def test_the_source_of_the_pages_is_what_the_book_has_and_no_more(project, monke
     assert not [path for path in build.SRC.rglob("*") if path.suffix == ".py" or path.name in ("_toc.yml", "_config.yml", "_ext")]
     assert [path.name for path in (build.SRC / "notebooks").iterdir()] == [f"{name}.ipynb"]
     first = nbformat.read(build.SRC / "notebooks" / f"{name}.ipynb", as_version=4).cells[0].source
-    assert "In short" in first and f"ledger.html#{row.id}" in first
+    assert "The paper's claims here" in first and f"ledger.html#{row.id}" in first
     intro = (build.SRC / "intro.md").read_text(encoding="utf-8")
     assert "<!-- main answers -->" not in intro and ledger.main_answers(ledger.read()) in intro
     assert (build.SRC / "ledger.md").read_text(encoding="utf-8") == ledger.page(ledger.read())
