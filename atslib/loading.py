@@ -450,6 +450,8 @@ def collate(
         kind = type(others[0])
         how = ", from torchvision.transforms.functional.pil_to_tensor" if kind.__module__.startswith("PIL") else ""
         raise ValueError(f"image of type {kind.__name__} in a batch: expected tensors (C, H, W){how}, or image sources")
+    if any(label is None for _, label in items):
+        raise ValueError(f"label None: {_EXPECTED_LABEL}{_ANY_LABEL}; images without labels are for predict")
     sources = [isinstance(image, ImageSource) for image, _ in items]
     if any(sources) and not all(sources):
         raise ValueError("tensors and images in files in one batch: expected one of the two, or batches of one image")

@@ -818,6 +818,19 @@ def test_a_fourth_band_is_not_lost_in_silence(tmp_path):
     with pytest.raises(DataError, match=r"1 band beside red, green and blue would be lost"):
         read_image(infrared)
     assert torch.equal(read_image(transparent), torch.from_numpy(bands[..., :3]).permute(2, 0, 1))
+    two, grey = tmp_path / "two.tif", tmp_path / "grey.tif"
+    tifffile.imwrite(two, bands[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unspecified"])
+    tifffile.imwrite(grey, bands[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+    with pytest.raises(DataError, match=r"1 band beside grey would be lost"):
+        read_image(two)
+    assert torch.equal(read_image(grey), torch.from_numpy(bands[..., :1]).permute(2, 0, 1).expand(3, -1, -1))
+
+
+def test_signed_pixels_are_not_taken_for_bright_ones(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "signed.tif", np.full((8, 9), -7, np.int8))
+    with pytest.raises(DataError, match=r"signed\.tif: signed pixels; convert the file to unsigned ones"):
+        read_image(tmp_path / "signed.tif")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1136,6 +1149,8 @@ def test_a_folder_of_images(tmp_path):
         pass
 
     assert type(Own.from_folder(tmp_path / "test")) is Own
+    with pytest.raises(ValueError, match=r"classes=\['a', 'b', 'c', 'a'\]: expected each of them once"):
+        ImageFiles.from_folder(tmp_path, classes=["a", "b", "c", "a"])
     with pytest.raises(DataError, match=r"c: images of no class; expected folders a, b"):
         ImageFiles.from_folder(tmp_path / "test", classes=["a", "b"])
     with pytest.warns(UserWarning, match=r"classes test, train, which look like parts of a data set.*from_folder\('.*test'\)"):

@@ -1578,6 +1578,12 @@ def test_settings_that_are_no_numbers_are_named(wrong):
         Settings(**wrong)
 
 
+def test_images_without_labels_are_not_for_training():
+    pairs = [(torch.zeros(1, 120, 120, dtype=torch.uint8), None)] * 2
+    with pytest.raises(ValueError, match=r"label None: expected a whole number, .*images without labels are for predict"):
+        train(model(), pairs, None, replace(SETTINGS, epochs=1), progress=False)
+
+
 def test_pictures_of_pil_are_no_tensors():
     image = pytest.importorskip("PIL.Image", reason="Pillow makes them")
     pairs = [(image.new("L", (120, 120)), label) for label in (0, 1)]

@@ -112,11 +112,13 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
         get: for a file of a data set, the command that gets the set; for the message.
 
     Raises:
-        DataError: a file that is missing, truncated, no image, of more than 8 bits, or with a band beside red, green and blue
-            that is no transparency. (AVIF and HEIF come with 8 bits whatever they have: their decoders do not say.)
+        DataError: a file that is missing, truncated, no image, of more than 8 bits or signed ones, or with a band beside grey, or
+            red, green and blue, that is no transparency. (AVIF and HEIF come with 8 bits whatever they have: their decoders do
+            not say.)
     """
     with _opened(path, get) as (picture, large):
-        deep, bands = _is_deep(picture), _other_bands(picture)  # before it is decoded: then Pillow has forgotten
+        # Before it is decoded: then Pillow has forgotten.
+        deep, signed, bands = _is_deep(picture), _is_signed(picture), _other_bands(picture)
         with _of_any_size() if large else nullcontext():  # TIFF counts its pixels again
             picture.load()
         with suppress(*_DAMAGED_EXIF):
@@ -124,8 +126,10 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
         pixels = np.asarray(picture.convert("RGB"))  # (H, W, 3)
     if deep:  # Pillow's conversion would cut off what is above 255, or keep the upper 8 bits
         raise DataError(f"{path}: pixels of more than 8 bits; convert the file to 8 bits, or {_READ_YOURSELF}")
+    if signed:  # Pillow takes -1 for 255
+        raise DataError(f"{path}: signed pixels; convert the file to unsigned ones, or {_READ_YOURSELF}")
     if bands:
-        raise DataError(f"{path}: {bands} beside red, green and blue would be lost; {_READ_YOURSELF}")
+        raise DataError(f"{path}: {bands} would be lost; {_READ_YOURSELF}")
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
@@ -161,11 +165,16 @@ def _jpeg2000_bits(file) -> int:
     return max(((depth & 0x7F) + 1 for depth in head[start + 42 : start + 42 + 3 * channels : 3]), default=0)
 
 
+def _is_signed(picture) -> bool:
+    return 2 in np.ravel(getattr(picture, "tag_v2", {}).get(339, ()))  # SampleFormat of a TIFF
+
+
 def _other_bands(picture) -> str:
-    """Bands of a TIFF in colour that are neither its colours nor transparency."""
+    """Bands of a TIFF that are neither its grey or colours nor transparency."""
+    beside = {"RGB": "red, green and blue", "L": "grey"}.get("RGB" if picture.mode.startswith("RGB") else picture.mode[:1])
     extra = np.ravel(getattr(picture, "tag_v2", {}).get(338, ())).tolist()  # ExtraSamples: 1 and 2 are transparency
-    others = sum(kind == 0 for kind in extra) if picture.mode.startswith("RGB") else 0
-    return f"{others} band{'s' * (others > 1)}" if others else ""
+    others = sum(kind == 0 for kind in extra) if beside else 0
+    return f"{others} band{'s' * (others > 1)} beside {beside}" if others else ""
 
 
 def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, int]:
@@ -331,6 +340,7 @@ class ImageFiles(LabelledImages):
 
         Raises:
             DataError: no such folder, or no image in it; images in a folder that is none of ``classes``.
+            ValueError: a class that is named twice.
         """
         root = Path(folder).expanduser()
         if not root.is_dir():
@@ -340,6 +350,8 @@ class ImageFiles(LabelledImages):
         if not found:
             raise DataError(f"{root}: no image in its folders; expected one folder for each class, with images in it")
         names = found if classes is None else list(classes)
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes={names!r}: expected each of them once")
         if unknown := set(found) - set(names):
             raise DataError(f"{root / min(unknown)}: images of no class; expected folders {', '.join(names)}")
         files = [(file, label) for label, name in enumerate(names) for file in images.get(name, [])]
