@@ -297,12 +297,9 @@ def points(head: str, said: Sequence[str]) -> Markdown:
     """
     from IPython.display import Markdown
 
-    if isinstance(said, str) or not said:
-        raise ValueError(f"said={said!r}: expected a list of statements, at least one")
+    _check_statements(said)
     bold = f"**{head}**" if head.endswith(("?", "!", ":")) else f"**{head}.**"
-    if len(said) == 1:
-        return Markdown(f"{bold} {said[0]}")
-    return Markdown("\n".join([bold, "", *(f"- {statement}" for statement in said)]))
+    return Markdown(f"{bold} {said[0]}" if len(said) == 1 else f"{bold}\n\n{_as_list(said)}")
 
 
 def at_the_head(said: Sequence[str]) -> None:
@@ -316,10 +313,18 @@ def at_the_head(said: Sequence[str]) -> None:
     """
     from IPython.display import Markdown
 
-    if isinstance(said, str) or not said:
-        raise ValueError(f"said={said!r}: expected a list of statements, at least one")
+    _check_statements(said)
     try:
         from myst_nb import glue
     except ImportError:
         return
-    glue("what-came-out", Markdown("\n".join(f"- {statement}" for statement in said)), display=False)
+    glue("what-came-out", Markdown(_as_list(said)), display=False)
+
+
+def _check_statements(said: Sequence[str]) -> None:
+    if isinstance(said, str) or not said:
+        raise ValueError(f"said={said!r}: expected a list of statements, at least one")
+
+
+def _as_list(said: Sequence[str]) -> str:
+    return "\n".join(f"- {statement}" for statement in said)

@@ -1875,25 +1875,34 @@ least_difference = 2 * math.sqrt(2) * binomial(p, N_IMAGES)
 gaps = [abs(a[2] - b[2]) for a, b in itertools.combinations(PAPER.values(), 2)]
 sampling = [label for label in of if label.startswith(("ATS", "U-"))]
 started = sum(begun(of[label]["train_loss"]).sum() for label in sampling)
-points = [
+error_told = (
     f"With the short training ATS-10's error is {pm(of['ATS-10']['final.test_error'])}; "
     + "; ".join(f"against {listed(names)} {words}" for words, names in verdicts.items())
-    + (f" ({idle(*rivals)} had not begun to learn and {'is' if idle(*rivals).startswith('1 of') and ';' not in idle(*rivals) else 'are'} left out)." if idle(*rivals) else "."),
+    + (f" ({idle(*rivals)} had not begun to learn and {'is' if idle(*rivals).startswith('1 of') and ';' not in idle(*rivals) else 'are'} left out)." if idle(*rivals) else ".")
+)
+cost_told = (
+    f"Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
+    f"{PAPER['Deep MIL'][4] / paper_base[4]:.0f} and {PAPER['Deep MIL'][5] / paper_base[5]:.0f}."
+)
+found_told = (
+    f"{'Attention finds epithelium without having been shown any' if finds else 'Whether attention finds epithelium is not shown'}: {np.mean(values['mass']):.0%} of its mass is near epithelial nuclei, which are {np.mean(values['area']):.0%} of the area "
+    f"(AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei)."
+    + (f" After longer trainings the share is {listed([f'{share:.0%} {how}' for how, share in longer.items()])}." if longer else "")
+    if values["auc"]
+    else "Attention has not been measured yet."
+)
+long_told = [f"[With as many updates as the paper](#cell-colon-long), {long_brief}"] if long_brief else []
+plots.at_the_head([error_told, *long_told, cost_told, found_told])
+points = [
+    error_told,
     *([cheap_cnn] if cheap_cnn else []),
-    *([f"[With as many updates as the paper](#cell-colon-long), {long_brief}"] if long_brief else []),
+    *long_told,
     *([f"[With as many updates and the paper's settings](#cell-colon-paper), but systematic draws, {literal_brief}"] if literal_brief else []),
     *([f"[Without the reward for entropy](#cell-colon-free), with as many updates and our settings, {free_brief}"] if free_brief else []),
     f"Errors around {p:.2f} must differ by about {least_difference:.2f} to be told apart on {N_IMAGES} images, somewhat less where methods miss the same ones; of the "
     f"{len(gaps)} differences between methods in the paper's Table 1, {'all' if all(gap < least_difference for gap in gaps) else sum(gap < least_difference for gap in gaps)} are smaller.",
-    f"Deep MIL takes {ratio('Deep MIL', 'ms'):.0f} times the time and {ratio('Deep MIL', 'peak_mb'):.0f} times the memory of ATS-10 on our CPU; the paper's ratios are "
-    f"{PAPER['Deep MIL'][4] / paper_base[4]:.0f} and {PAPER['Deep MIL'][5] / paper_base[5]:.0f}.",
-    (
-        f"{'Attention finds epithelium without having been shown any' if finds else 'Whether attention finds epithelium is not shown'}: {np.mean(values['mass']):.0%} of its mass is near epithelial nuclei, which are {np.mean(values['area']):.0%} of the area "
-        f"(AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei)."
-        + (f" After longer trainings the share is {listed([f'{share:.0%} {how}' for how, share in longer.items()])}." if longer else "")
-        if values["auc"]
-        else "Attention has not been measured yet."
-    ),
+    cost_told,
+    found_told,
     (
         f"On drawn images of 250 pixels, {shares['drawn, 250 pixels']:.0%} of whose locations are near a nucleus that counts, the same network did not start to learn (one seed). "
         if chance["250 pixels"]
@@ -1902,8 +1911,6 @@ points = [
     + f"On the colon images {started} of {sum(len(of[label]) for label in sampling)} runs of U and ATS began to learn"
     + (f", {len(of['Deep MIL']) - len(stuck('Deep MIL'))} of the {len(of['Deep MIL'])} shorter ones of Deep MIL." if "Deep MIL" in of else "."),
 ]
-error_told, cost_told, found_told = points[0], points[-3], points[-2]
-plots.at_the_head([error_told, *([f"[With as many updates as the paper](#cell-colon-long), {long_brief}"] if long_brief else []), cost_told, found_told])
 Markdown("\n".join(f"- {point}" for point in points))
 
 # %% [markdown]

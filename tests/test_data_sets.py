@@ -1122,6 +1122,22 @@ def test_image_files(tmp_path):
     assert len(ImageFiles([], [])) == 0 and ImageFiles(files, torch.tensor([True, False])).labels.tolist() == [1, 0]
 
 
+def test_what_cannot_be_read_in_a_folder_is_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "links" / "a").mkdir(parents=True)
+    (tmp_path / "links" / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: not there"):
+        ImageFiles.from_folder(tmp_path / "links")
+    with monkeypatch.context() as closed:  # as of a folder without the right to read it, which root has always
+
+        def walk(folder, onerror):
+            onerror(PermissionError(13, "Permission denied", str(folder)))
+            return iter(())
+
+        closed.setattr("os.walk", walk)
+        with pytest.raises(DataError, match=r": Permission denied; expected a folder of images"):
+            ImageFiles.from_folder(tmp_path / "links")
+
+
 def test_a_folder_of_images(tmp_path):
     """What is no image of a class is passed over, and a test set without one of the classes keeps the others' labels."""
     for place in (

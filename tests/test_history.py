@@ -48,6 +48,11 @@ def test_coarse_adds_up_squares(size):
             torch.testing.assert_close(found[:, row, column], block.sum((1, 2)))
 
 
+def test_exchange_test_refuses_distances_that_are_none():
+    with pytest.raises(ValueError, match="mean distances nan and nan: expected finite ones"):
+        exchange_test([0, 1, 2], [3, 4, 5], lambda x, y: float("nan"))
+
+
 def test_exchange_test_by_hand():
     # Three seeds; a at 0, 1, 2 and b at 0, 1, 5. Distances are those on a line.
     place = dict(a0=0, a1=1, a2=2, b0=0, b1=1, b2=5)

@@ -117,6 +117,7 @@ def test_results_table():
         ("settings.training.epochs", [250, 300]),
         ("settings.size", [600, 1500]),
         ("dataset.image_size", [[600, 600], [1500, 1500]]),
+        ("dataset.name", ["Megapixel MNIST, digits that ship with atslib", "Megapixel MNIST, digits of the whole of MNIST"]),
     ],
 )
 def test_results_table_does_not_average_what_differs(field, values):
@@ -136,6 +137,7 @@ def test_results_table_of_folds():
     import pandas
 
     folds = pandas.DataFrame({"method": "ats", "n_patches": 10, "seed": [0, 1], "dataset.n_train": [79, 81], "x": [0.1, 0.3]})
+    folds = folds.assign(**{"dataset.name": ["CRCHistoPhenotypes, fold 0", "CRCHistoPhenotypes, stratified fold 1"]})
     assert list(results_table(folds.assign(**{"dataset.n_test": [21, 19]}), {"x": "x"})["x"]) == ["0.200 ± 0.100"]
     with pytest.raises(ValueError, match="runs with number of images 100 and 102 in one row"):
         results_table(folds.assign(**{"dataset.n_test": [21, 21]}), {"x": "x"})

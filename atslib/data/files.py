@@ -171,10 +171,9 @@ def _is_signed(picture) -> bool:
 
 def _other_bands(picture) -> str:
     """Bands of a TIFF that are neither its grey or colours nor transparency."""
-    beside = {"RGB": "red, green and blue", "L": "grey"}.get("RGB" if picture.mode.startswith("RGB") else picture.mode[:1])
     extra = np.ravel(getattr(picture, "tag_v2", {}).get(338, ())).tolist()  # ExtraSamples: 1 and 2 are transparency
-    others = sum(kind == 0 for kind in extra) if beside else 0
-    return f"{others} band{'s' * (others > 1)} beside {beside}" if others else ""
+    others, colours = extra.count(0), "red, green and blue" if picture.mode.startswith("RGB") else "grey"
+    return f"{others} band{'s' * (others > 1)} beside {colours}" if others and picture.mode.startswith(("RGB", "L")) else ""
 
 
 def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, int]:
@@ -243,9 +242,15 @@ _IMAGE_SUFFIXES = frozenset(
 
 def _images_in(folder: Path) -> list[Path]:
     """Image files below a folder, in an order that is the same on every system, without what is hidden."""
-    places = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
-    shown = (place for place in places if not any(part.startswith(".") for part in place.parts))
-    return [folder / place for place in sorted(shown, key=lambda place: place.as_posix())]
+    files = (Path(place, name) for place, _, names in os.walk(folder, onerror=_refuse) for name in names)
+    # A link to nothing is kept, to be named: a class would shrink in silence.
+    images = (file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES and (file.is_file() or file.is_symlink()))
+    shown = (file for file in images if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    return sorted(shown, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: {error.strerror}; expected a folder of images") from error
 
 
 class ImageFiles(LabelledImages):
@@ -339,7 +344,8 @@ class ImageFiles(LabelledImages):
             cache, read: as above.
 
         Raises:
-            DataError: no such folder, or no image in it; images in a folder that is none of ``classes``.
+            DataError: no such folder, one that cannot be read, or no image in it; images in a folder that is none of
+                ``classes``; a link to a file that is not there.
             ValueError: a class that is named twice.
         """
         root = Path(folder).expanduser()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ def exchange_test(a: Sequence[str], b: Sequence[str], distance: Callable[[str, s
         at least as large (one-sided; it cannot be below :math:`2/2^n`, as exchanging all changes nothing).
 
     Raises:
-        ValueError: kinds of unequal size, or fewer than two seeds.
+        ValueError: kinds of unequal size, or fewer than two seeds; distances that are not finite.
 
     >>> place = dict(a0=0.0, a1=0.1, b0=5.0, b1=5.1)
     >>> exchange_test(["a0", "a1"], ["b0", "b1"], lambda x, y: abs(place[x] - place[y]))[2]
@@ -143,6 +144,8 @@ def exchange_test(a: Sequence[str], b: Sequence[str], distance: Callable[[str, s
         return sum(unlike) / len(unlike), sum(like) / len(like)
 
     unlike, like = apart([False] * len(a))
+    if not math.isfinite(unlike - like):  # no comparison with NaN holds, so that p would be the least of all
+        raise ValueError(f"mean distances {unlike} and {like}: expected finite ones")
     exchanged = [apart(swapped) for swapped in itertools.product((False, True), repeat=len(a))]
     at_least = sum(u - v >= unlike - like - 1e-12 for u, v in exchanged)
     return unlike, like, at_least / len(exchanged)

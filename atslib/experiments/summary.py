@@ -280,7 +280,9 @@ def _check_alike(group: pandas.DataFrame, key: dict) -> None:
     settings = [field for field in group if field.startswith("settings.") and field not in free]
     if {"dataset.n_train", "dataset.n_test"} <= set(group):  # folds deal out the same images in several ways
         group = group.assign(**{"number of images": group["dataset.n_train"] + group["dataset.n_test"]})
-    for field in ("experiment", "profile", "estimator", "number of images", "dataset.image_size", *settings):
+    if "dataset.name" in group:
+        group = group.assign(**{"dataset.name": group["dataset.name"].str.replace(r",[^,]* fold \d+$", "", regex=True)})
+    for field in ("experiment", "profile", "estimator", "dataset.name", "number of images", "dataset.image_size", *settings):
         values = group[field] if field in group else ()
         said = {repr(None if _is_missing(value) else value) for value in values}
         if not field.startswith("settings.changes."):  # of which none is a setting, too: unchanged
