@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import os
 import pickle
 import re
@@ -82,8 +83,10 @@ def save_checkpoint(
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > _STALE:
                 part.unlink()
+    content = io.BytesIO()
+    torch.save(state, content)  # into a file that cannot grow it fails without saying why
     with whole(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
 
 
 def _plain(value: object) -> object:

@@ -6,10 +6,12 @@ needs no more than its position to go on as if nothing had happened.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import hashlib
 import random
 import signal
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -24,6 +26,7 @@ from tqdm.auto import tqdm
 
 from atslib.arguments import is_whole
 from atslib.patches import ImageBatch, ImageSource
+from atslib.warned import warn
 
 _EXPECTED_LABEL = "expected a whole number, the position of the image's class"
 _ANY_LABEL = "; with a loss of your own, numbers or arrays of one shape"
@@ -151,7 +154,11 @@ class LabelledImages(Dataset):
         second = torch.zeros(len(self), dtype=torch.bool)
         for label in labels.unique():
             mine = (labels == label).nonzero()[:, 0]
-            second[mine[torch.randperm(len(mine), generator=shuffle)[: round(share * len(mine))]]] = True
+            taken = round(share * len(mine))
+            second[mine[torch.randperm(len(mine), generator=shuffle)[:taken]]] = True
+            if taken in (0, len(mine)):
+                name = self.classes[int(label)] if 0 <= label < len(self.classes) else int(label)
+                warn(f"share={share} of class {name}, {len(mine)} image{'s' * (len(mine) > 1)}: one of the two parts has none")
         if second.all() or not second.any():
             raise ValueError(f"share={share} of {len(self)} images: one of the two parts would have none")
         return tuple(self.part(chosen.nonzero()[:, 0].tolist()) for chosen in (~second, second))
@@ -179,6 +186,15 @@ class _Part(LabelledImages):
     def __getitem__(self, number: int) -> tuple:
         return self.whole[self.numbers[number]]
 
+    def __getattr__(self, name: str) -> object:
+        """What sets know of their images beside the label, and a set may lack, by the part's own numbers."""
+        if name in ("boxes", "layout", "signs"):
+            known = getattr(self.whole, name)
+            return lambda number: known(self.numbers[number])
+        if name == "files":
+            return [self.whole.files[number] for number in self.numbers]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def digest(self) -> str:
         """That of the set, and one of the numbers; for records of runs. Raises an AttributeError if the set has none."""
         return digest_of(self)
@@ -188,7 +204,7 @@ def _of_classes(dataset: Dataset, otherwise: str = "") -> Int[Tensor, " N"]:
     """The labels of a set in which each is a class."""
     labels = known_labels(dataset)
     check_classes(labels, otherwise)
-    return labels
+    return labels.long()
 
 
 def check_classes(labels: Shaped[Tensor, "N *target"], otherwise: str = "") -> None:
@@ -225,7 +241,13 @@ def _tensor(numbers: object) -> Tensor:
     """A tensor of the numbers in a list, an array, or a column of a table."""
     if isinstance(numbers, Tensor | list | tuple):
         return torch.as_tensor(numbers)
-    return torch.as_tensor(np.array(numbers))  # pandas counts by its index, and lets nobody write into its arrays
+    return from_array(np.array(numbers))  # pandas counts by its index, and lets nobody write into its arrays
+
+
+def from_array(array: np.ndarray) -> Tensor:
+    """A tensor in an array's memory, or in a copy of it if it is read-only, or lies in an order that PyTorch does not take."""
+    array = np.require(array, array.dtype.newbyteorder("="), "C")  # of bytes, or backwards along an axis
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def known_classes(dataset: Dataset) -> Sequence[str]:
@@ -347,6 +369,7 @@ class Loader:
             worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # of its own: the global one is left alone
         )
+        _with_workers.add(self)
 
     def batches(
         self, batches: Sequence[Sequence[int]], *, seed: int = 0, first: int = 0
@@ -412,6 +435,17 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 
 def _heedless(number: int, frame: object) -> None:
     pass
+
+
+_with_workers: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+@atexit.register  # after PyTorch's, so that it comes before: from then on PyTorch no longer does this
+def _end_workers() -> None:
+    """Of loaders that live until the program ends, in the traceback of an error, say: it would send SIGTERM, and they linger."""
+    for loader in _with_workers:
+        if hasattr(reading := getattr(loader._loader, "_iterator", None), "_shutdown_workers"):
+            reading._shutdown_workers()
 
 
 def _linger(number: int, frame: object) -> None:
@@ -545,7 +579,8 @@ def _pair(item: object) -> tuple:
     if not isinstance(item, tuple | list) or len(item) != 2:
         said = f"an item of {len(item)} parts" if isinstance(item, tuple | list) else f"an item of type {type(item).__name__}"
         raise ValueError(f"{said}: expected each item of the set to be (image, label)")
-    return tuple(item)
+    image, label = item
+    return from_array(image) if isinstance(image, np.ndarray) else image, label
 
 
 def _number(label: object) -> Tensor:

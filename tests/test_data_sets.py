@@ -1,5 +1,6 @@
 """The colon cancer and road sets: the real ones where they are, and small ones made here with everything that goes wrong."""
 
+import copy
 import hashlib
 import importlib.util
 import os
@@ -551,6 +552,19 @@ def test_windows_show_the_sign(german, tmp_path):
     image, label = windows[0]
     assert image.shape == (3, 40, 60) and label == 1
     assert windows.digest() != SignWindows(train, (40, 60), margin=8, seed=0).digest() != train.digest()
+
+
+def test_a_part_knows_what_its_set_knows_of_the_images(german, tmp_path):
+    train = GTSDB(tmp_path)
+    part = train.part([3, 0])
+    assert part.boxes(1) == train.boxes(0) != [] and part.signs(1) == train.signs(0) and part.files[1] == train.files[0]
+    windows = SignWindows(part, (40, 60), margin=8)
+    assert windows.photographs == [0, 1] and windows.signs(1)[0].limit == "50" and windows.digest()
+    with pytest.raises(AttributeError, match="object has no attribute 'layout'"):
+        part.layout(0)
+    with pytest.raises(AttributeError, match="object has no attribute 'nothing'"):
+        _ = part.nothing
+    assert copy.deepcopy(part).boxes(1) == part.boxes(1)
 
 
 def test_windows_without_the_sign_of_the_same_photographs(german, tmp_path):
@@ -1176,6 +1190,63 @@ def test_a_folder_of_images(tmp_path):
             ImageFiles.from_folder(tmp_path / folder)
 
 
+def read_array(path):
+    return np.load(path)
+
+
+def test_a_folder_of_other_files(tmp_path):
+    """Of kinds that Pillow does not read, for a `read` of one's own: by their endings, and never left out in silence."""
+    for place in ("a/1.npy", "b/deep/2.NPY", "b/notes.txt", "b/.npy/3.npy", "c/4.svs"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        with (tmp_path / place).open("wb") as file:
+            np.save(file, np.full((1, 2, 3), 7, np.uint8))
+    with pytest.raises(DataError, match=r"no image in its folders \(files there end in \.NPY, \.npy, \.svs, \.txt; for other"):
+        ImageFiles.from_folder(tmp_path, read=read_array)
+    with pytest.warns(UserWarning, match=r"c: no image, but files that end in \.svs; such: read=… and suffixes=\[…\]"):
+        dataset = ImageFiles.from_folder(tmp_path, read=read_array, suffixes=[".npy"])
+    assert dataset.classes == ("a", "b") and [file.name for file in dataset.files] == ["1.npy", "2.NPY"]
+    assert dataset[1][0].unique().tolist() == [7] and dataset[1][1] == 1
+    for name in ("classes", "suffixes"):
+        with pytest.raises(ValueError, match=f"{name}='ab': expected several, \\['ab'\\] for one"):
+            ImageFiles.from_folder(tmp_path, **{name: "ab"})
+
+
+def test_a_folder_of_folders_that_are_images(tmp_path):
+    for place in ("a/1.zarr/c/0.png", "a/1.zarr/zarr.json", "b/2.zarr/zarr.json"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(place)
+    dataset = ImageFiles.from_folder(tmp_path, read=Path, suffixes=[".zarr"])
+    assert [str(file.relative_to(tmp_path)) for file in dataset.files] == ["a/1.zarr", "b/2.zarr"]
+    before = dataset.digest()
+    (tmp_path / "a/1.zarr/c/0.png").write_text("otherwise")
+    assert dataset.digest() != before
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 4), (7, 0, 0)).save(tmp_path / "a.png")
+    dataset = ImageFiles([tmp_path / "a.png"], [0], cache=tmp_path / "cache")
+
+    def closed(path):  # as to a user whose folder it is not; root may write everywhere
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("atslib.data.files.whole", closed)
+        with pytest.warns(UserWarning, match=r"cache: Permission denied: what is not in this cache is made anew each time"):
+            image, _ = dataset[0]
+    assert image[0].unique().tolist() == [7] and not (tmp_path / "cache").exists()
+    assert torch.equal(dataset[0][0], image) and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_names_of_files_that_are_no_text(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    Image.new("RGB", (8, 4), (7, 0, 0)).save(tmp_path / "plain.png")
+    path.write_bytes((tmp_path / "plain.png").read_bytes())
+    dataset = ImageFiles([path], [0], cache=tmp_path / "cache")
+    assert dataset[0][0][0].unique().tolist() == [7] and len(list((tmp_path / "cache").iterdir())) == 1
+    assert dataset.digest() != ImageFiles([tmp_path / "plain.png"], [0]).digest()
+
+
 @pytest.mark.parametrize(
     "labels, message",
     [
@@ -1299,7 +1370,8 @@ def test_labels_may_be_a_column_of_a_table(tmp_path):
     assert dataset.part([0, 2]).labels.tolist() == [1, 1] and dataset.part(some["kind"] == 0).labels.tolist() == [0]
     assert known_labels(Subset(dataset, np.flatnonzero(some["kind"] == 1))).tolist() == [1, 1]
     assert known_labels(Table(some["kind"].to_numpy())).tolist() == [1, 0, 1]  # nobody may write into it
-    assert len(dataset.split(0.5)[0]) == 2
+    with pytest.warns(UserWarning, match="of class no, 1 image: one of the two parts has none"):
+        assert len(dataset.split(0.5)[0]) == 2
     ((_, labels),) = Loader(dataset, "cpu").batches([[0, 1, 2]])
     assert labels.tolist() == [1, 0, 1]
     for k in range(3):

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -288,7 +289,8 @@ def test_unknown_arguments_are_refused(arguments, said, capsys):
 
 def test_a_model_that_cannot_be_built_is_one_line(tiny, tmp_path, capsys):
     assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--n-patches", "0"]) == 2
-    assert capsys.readouterr().err == "error: n_patches=0: expected a whole number, at least 1\n"
+    named = "error: megapixel_mnist-ats-systematic-n0-seed0-smoke: n_patches=0: expected a whole number, at least 1\n"
+    assert capsys.readouterr().err == named
     assert not (tmp_path / "runs").exists()
 
 
@@ -961,6 +963,39 @@ def test_a_run_that_diverges_does_not_keep_the_others_waiting(tiny, tmp_path, ca
         capsys.readouterr().err
     )
     assert names(tmp_path / "runs") == ["megapixel_mnist-ats-systematic-n10-seed0-smoke-learning_rate_0.002.json"]
+
+
+def test_a_run_that_cannot_be_trained_does_not_keep_the_others_waiting(tiny, tmp_path, capsys):
+    assert main(["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--n-patches", "100000,10", "--estimator", "des_raj"]) == 2
+    assert "error: megapixel_mnist-ats-des_raj-n100000-seed0-smoke: " in capsys.readouterr().err
+    assert names(tmp_path / "runs") == ["megapixel_mnist-ats-des_raj-n10-seed0-smoke.json"]
+
+
+@pytest.mark.parametrize("option", ["--max-seconds", "--save-every"])
+@pytest.mark.parametrize("value", ["nan", "-1", "soon"])
+def test_seconds_are_a_number(option, value, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["megapixel_mnist", "--out", str(tmp_path), f"{option}={value}"])
+    assert f"argument {option}: '{value}': expected a number of seconds, at least 0" in capsys.readouterr().err
+
+
+def test_so_many_changes_that_no_file_can_be_named_after_them():
+    run = Run("megapixel_mnist", changes=tuple((f"n_{'x' * 40}{k}", "1") for k in range(4)), data="generated")
+    run.__dict__["loaded"] = SimpleNamespace(suffix="")  # no need to draw any
+    with pytest.raises(ValueError, match="too many for a file's name; expected fewer changes, 190 bytes"):
+        _ = run.record
+
+
+def test_what_does_not_say_where_a_run_was_computed_is_named(tiny, tmp_path, capsys):
+    command = ["megapixel_mnist", "--out", str(tmp_path), *ON_CPU, "--resume"]
+    assert main([*command, "--max-seconds", "0"]) == 3
+    (sessions,) = (tmp_path / "checkpoints").glob("*.sessions.json")
+    sessions.write_text("half of i")
+    capsys.readouterr()
+    assert main(command) == 2
+    assert f"{sessions} does not say what the run was computed on so far" in capsys.readouterr().err
+    sessions.unlink()
+    assert main(command) == 0
 
 
 def test_a_record_of_other_settings_says_so_when_it_is_skipped(tiny, tmp_path, capsys, monkeypatch):

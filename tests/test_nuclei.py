@@ -260,6 +260,9 @@ def test_runs_by_name_and_numbers_of_other_weights(tmp_path, capsys, monkeypatch
     assert "nobody.json" in capsys.readouterr().err
     assert nuclei.main(arguments) == 0 and sorted(measured) == sorted(names)
     assert f"{names[0]}.json: of other weights than those there now" in capsys.readouterr().err
+    (tmp_path / "nuclei" / f"{names[0]}.json").write_text("half of i")
+    assert nuclei.main(arguments) == 0
+    assert f"{names[0]}.json is no record of final" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["nuclei", "history"])

@@ -193,6 +193,11 @@ def test_balanced_sign_test_follows_the_balanced_error():
     assert balanced_sign_test(a, b, labels) < 0.05 < sign_test(a, b)
 
 
+def test_balanced_sign_test_of_thousands_of_images():
+    wrong_a, wrong_b, labels = range(1000), range(1000, 2100), [0] * 3000
+    assert balanced_sign_test(wrong_a, wrong_b, labels) == pytest.approx(sign_test(wrong_a, wrong_b))
+
+
 def test_balanced_sign_test_wants_all_labels():
     with pytest.raises(ValueError, match="image 3 answered wrongly, but there are 3 labels"):
         balanced_sign_test([3], [], [0, 1, 2])

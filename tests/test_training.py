@@ -23,7 +23,18 @@ from atslib.checkpoints import load_checkpoint, load_weights, read_position, sav
 from atslib.data import MegapixelMNIST
 from atslib.estimators import entropy
 from atslib.fingerprints import how_it_computes
-from atslib.loading import InMemory, LabelledImages, Loader, _Batch, _heedless, _linger, epoch_batches, seed_for
+from atslib.loading import (
+    InMemory,
+    LabelledImages,
+    Loader,
+    _Batch,
+    _heedless,
+    _linger,
+    collate,
+    epoch_batches,
+    known_labels,
+    seed_for,
+)
 from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.prediction import predict
@@ -808,20 +819,21 @@ def test_bad_settings(options):
         Settings(**options)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
     path, network = tmp_path / "run.pt", nn.Linear(2, 2)
     adam = torch.optim.Adam(network.parameters())
     save_checkpoint(path, network, adam, {}, dict(step=1))
     before = path.read_bytes()
 
-    def full(state, file):
-        file.write(b"half")
-        raise OSError("no space")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
-        save_checkpoint(path, network, adam, {}, dict(step=2))
-    assert path.read_bytes() == before
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # as of a disk with 100 bytes left
+    try:
+        with pytest.raises(OSError, match="File too large"):  # and not PyTorch's RuntimeError, which does not say why
+            save_checkpoint(path, network, adam, {}, dict(step=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_refused_checkpoint_changes_nothing(tmp_path):
@@ -1207,7 +1219,8 @@ def test_labels_may_be_a_list_or_an_array(kind):
 
     named = Named()
     assert named.class_counts().sum() == len(named) == len(data())
-    first, second = named.split(0.5)
+    with pytest.warns(UserWarning, match="one of the two parts has none"):  # classes of one image
+        first, second = named.split(0.5)
     assert len(first) + len(second) == len(named)
     assert torch.equal(named.part([3, 1]).labels, torch.as_tensor(named.labels)[[3, 1]])
     for balanced in (False, True):
@@ -1248,6 +1261,58 @@ def test_workers_leave_signals_to_the_process_that_trains():
     for workers, expected in ((0, here), (1, 24)):
         ((_, labels),) = Loader(Deaf(), torch.device("cpu"), workers=workers).batches([[0, 1, 2, 3]])
         assert labels.tolist() == [expected] * 4
+
+
+def test_a_training_that_fails_ends_its_workers(tmp_path):
+    """The traceback has the loader until the program ends, which ends its children by a signal at which these linger."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from test_training import *\n"
+        "def fails(epoch, step, steps):\n"
+        "    raise RuntimeError('as any')\n"
+        "if __name__ == '__main__':\n"
+        "    train(model(), data(), None, SETTINGS, workers=1, on_step=fails, progress=False)\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    ended = subprocess.run([sys.executable, script], env=os.environ | dict(PYTHONPATH=path), capture_output=True, timeout=100)
+    assert ended.returncode == 1 and ended.stderr.endswith(b"RuntimeError: as any\n")
+
+
+def test_arrays_may_lie_backwards_and_in_another_order_of_bytes():
+    labels, images = np.array([2, 1, 0], ">i4")[::-1], np.arange(48, dtype=np.uint8).reshape(3, 1, 4, 4)[:, :, ::-1]
+    images.flags.writeable = False
+    items = list(zip(images, labels, strict=True))
+    loaded = Loader(Labels(images, labels), "cpu")
+    for whole in (InMemory(items), loaded.dataset):
+        assert known_labels(whole).tolist() == [0, 1, 2]
+    for found, numbers in (*loaded.batches([[0, 1, 2]]), collate(items)):
+        assert torch.equal(found, torch.from_numpy(images.copy())) and numbers.tolist() == [0, 1, 2]
+    assert torch.equal(InMemory(items).images, torch.from_numpy(images.copy()))
+    deep = images.astype(">f4")[..., ::-1]
+    ((found, _),) = Loader(list(zip(deep, labels, strict=True)), "cpu").batches([[0, 1, 2]])
+    assert found.dtype == torch.float32 and torch.equal(found, torch.from_numpy(deep.astype("f4")))
+
+
+class Labels(Dataset):
+    """Images and labels, as they are given."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, number):
+        return self.images[number], self.labels[number]
+
+
+def test_a_class_that_a_split_leaves_without_images_is_named():
+    class Some(LabelledImages):
+        classes, labels = ("many", "few"), [0] * 20 + [1] * 2
+
+    with pytest.warns(UserWarning, match=r"share=0\.2 of class few, 2 images: one of the two parts has none"):
+        rest, fifth = Some().split(0.2)
+    assert rest.class_counts().tolist() == [16, 2] and fifth.class_counts().tolist() == [4, 0]
 
 
 @pytest.mark.parametrize(

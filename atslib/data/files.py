@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from atslib.checkpoints import whole
-from atslib.loading import LabelledImages, as_numbers
+from atslib.loading import LabelledImages, as_numbers, from_array
 from atslib.patches import ImageSource
 from atslib.warned import warn
 
@@ -229,24 +229,36 @@ def files_digest(paths: Iterable[Path]) -> str:
     """A short digest of files' names and contents, whatever their order and their folders."""
     digest = hashlib.sha256()
     # Sorted by what is digested: the same name may be in several folders.
-    for name, content in sorted((path.name.encode(), hashlib.sha256(path.read_bytes()).digest()) for path in paths):
+    inside = ((path, part) for path in paths for part in ([path] if not path.is_dir() else path.rglob("*")) if part.is_file())
+    named = ((os.fsencode(part.relative_to(path.parent).as_posix()), part.read_bytes()) for path, part in inside)
+    for name, content in sorted((name, hashlib.sha256(content).digest()) for name, content in named):
         digest.update(name + b"\0" + content)
     return digest.hexdigest()[:16]
 
 
 # Also those that need a Pillow with more in it: a photograph is to be an error where it cannot be read, not left out in silence.
-_IMAGE_SUFFIXES = frozenset(
+_IMAGE_SUFFIXES = tuple(
     ".avif .bmp .dib .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """Image files below a folder, in an order that is the same on every system, without what is hidden."""
-    files = (Path(place, name) for place, _, names in os.walk(folder, onerror=_refuse) for name in names)
-    # A link to nothing is kept, to be named: a class would shrink in silence.
-    images = (file for file in files if file.suffix.lower() in _IMAGE_SUFFIXES and (file.is_file() or file.is_symlink()))
-    shown = (file for file in images if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    return sorted(shown, key=lambda file: file.relative_to(folder).as_posix())
+def _images_in(folder: Path, suffixes: tuple[str, ...] | None) -> tuple[list[Path], set[str]]:
+    """Images below a folder, in an order that is the same on every system, and how the names of other files there end.
+
+    What is hidden is neither. A folder is an image, and not entered, only if its ending is one of those given.
+    """
+    images, others = [], set()
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        units = [name for name in folders if suffixes is not None and name.lower().endswith(suffixes)]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in units]
+        for path in (Path(place, name) for name in (*names, *units) if not name.startswith(".")):
+            if path.name.lower().endswith(_IMAGE_SUFFIXES if suffixes is None else suffixes):
+                images.append(path)
+            else:
+                others.add(path.suffix or "nothing")
+    # A link to nothing is kept, to be named: a class would shrink in silence. Pipes and sockets are nobody's images.
+    images = [path for path in images if path.is_file() or path.is_dir() or path.is_symlink()]
+    return sorted(images, key=lambda file: file.relative_to(folder).as_posix()), others
 
 
 def _refuse(error: OSError) -> None:
@@ -306,7 +318,8 @@ class ImageFiles(LabelledImages):
             hint = "; for a loss of your own, any_label=True" if labels.dtype.kind == "f" else ""
             expected = "numbers" if any_label else "whole numbers, positions in classes"
             raise ValueError(f"labels of type {labels.dtype}: expected {expected}{hint}")
-        self.labels = as_numbers(torch.tensor(labels)) if any_label else torch.tensor(labels, dtype=torch.int64)
+        together = from_array(labels.copy())
+        self.labels = as_numbers(together) if any_label else together.long()
         most = int(self.labels.max()) if len(labels) and not any_label else -1
         if classes is not None:
             self.classes = tuple(classes)
@@ -329,32 +342,47 @@ class ImageFiles(LabelledImages):
         folder: str | os.PathLike,
         *,
         classes: Sequence[str] | None = None,
+        suffixes: Sequence[str] | None = None,
         cache: str | os.PathLike | None = None,
         read: Callable[[Path], Shaped[Tensor, "C H W"] | Shaped[np.ndarray, "C H W"] | ImageSource] | None = None,
     ) -> ImageFiles:
         """The images in ``folder/class/…``, at any depth below their class (linked folders there are not entered).
 
         What begins with a dot is passed over, and so are files whose name does not end like an image's (.png, .jpg, .tif, …)
-        and folders without any.
+        and folders without any; of a folder that has other files only, a warning tells.
 
         Args:
             folder: holds a folder for each class.
             classes: the classes in the order of the labels; all folders with images, by name, unless given. Give a test set
                 those of the training set, or a class that it lacks would shift its labels.
+            suffixes: how the names of the images end, in capitals or not, in place of the kinds that Pillow reads: for a ``read``
+                of your own, ``[".svs", ".ndpi"]`` or ``[".npy"]``, say; ``[".zarr"]`` takes folders of that name.
             cache, read: as above.
 
         Raises:
             DataError: no such folder, one that cannot be read, or no image in it; images in a folder that is none of
                 ``classes``; a link to a file that is not there.
-            ValueError: a class that is named twice.
+            ValueError: a class that is named twice; classes or suffixes that are one word.
         """
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such folder; expected one with a folder of images for each class")
-        images = {part.name: _images_in(part) for part in root.iterdir() if part.is_dir() and not part.name.startswith(".")}
+        for name, words in (("classes", classes), ("suffixes", suffixes)):
+            if isinstance(words, str):
+                raise ValueError(f"{name}={words!r}: expected several, [{words!r}] for one")
+        endings = None if suffixes is None else tuple(suffix.lower() for suffix in suffixes)
+        folders = [part for part in root.iterdir() if part.is_dir() and not part.name.startswith(".")]
+        images, others = {}, {}
+        for part in folders:
+            images[part.name], others[part.name] = _images_in(part, endings)
         found = sorted(name for name, files in images.items() if files)
+        passed_over = {name: ends for name, ends in sorted(others.items()) if ends and not images[name]}
         if not found:
-            raise DataError(f"{root}: no image in its folders; expected one folder for each class, with images in it")
+            seen = sorted(set().union(*passed_over.values()))
+            hint = f" (files there end in {', '.join(seen)}; for other kinds say read=… and suffixes=[…])" if seen else ""
+            raise DataError(f"{root}: no image in its folders{hint}; expected one folder for each class, with images in it")
+        for name, ends in passed_over.items():
+            warn(f"{root / name}: no image, but files that end in {', '.join(sorted(ends))}; such: read=… and suffixes=[…]")
         names = found if classes is None else list(classes)
         if len(set(names)) < len(names):
             raise ValueError(f"classes={names!r}: expected each of them once")
@@ -393,16 +421,28 @@ class ImageFiles(LabelledImages):
             raise ValueError(
                 f"{path}: read gave {kind}, which NumPy's files cannot hold: expected uint8, float16 or float32, or cache=None"
             ) from error
-        with whole(place) as file:  # several workers may write the same image at once
-            np.save(file, pixels)
-        return mapped(place)
+        return image if (there := keep(place, pixels)) is None else there
 
 
 def place_in(cache: Path, path: Path, *kind: object) -> Path:
     """Where a cache has what is made of a file as it is now, of one kind or another."""
     said = " ".join(map(str, (path.absolute(), _state(path), *kind)))
-    key = hashlib.sha256(said.encode()).hexdigest()[:16]
-    return cache / f"{path.stem.encode()[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
+    key = hashlib.sha256(os.fsencode(said)).hexdigest()[:16]
+    return cache / f"{os.fsencode(path.stem)[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
+
+
+def keep(place: Path, array: np.ndarray) -> Tensor | None:
+    """Write an array where :func:`mapped` finds it, and give it from there; None, with a warning, where it cannot be written.
+
+    A cache saves time only: in a folder that others have filled, or on a disk that is full, all goes on without.
+    """
+    try:
+        with whole(place) as file:  # several workers may write the same image at once
+            np.save(file, array)
+    except OSError as error:
+        warn(f"{place.parent}: {error.strerror or error}: what is not in this cache is made anew each time")
+        return None
+    return mapped(place)
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
@@ -423,11 +463,8 @@ def _as_image(given: object, path: Path) -> Shaped[Tensor, "C H W"] | ImageSourc
     """
     if isinstance(given, ImageSource):
         return given
-    if isinstance(given, np.ndarray):
-        given = np.ascontiguousarray(given, given.dtype.newbyteorder("="))  # PyTorch takes no other order of bytes, nor of axes
-        given = given if given.flags.writeable else given.copy()
     try:
-        image = torch.as_tensor(given)
+        image = from_array(given) if isinstance(given, np.ndarray) else torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = f"pixels of type {given.dtype}" if isinstance(given, np.ndarray) else f"an object of type {type(given).__name__}"
         raise ValueError(f"{path}: read gave {kind}: {_EXPECTED_IMAGE}") from error

@@ -10,6 +10,7 @@ import math
 import operator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class MegapixelMNIST(LabelledImages):
         split: ``"train"`` or ``"test"``; each has its own digits and its own scribbles.
         n_images: how many images there are; 5,000 and 1,000 in the paper.
         size: height and width, one number for a square.
-        n_digits, n_same: digits in an image, and how many of them are of its class.
+        n_digits, n_same: digits in an image, and how many of them are of its class: more than half, so that it is one.
         n_noise: pieces of noise.
         noise: ``"scribbles"``, two straight strokes each, from a bank of 50 per split, as in the released code; or
             ``"random"``, uniform random pixels, as the paper words it.
@@ -105,6 +106,12 @@ class MegapixelMNIST(LabelledImages):
             raise ValueError(f"digits={digits!r}: expected 'full', a pair of images and labels, or None")
         if not 1 <= n_same <= n_digits:
             raise ValueError(f"n_same={n_same} of n_digits={n_digits} of one class: expected 1 <= n_same <= n_digits")
+        if 2 * n_same <= n_digits:
+            raise ValueError(
+                f"n_same={n_same} of n_digits={n_digits}: the others may be as many of one class; expected more than half"
+            )
+        if not (isinstance(n_noise, Integral) and n_noise >= 0):
+            raise ValueError(f"n_noise={n_noise!r}: expected a whole number of pieces, 0 for none")
         self._split = split
         self.n_images = count_of_images(n_images, {"train": 5000, "test": 1000}[split])
         self.size = pair(size)

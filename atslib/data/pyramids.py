@@ -35,8 +35,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from atslib.checkpoints import whole
-from atslib.data.files import DataError, mapped, needed, place_in
+from atslib.data.files import DataError, keep, mapped, needed, place_in
 from atslib.patches import ImageSource, check_aspect, covered, overlaps
 from atslib.warned import warn
 
@@ -233,8 +232,7 @@ class ImagePyramid(ImageSource):
         if (view := mapped(place)) is not None and view.shape == (self.shape[1], *size):
             return view.clone()  # a map cannot be sent to another process
         view = self._make_view(level, size)
-        with whole(place) as file:
-            np.save(file, view.numpy())
+        keep(place, view.numpy())
         return view
 
     def _make_view(self, level: int, size: tuple[int, int]) -> Float[Tensor, "C h w"]:
@@ -596,7 +594,8 @@ def _whole_place(start: int, scale: float) -> tuple[int, int]:
     """Where to read from, in pixels of the finest level, and how many pixels of this level to drop then.
 
     OpenSlide takes places in whole pixels of the finest level; between them it would blend neighbours. So it is read from a
-    place a little before, that is whole.
+    place a little before, that is whole, or the nearest to it where no scale is: of a level with one like 4.0003 far from the
+    slide's corner, what is read lies up to half a pixel of the finest level off, and neighbours are blended by that much.
     """
     near = range(start, max(-1, start - 64), -1)
     first = min(near, key=lambda k: round(abs(k * scale - round(k * scale)), 3))

@@ -196,7 +196,7 @@ class SignWindows(SpeedLimits):
     take too long.
 
     Args:
-        dataset: the photographs.
+        dataset: the photographs, or a part of them (``photographs.split(0.2)[0]``).
         size: height and width of the windows in pixels, one number for a square.
         margin: pixels that the sign keeps from the window's border where the photograph allows, so that a small shift of the
             window does not push it out.
@@ -222,7 +222,7 @@ class SignWindows(SpeedLimits):
         self.photographs: list[int] = []
         self.corners: list[tuple[int, int]] = []
         labels = []
-        sizes = [image_size(path, dataset.get) for path in dataset.files]
+        sizes = [image_size(path, getattr(dataset, "get", None)) for path in dataset.files]
         for number, whole in enumerate(sizes):
             if any(window > side for window, side in zip(self.size, whole, strict=True)):
                 raise ValueError(f"window of {self.size} pixels from image {number} of {whole}: expected one no larger")
@@ -238,8 +238,8 @@ class SignWindows(SpeedLimits):
                     self.photographs.append(number)
                     self.corners.append(corner)
                     labels.append(0)
-        files, signs = ([part[number] for number in self.photographs] for part in (dataset.files, dataset._signs))
-        super().__init__(files, signs, labels, dataset.classes)
+        given, signs = dataset.files, [dataset.signs(number) for number in self.photographs]
+        super().__init__([given[number] for number in self.photographs], signs, labels, dataset.classes)
         self.dataset = dataset
         self._settings = f"{self.size[0]}x{self.size[1]}-{margin}-{seed}" + ("-negatives" if negatives else "")
 

@@ -71,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
                         snapshots_per_epoch=args.snapshots_per_epoch,
                         report=report,
                     )
-                except FloatingPointError as error:  # it would diverge again: the others are not to wait for it
+                except (FloatingPointError, ValueError) as error:  # it would fail again: the others are not to wait for it
+                    if group.world > 1 and isinstance(error, ValueError):  # of which another process may know nothing
+                        raise
                     print(f"error: {run.name}: {error}", file=sys.stderr)
                     outcome = REFUSED
                     continue
@@ -131,6 +133,15 @@ def _several(kind: Callable, allowed=None) -> Callable[[str], list]:
     return parse
 
 
+def _seconds(text: str) -> float:
+    try:
+        if (value := float(text)) >= 0:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds, at least 0")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m atslib.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,8 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     told = "images seen at a time, for less memory; the result is the same (default: all of a step)"
     add("--micro-batch-size", type=int, metavar="M", help=told)
     add("--snapshots-per-epoch", type=int, default=1, metavar="K", help="how often the attention network is kept (default: 1)")
-    add("--max-seconds", type=float, default=math.inf, metavar="T", help="stop after T seconds, with a checkpoint")
-    add("--save-every", type=float, default=300, metavar="T", help="seconds between checkpoints (default: 300)")
+    add("--max-seconds", type=_seconds, default=math.inf, metavar="T", help="stop after T seconds, with a checkpoint")
+    add("--save-every", type=_seconds, default=300, metavar="T", help="seconds between checkpoints (default: 300)")
     add("--resume", action="store_true", help="go on from the checkpoint")
     add("--dry-run", action="store_true", help="say how large it is and, from a few steps, how long it will take")
     return parser

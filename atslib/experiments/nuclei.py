@@ -8,7 +8,6 @@ and no annotation.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from atslib.data import ColonCancer, DataError
 from atslib.data.files import files_digest
-from atslib.experiments.records import read_record, write_record, write_whole
+from atslib.experiments.records import kept, read_record, write_record, write_whole
 from atslib.experiments.runs import Run, attention_snapshots, run_of
 
 RADIUS = 13  # pixels, half a patch: a nucleus that near to a patch's centre is in the patch
@@ -186,7 +185,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{path}: named otherwise than {run.name}, the run it tells of; skipped", file=sys.stderr)
             continue
         if (folder / path.name).exists():
-            measured_with = json.loads((folder / path.name).read_text(encoding="utf-8")).get("weights")
+            try:
+                measured_with = kept(folder / path.name, "final", {}).get("weights")
+            except ValueError as error:
+                print(f"{error}; skipped", file=sys.stderr)
+                continue
             if measured_with is not None and measured_with != _weights_digest(run):
                 print(f"{folder / path.name}: of other weights than those there now; delete it to measure them", file=sys.stderr)
             continue

@@ -94,14 +94,14 @@ def read_record(path: str | os.PathLike) -> dict:
     except FileNotFoundError as error:
         raise ValueError(f"{path} is no record, it is not there: expected a run of this name that is done") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no record ({error}): move it away or run it again") from error
+        raise ValueError(f"{path} is no record ({error}): move it away, then run it again") from error
     missing = [field for field in FIELDS if not isinstance(record, dict) or field not in record]
     if not missing:  # what `machine` reads
         missing = [f"hardware.{field}" for field in ("device", "name", "threads") if field not in (record["hardware"] or ())]
         missing += ["settings"] if not isinstance(record["settings"], dict) else []
         missing += ["settings.training"] if not missing and not isinstance(record["settings"].get("training", {}), dict) else []
     if missing:
-        raise ValueError(f"{path} is no record (it has no {', '.join(missing)}): move it away or run it again")
+        raise ValueError(f"{path} is no record (it has no {', '.join(missing)}): move it away, then run it again")
     return record
 
 

@@ -41,6 +41,7 @@ ORDERED = {estimator.name: estimator for estimator in (Systematic, Stratified, P
 OTHER_N = (5, 10, 25, 50)  # after training, a model is also tested with these numbers of patches
 STATES = ("done", "begun", "to do", "busy")
 ORDERS = ("hilbert", "raster")
+_LONGEST_NAME = 190  # bytes, so that with what is put behind it, in files not yet in their place, too, it has at most 255
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its files: the method with what matters to it, the seed, the profile, and the data if not the default."""
+        """Of its files: the method with what matters to it, the seed, the profile, and the data if not the default.
+
+        Raises:
+            ValueError: so many changes that no file can have it.
+        """
         parts = [self.experiment, self.method]
         if self.estimator is not None:
             parts += [self.estimator if self.order in (None, "hilbert") else f"{self.estimator}_{self.order}"]
@@ -159,7 +164,10 @@ class Run:
             short = f"{self.cnn_scale:g}"
             parts += ["scale" + (short if float(short) == self.cnn_scale else repr(self.cnn_scale))]
         parts += [f"seed{self.seed}", self.profile]
-        return "-".join([*parts, *(f"{field}_{value}" for field, value in self.changes)]) + self.loaded.suffix
+        name = "-".join([*parts, *(f"{field}_{value}" for field, value in self.changes)]) + self.loaded.suffix
+        if (length := len(os.fsencode(name))) > _LONGEST_NAME:
+            raise ValueError(f"{name}: {length} bytes, too many for a file's name; expected fewer changes, {_LONGEST_NAME} bytes")
+        return name
 
     @property
     def arguments(self) -> list[str]:
@@ -286,7 +294,8 @@ class Run:
             if state == "busy":
                 raise ValueError(f"{self.name}: another program is at it, which holds {self._lock.lock_file}")
             # Before training: what this process has imported, not what a commit made meanwhile has.
-            provenance = dict(hardware=hardware(group.device), software=software())
+            several = dict(processes=group.world) if group.world > 1 else {}
+            provenance = dict(hardware=hardware(group.device) | several, software=software())
             progress = sys.stderr.isatty()
             train_set, test_set = (
                 InMemory(part, group.device, workers=workers, progress=progress and group.rank == 0)
@@ -400,8 +409,20 @@ class Run:
         )
 
     def _note_session(self, provenance: dict) -> list[dict]:
-        """Add where this session runs, if that is new; returns all of the run."""
-        known = json.loads(self.sessions.read_text()) if self.checkpoint.exists() and self.sessions.exists() else []
+        """Add where this session runs, if that is new; returns all of the run.
+
+        Raises:
+            ValueError: the sessions before are in a file that cannot be read.
+        """
+        known = []
+        if self.checkpoint.exists() and self.sessions.exists():
+            try:
+                known = list(json.loads(self.sessions.read_text(encoding="utf-8")))
+            except (OSError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.sessions} does not say what the run was computed on so far ({error}): delete it, to go on without, "
+                    f"or {self.checkpoint}, to start anew"
+                ) from error
         if not known or known[-1] != provenance:
             known.append(provenance)
             write_whole(self.sessions, json.dumps(known).encode())
@@ -440,8 +461,7 @@ class Run:
             seed=self.seed,
             profile=self.profile,
             dataset=self.loaded.describe(),
-            hardware=provenance["hardware"] | (dict(processes=group.world) if group.world > 1 else {}),
-            software=provenance["software"],
+            **provenance,
             settings=self._described() | dict(training=training | dict(bfloat16=bfloat16)),
             curve={key: [entry.get(key) for entry in shown] for key in shown[-1]},
             final=dict(

@@ -196,9 +196,8 @@ def balanced_sign_test(wrong_a: Sequence[int], wrong_b: Sequence[int], labels: S
         only_a, only_b = len((a - b) & mine), len((b - a) & mine)
         n = only_a + only_b
         observed += (only_a - only_b) / len(mine)
-        counts = np.arange(n + 1)
-        binomial = np.array([math.comb(n, int(k)) for k in counts], dtype=float) / 2.0**n
-        differences = (differences[:, None] + (2 * counts - n) / len(mine)).ravel()
+        binomial = np.array([math.comb(n, k) / 2**n for k in range(n + 1)])  # whole numbers: 2.0**1024 is none
+        differences = (differences[:, None] + (2 * np.arange(n + 1) - n) / len(mine)).ravel()
         chances = (chances[:, None] * binomial).ravel()
         differences, inverse = np.unique(differences.round(12), return_inverse=True)
         chances = np.bincount(inverse, weights=chances)
