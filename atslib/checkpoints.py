@@ -113,8 +113,9 @@ def save_weights(path: str | os.PathLike, model: nn.Module) -> None:
 
     Raises:
         ValueError: another ending than ``.safetensors``, by which the file is known again; a state that holds something else
-            than tensors.
+            than tensors; the model before the path.
     """
+    _check_order(path, model)
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
     state = model.state_dict()
@@ -136,6 +137,7 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
         ValueError: no checkpoint of ours.
         RuntimeError: one of another model.
     """
+    _check_order(path, model)
     path = Path(path).expanduser()
     try:
         tensors_only = path.suffix == ".safetensors"
@@ -147,6 +149,11 @@ def load_weights(path: str | os.PathLike, model: nn.Module) -> None:
         raise ValueError(f"{path} is no checkpoint that can be read ({type(error).__name__})") from error
     names = {_plain_name(name): name for name in model.state_dict()}
     model.load_state_dict({names.get(_plain_name(name), name): value for name, value in weights.items()})
+
+
+def _check_order(path: object, model: object) -> None:
+    if isinstance(path, nn.Module) or not isinstance(model, nn.Module):
+        raise ValueError(f"{type(path).__name__} and {type(model).__name__}: expected the path of a file, then the model")
 
 
 def _plain_name(name: str) -> str:
@@ -163,6 +170,8 @@ def load_checkpoint(
     newer: Collection[str] = (),
 ) -> dict:
     """Put model, optimiser and the global random numbers into the state they were saved in; returns the position.
+
+    Of several processes all get the numbers of the first, which wrote it.
 
     Args:
         settings: what must be as it was, but for those named in ``free``, and those in ``newer`` if the checkpoint has not got

@@ -203,6 +203,16 @@ def warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool
     return True
 
 
+def warn_of_probabilities(model: nn.Module, logits: Float[Tensor, "B classes"]) -> None:
+    """Warn of a classifier that seems to take the softmax itself: the cross-entropy takes it once more."""
+    each = logits.detach().float()
+    if each.shape[1] > 1 and (each >= 0).all() and ((each.sum(1) - 1).abs() < 1e-3).all():
+        warn(
+            f"the {type(model).__name__} returned numbers that sum to one, as after a softmax: expected logits, of which the "
+            "cross-entropy takes the softmax; with probabilities its loss cannot come near zero"
+        )
+
+
 def warn_of_moving_statistics(model: nn.Module, frozen: Collection[nn.Module]) -> None:
     """Of batch normalisation whose weights are frozen, and which is in training mode all the same."""
     evaluated = set(frozen)

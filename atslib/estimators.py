@@ -34,6 +34,9 @@ torch.Size([1, 3])
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, lru_cache
 
 import torch
@@ -215,7 +218,7 @@ class _Successive(Estimator):
     log-attention plus a Gumbel. The rings of all locations together come from independent draws, and the first n different
     ones are the top n; so n keys are found without making all K. Where a fair number of draws holds fewer than n
     different locations (attention on less than about n of them), the race is run to its end among the others: their keys
-    begin anew, since an exponential has no memory.
+    begin anew, since an exponential has no memory. On a GPU, where K keys are made at once, all of them are.
 
     Source: Kool, van Hoof & Welling, *Stochastic beams and where to find them*, ICML 2019; Efraimidis & Spirakis, *Weighted
     random sampling with a reservoir*, 2006.
@@ -224,6 +227,8 @@ class _Successive(Estimator):
     distinct = True
 
     def _sample(self, flat, log_attention, n, generator):
+        if flat.device.type != "cpu":  # whether a few draws have sufficed a GPU's host would have to wait to hear
+            return _gumbel_top(flat, n, generator)
         tries = 4 * n + 16
         uniform = torch.rand(len(flat), tries, dtype=torch.float64, device=flat.device, generator=generator)
         drawn = _invert(_cumulative(flat), uniform)  # (B, tries)
@@ -576,7 +581,8 @@ def check_log_attention(
 ) -> Float[Tensor, "B K"]:
     """The log-attention as ``(B, K)`` in float32 or float64, or a one-line error that says what is wrong with it.
 
-    Costs one pass and, on a GPU, one synchronisation. In a compiled model shapes are checked and values are not.
+    Costs one pass and, on a GPU, one synchronisation. In a compiled model, and within :func:`trusting`, shapes are checked and
+    values are not.
     """
     if log_attention.ndim not in (2, 3) or not log_attention.is_floating_point():
         raise ValueError(
@@ -595,7 +601,7 @@ def check_log_attention(
         raise ValueError(
             f"n = {n} distinct locations asked for, but attention has K = {locations}: draw n <= K, or with replacement"
         )
-    if torch.compiler.is_compiling():  # values are not known yet
+    if torch.compiler.is_compiling() or (_trusted.get() and not distinct):  # values are not known yet, or looked at elsewhere
         return flat
     possible = (flat > -math.inf).sum(1).min()
     total = flat.logsumexp(1)
@@ -704,10 +710,34 @@ def _log_masses(log_attention: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return log_a, from_the_end.logcumsumexp(1)[:, 1:].flip(1)
 
 
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+
+
+@contextmanager
+def trusting(yes: bool = True) -> Iterator[None]:
+    """Draw without a look at the attention's values, at which a GPU's host would have to wait: for who looks at the outcome.
+
+    What draws distinct locations looks all the same whether there are as many with attention above zero.
+    """
+    before = _trusted.set(yes)
+    try:
+        yield
+    finally:
+        _trusted.reset(before)
+
+
 def _cumulative(flat: Float[Tensor, "B K"], order: Int[Tensor, " K"] | None = None) -> Float[Tensor, "B K"]:
     """Cumulative attention, in ``order``. In float64: in float32 the tail of 32,400 locations would vanish in rounding."""
     attention = flat.exp()
-    return (attention if order is None else attention.index_select(1, order)).cumsum(1, dtype=torch.float64)
+    attention = attention if order is None else attention.index_select(1, order)
+    if attention.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+        return _whole_cumsum(attention)  # a GPU adds floating point up in any order, which PyTorch then refuses
+    return attention.cumsum(1, dtype=torch.float64)
+
+
+def _whole_cumsum(attention: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """The cumulative sum in whole multiples of 2⁻⁵², whose order does not matter."""
+    return (attention.double() * 2**52).round().long().cumsum(1).double() / 2**52
 
 
 def _invert(

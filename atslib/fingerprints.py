@@ -1,4 +1,4 @@
-"""What a checkpoint says of models, functions and optimisers, which it does not hold: enough to see that one is another.
+"""What a checkpoint says of models, functions, optimisers and images, which it does not hold: enough to see that one is another.
 
 In words or as a digest, and the same in every process: without addresses in memory.
 """
@@ -8,15 +8,20 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import CodeType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from atslib.loading import InMemory, LabelledImages, from_array, part_of
 
 
 def how_it_computes(model: nn.Module) -> str:
@@ -40,6 +45,47 @@ def functions_of(model: nn.Module) -> str:
             if inspect.isfunction(function) and function.__module__.partition(".")[0] not in ("atslib", "torch"):
                 said.append(" ".join(filter(None, (f"{place}.{name}", code_of(function), held_by(function)))))
     return "; ".join(said)
+
+
+# Of one set or another there is one of them: a digest of the names of its files, of some pixels in memory, or of the numbers of
+# its images in a set that says no more.
+KINDS_OF_IMAGES = ("image_files", "image_pixels", "image_numbers")
+
+
+def which_images(dataset: object) -> dict[str, str]:
+    """What tells images of one training from another's as cheaply as can be: two folds may have labels in the same order.
+
+    Nothing is read or drawn. Empty where a set tells nothing.
+    """
+    numbers: Sequence[int] | None = None
+    while True:
+        files, within = getattr(dataset, "files", None), getattr(dataset, "dataset", None)
+        if (inner := part_of(dataset)) is not None:
+            dataset, mine = inner
+            numbers = mine if numbers is None else [mine[number] for number in numbers]
+        elif not files and isinstance(within, LabelledImages) and len(within) == len(dataset):  # padded, say
+            dataset = within
+        else:
+            break
+    chosen = range(len(dataset)) if numbers is None else [int(number) for number in numbers]
+    if isinstance(files, list) and len(files) == len(dataset):
+        said = "\n".join("/".join(Path(files[number]).parts[-2:]) for number in chosen)  # wherever the data are
+        return dict(image_files=_digest(os.fsencode(said)))
+    images = getattr(dataset, "images", None) if isinstance(dataset, InMemory) else None
+    if isinstance(dataset, list | tuple):
+        images = [item[0] for item in dataset if isinstance(item, tuple | list) and len(item) == 2]
+        images = images if len(images) == len(dataset) else None
+    if images is not None and len(chosen):
+        some = [images[chosen[place * (len(chosen) - 1) // 7]] for place in range(8)]
+        if all(isinstance(image, Tensor | np.ndarray) for image in some):
+            tensors = (from_array(image) if isinstance(image, np.ndarray) else image for image in some)
+            pixels = (tensor.detach().cpu().contiguous() for tensor in tensors)
+            return dict(image_pixels=_digest(b"".join(part.view(torch.uint8).numpy().tobytes() for part in pixels)))
+    return {} if numbers is None else dict(image_numbers=_digest(str(chosen).encode()))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def named(function: Callable | None) -> str | None:

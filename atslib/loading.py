@@ -54,9 +54,9 @@ def epoch_batches(
             without: images of a small class come several times, of a large one only some, others in other epochs.
     """
     shuffle = torch.Generator().manual_seed(seed_for("order", seed, epoch))
-    order = torch.randperm(n_images, generator=shuffle)
+    order = torch.randperm(n_images, generator=shuffle, device="cpu")
     if labels is not None:
-        order = _equal_shares(order, labels.cpu())[torch.randperm(n_images, generator=shuffle)]
+        order = _equal_shares(order, labels.cpu())[torch.randperm(n_images, generator=shuffle, device="cpu")]
     order = order.tolist()
     return [order[i : i + batch_size] for i in range(0, n_images, batch_size)]
 
@@ -151,11 +151,11 @@ class LabelledImages(Dataset):
         if not 0 < share < 1:
             raise ValueError(f"share={share}: expected a number in (0, 1)")
         shuffle = torch.Generator().manual_seed(seed_for("split", seed))
-        second = torch.zeros(len(self), dtype=torch.bool)
+        second = torch.zeros(len(self), dtype=torch.bool, device="cpu")
         for label in labels.unique():
             mine = (labels == label).nonzero()[:, 0]
             taken = round(share * len(mine))
-            second[mine[torch.randperm(len(mine), generator=shuffle)[:taken]]] = True
+            second[mine[torch.randperm(len(mine), generator=shuffle, device="cpu")[:taken]]] = True
             if taken in (0, len(mine)):
                 name = self.classes[int(label)] if 0 <= label < len(self.classes) else int(label)
                 warn(f"share={share} of class {name}, {len(mine)} image{'s' * (len(mine) > 1)}: one of the two parts has none")
@@ -181,7 +181,7 @@ class _Part(LabelledImages):
         if wrong := [number for number in numbers if not 0 <= number < len(whole)]:
             raise ValueError(f"image {wrong[0]}: expected 0 to {len(whole) - 1}")
         self.whole, self.numbers = whole, numbers
-        self.classes, self.labels = whole.classes, known_labels(whole)[torch.tensor(numbers, dtype=torch.long)]
+        self.classes, self.labels = whole.classes, known_labels(whole)[torch.tensor(numbers, dtype=torch.long, device="cpu")]
 
     def __getitem__(self, number: int) -> tuple:
         return self.whole[self.numbers[number]]
@@ -232,7 +232,7 @@ def known_labels(dataset: Dataset) -> Tensor | None:
     """The labels that a set, or the set that it is a ``Subset`` of, has as an attribute; None where there are none."""
     if isinstance(dataset, Subset):
         labels = known_labels(dataset.dataset)
-        return None if labels is None else labels[_tensor(dataset.indices).long()]
+        return None if labels is None else labels[_tensor(dataset.indices).long().to(labels.device)]
     labels = getattr(dataset, "labels", None)
     return None if labels is None else _tensor(labels)
 
@@ -305,7 +305,7 @@ class InMemory(LabelledImages):
             if image.shape != first.shape:
                 raise ValueError(
                     f"image {number} is {tuple(image.shape)}, image 0 {tuple(first.shape)}: expected one size (see "
-                    "atslib.data.Padded), or read them one by one"
+                    "atslib.data.Padded, which wants an attribute labels of the set), or read them one by one"
                 )
             self.images[number] = image
             if any_label:
@@ -388,7 +388,8 @@ class Loader:
         """
         if (whole := self._in_memory) is not None:
             for numbers in batches:
-                chosen = torch.tensor(numbers) if self._numbers is None else self._numbers[torch.tensor(numbers)]
+                chosen = torch.tensor(numbers, device="cpu")  # whatever the default device is
+                chosen = chosen if self._numbers is None else self._numbers[chosen]
                 home = whole.images.device
                 if home.type == "cuda":  # from pinned memory, so that the host does not wait
                     chosen = chosen.pin_memory()
@@ -400,7 +401,9 @@ class Loader:
             return
         self._asked[:] = [(seed_for("workers", seed, first + place), numbers) for place, numbers in enumerate(batches)]
         ahead = self.device.type == "cuda"
-        for batch in self._loader:
+        with torch.device("cpu"):  # PyTorch's own numbers for it are there
+            reading = iter(self._loader)
+        for batch in reading:
             yield batch.images.to(self.device, non_blocking=ahead), batch.labels.to(self.device, non_blocking=ahead)
 
 
@@ -411,7 +414,7 @@ def _in_memory(dataset: Dataset) -> tuple[InMemory | None, Int[Tensor, " n"] | N
     if (inner := part_of(dataset)) is None:
         return None, None
     whole, numbers = _in_memory(inner[0])
-    chosen = _tensor(inner[1]).long()
+    chosen = _tensor(inner[1]).long().cpu()
     return whole, chosen if numbers is None else numbers[chosen]
 
 
@@ -498,8 +501,8 @@ def collate(
     if len(shapes) > 1:
         raise ValueError(
             f"images of different sizes in one batch, {shapes[0]} and {shapes[-1]}: crop them to one size in the data set, "
-            "pad them (atslib.data.Padded), or take batches of one image (to train Settings(micro_batch_size=1), to evaluate "
-            "batch_size=1)"
+            "pad them (atslib.data.Padded, which wants an attribute labels of the set), or take batches of one image (to train "
+            "Settings(micro_batch_size=1), to evaluate batch_size=1)"
         )
     types = sorted({str(image.dtype).removeprefix("torch.") for image, _ in items if hasattr(image, "dtype")})
     if len(types) > 1:  # put together they would all be of one type, and whole numbers no longer be read as 255ths

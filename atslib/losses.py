@@ -48,6 +48,8 @@ def attention_loss(
     your own, write another and reward the entropy in it:
     ``binary_cross_entropy_with_logits(out.logits, y) - entropy_weight * out.entropy().mean()``.
     """
+    if not hasattr(out, "logits"):
+        raise ValueError(f"out of type {type(out).__name__}: expected what the model returned, and not the logits alone")
     check_kind(labels, out.logits)
     labels = labels.long()
     if not isinstance(class_weights, Tensor | None):

@@ -37,6 +37,7 @@ from atslib.patches import ImageSource, PatchGeometry, check_aspect, distinct_pa
 from atslib.warned import warn
 
 _LOOKED_AT: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # attention networks whose first answer has been checked
+_MEASURED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models of which it is known whether they see the image's rim
 
 
 @dataclass
@@ -344,6 +345,7 @@ class AttentionSampling(nn.Module):
                 f"{tuple(image.shape)}: expected both as attend(image) returned them, (B, C, h, w) and (B, h', w')"
             )
         geometry = self.geometry(image, low, log_attention)  # before the draw: a patch that does not fit is to be named first
+        _warn_of_rim(self, geometry)
         n = self.n_patches if n_patches is None else n_patches
         index = self.estimator.sample(log_attention, n, generator=generator)
         seen = extract_patches(image, geometry.top_left(index), self.patch_size, fill=self.fill)
@@ -354,6 +356,7 @@ class AttentionSampling(nn.Module):
     ) -> Iterator[tuple[Float[Tensor, "B N"], Shaped[Tensor, "B N C h w"]]]:
         """The attention at all locations and what is seen there, ``chunk`` of them at a time."""
         geometry = self.geometry(image, low, log_attention)
+        _warn_of_rim(self, geometry)
         attention = log_attention.flatten(1).exp()  # (B, K)
         parts = torch.arange(attention.shape[1], device=attention.device).split(max(1, chunk // len(image)))
         if len(parts) > 1:
@@ -694,6 +697,26 @@ def _warn_of_softmax(network: nn.Module, logits: Float[Tensor, "B *K"]) -> None:
             f"the attention network {type(network).__name__} returned numbers that sum to one, as after a softmax: expected "
             "logits, of which the model takes the softmax; of probabilities it makes nearly uniform attention"
         )
+
+
+def _warn_of_rim(model: nn.Module, geometry: PatchGeometry) -> None:
+    """Warn, once, where the patches of all locations together leave out much of the image's rim."""
+    if torch.compiler.is_compiling() or model in _MEASURED:
+        return
+    _MEASURED.add(model)
+    rows, columns = geometry.map_size
+    corners = geometry.top_left(torch.tensor([[0, rows * columns - 1]], device="cpu"))[0].tolist()
+    names = (("above", "below"), ("on the left", "on the right"))
+    for axis, (side, patch) in enumerate(zip(geometry.image_size, pair(geometry.patch_size), strict=True)):
+        missed = corners[0][axis], side - patch - corners[1][axis]
+        lost = [f"{pixels} pixels {name}" for pixels, name in zip(missed, names[axis], strict=True) if pixels > patch / 4]
+        if lost:
+            warn(
+                f"no patch shows {' and '.join(lost)} of an image of {geometry.image_size}: the locations of the attention map "
+                f"{geometry.map_size} end before it does. Pad the layers of the attention network, let its pooling round up "
+                "(ceil_mode=True), or pad the image"
+            )
+            return
 
 
 def _check_is_number(fill: object) -> None:

@@ -504,10 +504,17 @@ class LeNetFeatures(nn.Sequential):
             nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3),
             nn.ReLU(inplace=True),
-            nn.AdaptiveMaxPool2d(1),
+            _GlobalMaximum(1),
             nn.Flatten(),
             UnitNorm(),
         )
+
+
+class _GlobalMaximum(nn.AdaptiveMaxPool2d):
+    """On a GPU by reduction: PyTorch's kernel there has one thread read a whole plane, and sums gradients in any order."""
+
+    def forward(self, inputs: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C 1 1"]:
+        return inputs.amax((2, 3), keepdim=True) if inputs.is_cuda else super().forward(inputs)
 
 
 class IlseFeatures(nn.Sequential):
@@ -761,4 +768,22 @@ def _norm(norm: str, width: int) -> nn.Module:
         raise ValueError(f"norm={norm!r}: expected 'group' or 'batch'")
     if width % 4:
         raise ValueError(f"{width} channels cannot be normalised in groups of four: use a multiple, or norm='batch'")
-    return nn.GroupNorm(width // 4, width)
+    return _GroupNorm(width // 4, width)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """In half precision, under autocast on a GPU, it stays in it: PyTorch's own keeps a copy in float32 for the backward pass.
+
+    With that copy training in bfloat16 would take more memory than in float32. Means and variances are in float32 either way,
+    in the kernel.
+    """
+
+    def forward(self, inputs: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
+        if inputs.is_cuda and inputs.dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cuda", enabled=False):
+                return self._as_the_inputs(inputs)
+        return super().forward(inputs)
+
+    def _as_the_inputs(self, inputs: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
+        weight, bias = self.weight.to(inputs.dtype), self.bias.to(inputs.dtype)
+        return F.group_norm(inputs, self.num_groups, weight, bias, self.eps)

@@ -311,23 +311,27 @@ def _row_means(image: Shaped[Tensor, "C H W"], coarse: int, dtype: torch.dtype) 
         weights = _weights(p, coarse // groups, image.device, dtype)
         for strip in image.unflatten(1, (groups, p)).split(max(1, at_a_time // p), dim=1):
             yield (weights @ strip.to(dtype)).flatten(1, 2)  # (q, p) @ (C, strip, p, W) -> (C, strip · q, W)
-    else:  # the weights repeat too rarely to wait for it
+    else:  # the weights repeat too rarely
         step = max(1, at_a_time * coarse // fine)
         for first in range(0, coarse, step):
-            start, stop = covered(fine, coarse, first, min(first + step, coarse))
-            weights = overlaps(fine, coarse, first, min(first + step, coarse)).to(image.device, dtype)
-            yield weights @ image[:, start:stop].to(dtype)
+            part = first, min(first + step, coarse)
+            start, stop = covered(fine, coarse, *part)
+            yield _weights(fine, coarse, image.device, dtype, *part) @ image[:, start:stop].to(dtype)
 
 
-def _weights(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "q p"]:
+def _weights(
+    fine: int, coarse: int, device: torch.device, dtype: torch.dtype, first: int = 0, last: int | None = None
+) -> Float[Tensor, "q p"]:
     """:func:`overlaps` on the device; on a GPU it is kept, since to copy it there the host would wait for all work before."""
-    return _weights_on(fine, coarse, device, dtype) if device.type == "cuda" else overlaps(fine, coarse).to(device, dtype)
+    return (_weights_on if device.type == "cuda" else _weights_on.__wrapped__)(fine, coarse, first, last, device, dtype)
 
 
-@lru_cache(maxsize=32)
-def _weights_on(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "q p"]:
+@lru_cache(maxsize=256)  # pieces of some hundred kB, those of a large view of two sides one by one
+def _weights_on(
+    fine: int, coarse: int, first: int, last: int | None, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, "q p"]:
     with torch.inference_mode(False):  # kept, so that it must not be a tensor that no training may use
-        return overlaps(fine, coarse).to(device, dtype)
+        return overlaps(fine, coarse, first, last).to(device, dtype)
 
 
 def _column_blocks(fine: int, coarse: int, device: torch.device, dtype: torch.dtype) -> tuple[int, list[tuple[int, int, Tensor]]]:
@@ -336,7 +340,7 @@ def _column_blocks(fine: int, coarse: int, device: torch.device, dtype: torch.dt
     if (p := fine // groups) <= _LONG:
         return groups, [(0, p, _weights(p, coarse // groups, device, dtype).T)]
     parts = [(first, min(first + 32, coarse)) for first in range(0, coarse, 32)]
-    return 1, [(*covered(fine, coarse, *part), overlaps(fine, coarse, *part).to(device, dtype).T) for part in parts]
+    return 1, [(*covered(fine, coarse, *part), _weights(fine, coarse, device, dtype, *part).T) for part in parts]
 
 
 def _column_means(rows: Float[Tensor, "C r W"], groups: int, blocks: list[tuple[int, int, Tensor]]) -> Float[Tensor, "C r q"]:
@@ -374,7 +378,8 @@ def overlaps(fine: int, coarse: int, first: int = 0, last: int | None = None) ->
     start, stop = covered(fine, coarse, first, last)
     # In units of 1/coarse fine pixels all borders are whole numbers: fine pixel j covers [j, j + 1] · coarse, coarse pixel i
     # covers [i, i + 1] · fine.
-    fine_edge, coarse_edge = torch.arange(start, stop)[None] * coarse, torch.arange(first, last)[:, None] * fine
+    fine_edge = torch.arange(start, stop, device="cpu")[None] * coarse
+    coarse_edge = torch.arange(first, last, device="cpu")[:, None] * fine
     overlap = torch.minimum(fine_edge + coarse, coarse_edge + fine) - torch.maximum(fine_edge, coarse_edge)
     return overlap.clamp(min=0).double() / fine
 

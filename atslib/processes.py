@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ class Processes:
     """The processes of a run: this is number ``rank`` of ``world``, and computes on ``device``.
 
     By itself, the one process that any Python program is.
+
+    Raises:
+        ValueError: a device without float64.
     """
 
     rank = 0
@@ -28,6 +32,8 @@ class Processes:
 
     def __init__(self, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
+        if self.device.type == "mps":
+            raise ValueError("mps, which lacks the float64 in which locations are drawn and sums kept: expected cpu or cuda")
 
     def prepare(self, model: nn.Module) -> Callable:
         """What to call instead of the model, so that all processes get the same gradients."""
@@ -70,17 +76,22 @@ class FabricProcesses(Processes):
     def __init__(self, device: str | torch.device = "cpu"):
         local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         if torch.device(device).type == "cuda" and local > (gpus := torch.cuda.device_count()):
-            raise ValueError(f"{local} processes for {gpus or 'no'} GPU{'s' * (gpus != 1)}: each takes one of its own")
+            raise ValueError(
+                f"{local} processes for {gpus or 'no'} GPU{'s' * (gpus != 1)}: each takes one of its own, of those that all of "
+                "them see (with Slurm leave out --gpus-per-task)"
+            )
         try:
             try:
                 from lightning_fabric import Fabric
+                from lightning_fabric.strategies import DDPStrategy
             except ImportError:
                 from lightning.fabric import Fabric
+                from lightning.fabric.strategies import DDPStrategy
         except ImportError as error:
             raise ImportError("several processes need Lightning Fabric: pip install lightning-fabric") from error
         self._fabric = Fabric(
             accelerator="cpu" if torch.device(device).type == "cpu" else "cuda",
-            strategy="ddp",
+            strategy=DDPStrategy(timeout=timedelta(hours=12)),  # the others wait while the first hashes or writes files
             devices=local,
             num_nodes=int(os.environ["WORLD_SIZE"]) // local,
         )

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,11 +36,33 @@ from atslib.checks import (
     refuse_missing,
     refuse_pixels,
     warn_of_moving_statistics,
+    warn_of_probabilities,
     warn_of_range,
 )
+from atslib.estimators import trusting
 from atslib.evaluation import evaluate, evaluate_batches
-from atslib.fingerprints import code_of, functions_of, held_by, how_it_computes, named, parameters_of, settings_of
-from atslib.loading import Items, Loader, check_classes, epoch_batches, in_parts, known_labels, seed_for, whole_micro_batch_size
+from atslib.fingerprints import (
+    KINDS_OF_IMAGES,
+    code_of,
+    functions_of,
+    held_by,
+    how_it_computes,
+    named,
+    parameters_of,
+    settings_of,
+    which_images,
+)
+from atslib.loading import (
+    Items,
+    Loader,
+    check_classes,
+    epoch_batches,
+    in_parts,
+    known_classes,
+    known_labels,
+    seed_for,
+    whole_micro_batch_size,
+)
 from atslib.losses import Measure, attention_loss, cross_entropy_of, entropy_of, errors_of, measured, warn_of_mixed_images
 from atslib.models import Output
 from atslib.patches import ImageSource
@@ -115,8 +137,9 @@ class Settings:
             raise ValueError(f"milestones={self.milestones!r}: expected whole numbers of epochs, (250,) of one")
         object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
         if self.class_weights is not None:
-            if not isinstance(self.class_weights, Iterable):
-                raise ValueError(f"class_weights={self.class_weights!r}: expected one for each class")
+            unordered = isinstance(self.class_weights, Mapping | Set)  # of a dict as Keras takes it the keys would be the weights
+            if not isinstance(self.class_weights, Iterable) or unordered:
+                raise ValueError(f"class_weights={self.class_weights!r}: expected one for each class, in their order")
             object.__setattr__(self, "class_weights", tuple(finite("class_weights", weight) for weight in self.class_weights))
             if not all(weight >= 0 for weight in self.class_weights):
                 raise ValueError(f"class_weights={self.class_weights}: expected numbers of at least 0")
@@ -202,8 +225,9 @@ def train(
             is also written before each test, so that what a test raises costs no epoch. A run that is done trains no more; it
             goes on where the settings now ask for more epochs, to the numbers of a run that was to have so many from the
             beginning (its last epoch has had a test then, whatever ``test_every`` says); with the schedule ``"cosine"``, where
-            these are other epochs, that is refused. Of the data it knows the number of images and the labels that the set has as
-            an attribute, not the pixels: after a change of what is read, begin anew.
+            these are other epochs, that is refused. Of the training set it knows the number of images, the labels that the set
+            has as an attribute, and names of its files, some pixels of images in memory, or which images of a larger set they
+            are: it is told from another fold's, but after a change of what is read, begin anew.
         max_seconds: stop after the first step that ends later than this (of several processes on GPUs, within 16 steps).
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
@@ -226,8 +250,8 @@ def train(
         workers: processes that read images ahead, as many again for the test set; they stay until the training ends. Random
             numbers that the set itself draws in them are seeded by batch, or part of it; without workers they are not. Those
             that depend on the image alone belong into ``augment``.
-        compile: run the model through ``torch.compile``; pays off on a GPU and in long runs of images of one size: each other
-            size is compiled anew.
+        compile: run the model through ``torch.compile``: for long runs of images of one size, since each other size is compiled
+            anew. It breaks into several graphs, at the draws among others; try whether it pays.
         progress: show a bar for each epoch.
         on_epoch: called with each new dict, in the first process, before the checkpoint is written: where a run is stopped in it,
             it is called once more with the same epoch. A place to keep a copy of the weights of the best epoch, and to raise
@@ -237,16 +261,17 @@ def train(
         processes: where there are several; ``device`` then is theirs.
 
     Raises:
-        ValueError: a checkpoint of other settings, of other labels (of an :class:`atslib.loading.LabelledImages`), or of a
+        ValueError: a checkpoint of other settings, of other images or labels (as far as the set tells), or of a
             model with other parts frozen or another number of patches, ``on_epoch``'s doing, too; the differences are listed.
-            A checkpoint in a later epoch than is asked for. ``balanced`` and a set without ``labels``, one for each image. A
-            training set without images, or a loader in place of one. Labels that are no class of the model (on a GPU only
-            those of the first images, if the set is no :class:`atslib.loading.LabelledImages`), class weights that are not one
-            a class, or beside ``loss``. A ``loss`` or ``error`` that returns anything but a number for each image. Several
-            processes and a model with batch normalisation. An optimiser in place of a function that makes one, one with a
-            learning rate scheduler, one that holds no parameter of the model, or, with a checkpoint, one that holds others,
-            too. A model that returns no logits ``(B, outputs)``, an ``augment`` that returns no image ``(1, C, H, W)``. What
-            the model raises, with the numbers of the images.
+            A checkpoint in a later epoch than is asked for. A test set that names other classes. ``balanced`` and a set
+            without ``labels``, one for each image. A training set without images, or a loader in place of one. Labels that are
+            no class of the model (on a GPU only those of the first images, if the set is no
+            :class:`atslib.loading.LabelledImages`), class weights that are not one a class, or beside ``loss``. A ``loss`` or
+            ``error`` that returns anything but a number for each image. Several processes and a model with batch
+            normalisation. An optimiser in place of a function that makes one, one with a learning rate scheduler, one that
+            holds no parameter of the model, or, with a checkpoint, one that holds others, too. A model that returns no logits
+            ``(B, outputs)``, an ``augment`` that returns no image ``(1, C, H, W)``. What the model raises, with the numbers of
+            the images.
         torch.cuda.OutOfMemoryError: in a step, as PyTorch raises it, with what to do.
         FloatingPointError: the loss or the gradient became NaN or infinite. An image of that step with pixels or a label that are
             not finite is named (on a GPU only if it is among the last that were seen, of several steps). The last good checkpoint
@@ -379,6 +404,7 @@ class _Training:
             raise ValueError("class_weights and loss: expected one of them, the weights are the cross-entropy's")
         if self.test_set is not None:
             check_set(self.test_set, "a test set")
+            _check_same_classes(self.train_set, self.test_set)
         modules = self.model.modules()
         alone = any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in modules)
         if alone and self.group.world > 1:
@@ -450,7 +476,7 @@ class _Training:
         with suppress(TypeError, ValueError, RuntimeError, IndexError):  # sets of other people's may call anything their labels
             if (labels := known_labels(self.train_set)) is not None:
                 what |= dict(labels=hashlib.sha256(labels.cpu().contiguous().numpy().tobytes()).hexdigest()[:8])
-        return what
+        return what | which_images(self.train_set)
 
     def _model_now(self) -> dict[str, str | None]:
         """How the model computes and which of its parameters are frozen."""
@@ -464,6 +490,8 @@ class _Training:
         free = ["optimiser", *([] if self.settings.schedule == "cosine" else ["epochs"])]  # the first of older checkpoints
         # What an older checkpoint may not have: it says nothing of Adam.
         newer = ["labels", "model_functions", "optimiser_parameters", *([] if self.settings.warmup else ["warmup"]), *self.held]
+        newer += KINDS_OF_IMAGES
+        free += [kind for kind in KINDS_OF_IMAGES if kind not in self.what]  # the same images may be in memory now
         newer += ["optimiser_settings"] if self.optimiser is None else []
         position = load_checkpoint(self.checkpoint, self.model, self.made, self.what, free, newer)
         begun, asked = len(position["curve"]) + (position["step"] > 0), self.settings.epochs
@@ -610,7 +638,9 @@ class _Training:
     def _answer(self, epoch: int, images: Tensor | ImageSource, part: _Part, count: int) -> Output:
         """The model's output for a part of a batch of ``count`` images."""
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
-        with self.group.drawing(self.draws, part.rows, count), autocast:
+        # After the first step, where a look would make a GPU's host wait: attention of NaN makes a loss of NaN, which is seen.
+        unseen = self.device.type == "cuda" and not self._first_step()
+        with self.group.drawing(self.draws, part.rows, count), trusting(unseen), autocast:
             try:
                 return self.forward(images, generator=self.draws)
             except (ValueError, RuntimeError) as error:
@@ -637,6 +667,8 @@ class _Training:
         self.attends |= out.log_attention is not None
         if not self.warned and (on_cpu or first):
             self.warned = warn_of_range(images, self.model, first=first and whole)  # one image may well be dark
+        if self.loss is None and first and not self.labels_known:
+            warn_of_probabilities(self.model, out.logits)
         # Of the whole set where it tells them, and else batch by batch.
         if self.loss is None and (on_cpu or not self.labels_known):
             sets = () if self.labels_known else (self.train_set, self.test_set)
@@ -760,6 +792,17 @@ def _refuse_foreign(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
         raise ValueError(
             f"optimiser with {foreign} parameters that are not the model's, which its checkpoint would not hold: make it for the "
             "model that the function is given, of which they may be a part"
+        )
+
+
+def _check_same_classes(train_set: Items, test_set: Items) -> None:
+    """Raise a ValueError for two sets that name their classes, and in which a label means another class."""
+    ours, others = (tuple(known_classes(part)) for part in (train_set, test_set))
+    made_up = any(names == tuple(map(str, range(len(names)))) for names in (ours, others))  # where nobody has named them
+    if not made_up and any(mine != other for mine, other in zip(ours, others, strict=False)):
+        raise ValueError(
+            f"classes {', '.join(map(str, ours))} of the training set and {', '.join(map(str, others))} of the test set: one "
+            "label would mean two of them; give the test set classes=train_set.classes"
         )
 
 

@@ -1190,6 +1190,28 @@ def test_a_folder_of_images(tmp_path):
             ImageFiles.from_folder(tmp_path / folder)
 
 
+def test_further_pages_of_a_tiff_are_not_lost_in_silence(tmp_path):
+    """Channels of a microscope are pages of one size; smaller ones are copies of the first."""
+    channels = [Image.fromarray(np.full((8, 6), value, np.uint8)) for value in (1, 2, 3)]
+    channels[0].save(tmp_path / "channels.tif", save_all=True, append_images=channels[1:])
+    with pytest.raises(DataError, match=r"channels\.tif: 2 more pages of the first one's size would be lost; give ImageFiles a"):
+        read_image(tmp_path / "channels.tif")
+    channels[0].save(tmp_path / "levels.tif", save_all=True, append_images=[channels[1].resize((3, 4))])
+    assert read_image(tmp_path / "levels.tif").unique().tolist() == [1]
+    channels[0].save(tmp_path / "film.gif", save_all=True, append_images=channels[1:])
+    assert read_image(tmp_path / "film.gif").shape == (3, 8, 6)
+
+
+def test_slides_beside_images_are_not_passed_over_in_silence(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (8, 4)).save(tmp_path / "a" / "1.tif")
+    (tmp_path / "a" / "2.SVS").write_bytes(b"slide")
+    with pytest.warns(UserWarning, match=r"files that end in \.svs are passed over; suffixes=\[…\] names the endings of images"):
+        assert len(ImageFiles.from_folder(tmp_path, read=ImagePyramid.open)) == 1
+    assert len(ImageFiles.from_folder(tmp_path, read=ImagePyramid.open, suffixes=[".svs", ".tif"])) == 2
+    assert len(ImageFiles.from_folder(tmp_path)) == 1
+
+
 def read_array(path):
     return np.load(path)
 

@@ -893,6 +893,31 @@ def test_the_uniform_number_nearest_to_one_stays_on_the_map():
     assert Systematic("raster").place(UNIFORM, almost, 10).max() == 3
 
 
+def test_who_trusts_attention_draws_without_a_look_at_its_values():
+    """Where a look would make a GPU wait, and its outcome is seen later; distinct locations have to be there all the same."""
+    broken = torch.full((2, 4), math.nan)
+    with estimators.trusting():
+        names = [name for name, estimator in ESTIMATORS.items() if not estimator.distinct]
+        assert {"systematic", "with_replacement"} <= {*names}
+        for name in names:
+            assert ESTIMATORS[name].sample(broken[:, None], 3).max() < 4
+        with estimators.trusting(False), pytest.raises(ValueError, match="NaN"):
+            ESTIMATORS["systematic"].sample(broken[:, None], 3)
+        with pytest.raises(ValueError, match="only 2 of 4 have attention above zero"):
+            ESTIMATORS["des_raj"].sample(torch.tensor([[0.5, 0.5, 0, 0]]).log(), 3)
+        with pytest.raises(ValueError, match=r"expected floating point \(B, K\)"):
+            ESTIMATORS["systematic"].sample(torch.zeros(4), 3)
+    with pytest.raises(ValueError, match="NaN"):
+        ESTIMATORS["systematic"].sample(broken[:, None], 3)
+
+
+def test_a_cumulative_sum_in_whole_numbers_is_the_cumulative_sum():
+    attention = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0)).softmax(1)
+    found = estimators._whole_cumsum(attention)
+    torch.testing.assert_close(found, attention.double().cumsum(1), rtol=0, atol=1e-12)
+    assert (found.diff(dim=1) >= 0).all()
+
+
 def test_noise_of_zero_bits_draws_no_location_of_zero_attention(monkeypatch):
     """Once in 2^31 numbers the bits are all zero."""
     monkeypatch.setattr(torch.Tensor, "random_", lambda bits, generator=None: bits.zero_())

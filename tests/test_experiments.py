@@ -765,6 +765,8 @@ def test_machine_in_words():
     assert machine(record) == "A100, bfloat16"
     record = dict(hardware=dict(device="cpu", name="EPYC", threads=2, cpu_capability="AVX2"), settings={})
     assert machine(record) == "EPYC (AVX2), 2 threads, float32"
+    record = dict(hardware=dict(device="cuda", name="A100", threads=1, tf32=True), settings={})
+    assert machine(record) == "A100, float32 (convolutions in TF32)"
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):

@@ -1252,3 +1252,22 @@ def test_what_is_no_tensor_of_images_is_told_how_to_become_one():
     image = torch.rand(1, 1, 64, 64).double()
     with pytest.raises(ValueError, match=r"shape \(1, 64, 64\): expected rank 4"):
         model.geometry(image[0], model(image))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("size, said", [((790, 800), "60 pixels below"), ((800, 800), None), ((790, 1590), "60 pixels below")])
+def test_a_rim_that_no_patch_shows_is_warned_of(size, said, exact):
+    """A pooling that rounds down leaves up to a stride of the view without a location."""
+    attention = AttentionNetwork(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.MaxPool2d(8))
+    model = AttentionSampling(attention, pooled_features(), Classifier(5, 3), patch_size=100, n_patches=2, scale=0.1)
+    call = model.exact if exact else model
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            call(torch.rand(1, 1, *size))
+    messages = [str(one.message) for one in caught]
+    assert len(messages) == (said is not None) and all(f"no patch shows {said} of an image of {size}" in one for one in messages)
+
+
+def pooled_features():
+    return nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), UnitNorm())

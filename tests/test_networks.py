@@ -511,3 +511,21 @@ def test_masked_attention_refuses_what_is_no_mask():
         MaskedAttention(network, left_half)(torch.rand(1, 1, 9, 9))
     with pytest.raises(ValueError, match="Sequential has no attribute 'stride'"):
         MaskedAttention(nn.Sequential(nn.Conv2d(1, 1, 3)), left_half)
+
+
+def test_group_normalisation_in_half_precision_stays_in_it():
+    """As it is done on a GPU, where PyTorch's own would keep a copy in float32."""
+    torch.manual_seed(0)
+    norm = next(part for part in ResNet8().modules() if isinstance(part, nn.GroupNorm))
+    nn.init.uniform_(norm.weight)
+    nn.init.uniform_(norm.bias)
+    inputs = torch.randn(2, norm.num_channels, 6, 6).bfloat16().requires_grad_()
+    expected = nn.functional.group_norm(inputs.float(), norm.num_groups, norm.weight, norm.bias, norm.eps)
+    found = norm._as_the_inputs(inputs)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+    for gradients in zip(*(torch.autograd.grad(out.sum(), [norm.weight, inputs]) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(*(gradient.float() for gradient in gradients), rtol=5e-2, atol=0.2)
+    plain = nn.GroupNorm(norm.num_groups, norm.num_channels)
+    plain.load_state_dict(norm.state_dict())
+    assert torch.equal(norm(inputs.float()), plain(inputs.float()))

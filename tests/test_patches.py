@@ -412,6 +412,6 @@ def test_weights_that_are_kept_serve_training_whoever_asked_first():
     """Those of a GPU are made once; a tensor of inference mode could not be saved for a backward pass."""
     _weights_on.cache_clear()
     with torch.inference_mode():
-        weights = _weights_on(6, 4, torch.device("cpu"), torch.float32)
-    assert not weights.is_inference() and weights is _weights_on(6, 4, torch.device("cpu"), torch.float32)
+        weights = _weights_on(6, 4, 0, None, torch.device("cpu"), torch.float32)
+    assert not weights.is_inference() and weights is _weights_on(6, 4, 0, None, torch.device("cpu"), torch.float32)
     assert torch.equal(weights, overlaps(6, 4).float())

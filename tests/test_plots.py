@@ -95,6 +95,16 @@ def test_show_image_shows_colour(ax):
     assert torch.equal(shown(ax)[0], colour.permute(1, 2, 0))
 
 
+def test_attention_that_is_no_logarithm_is_refused(ax):
+    """Probabilities would make a map without a feature, and no error."""
+    geometry = PatchGeometry((40, 40), (4, 4), (4, 4), patch_size=10)
+    overlay = lambda ax, attention: plots.overlay_attention(ax, torch.zeros(1, 40, 40), geometry, attention)
+    for show in (plots.show_attention, overlay):
+        show(ax, torch.full((4, 4), 1 / 16).log())
+        with pytest.raises(ValueError, match=r"log_attention of up to 0\.0625: expected a logarithm, at most 0"):
+            show(ax, torch.full((4, 4), 1 / 16))
+
+
 def test_show_attention_is_on_a_square_root_scale(ax):
     attention = torch.tensor([[0.64, 0.25], [0.09, 0.02]])
     plots.show_attention(ax, attention.log())

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import atslib.training
-from atslib.checkpoints import load_checkpoint, load_weights, read_position, save_checkpoint
-from atslib.data import MegapixelMNIST
+from atslib.checkpoints import load_checkpoint, load_weights, read_position, save_checkpoint, save_weights
+from atslib.data import ImageFiles, MegapixelMNIST, Padded
 from atslib.estimators import entropy
 from atslib.fingerprints import how_it_computes
 from atslib.loading import (
@@ -37,6 +38,7 @@ from atslib.loading import (
 )
 from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
+from atslib.patches import overlaps
 from atslib.prediction import predict
 from atslib.processes import Processes
 from atslib.signals import StopSignals
@@ -1306,6 +1308,85 @@ class Labels(Dataset):
         return self.images[number], self.labels[number]
 
 
+def folds_of(kind, tmp_path):
+    """Two training sets whose labels are in the same order."""
+    whole = MegapixelMNIST("train", 24, size=120, n_digits=2, n_same=2, n_noise=1)
+    images, labels = [whole[number][0] for number in range(24)], [0] * 12 + [1] * 12
+    halves = [[k for k in range(24) if k % 2 == half] for half in (0, 1)]
+    if kind == "list":
+        return [[(images[k], labels[k]) for k in half] for half in halves]
+    if kind == "files":
+        for k, image in enumerate(images):
+            Image.fromarray(image[0].numpy()).save(tmp_path / f"{k}.png")
+        files = [tmp_path / f"{k}.png" for k in range(24)]
+        return [Padded(ImageFiles(files, labels, read=read_grey).part(half), 120) for half in halves]
+    if kind == "memory":
+        return [InMemory(list(zip(images, labels, strict=True))).part(half) for half in halves]
+    return [Subset(Labels(images, torch.tensor(labels)), half) for half in halves]
+
+
+def read_grey(path):
+    return np.asarray(Image.open(path))[None]
+
+
+@pytest.mark.parametrize("kind", ["list", "files", "memory", "subset"])
+def test_a_checkpoint_of_another_fold_is_refused(kind, tmp_path):
+    first, second = folds_of(kind, tmp_path)
+    options = dict(test_set=None, settings=replace(SETTINGS, epochs=1), checkpoint=tmp_path / "run.pt", progress=False)
+    curve = train(model(), first, **options)
+    assert train(model(), first, **options) == curve
+    with pytest.raises(ValueError, match=r"checkpoint of other settings \(image_(files|pixels|numbers) was"):
+        train(model(), second, **options)
+    if kind == "files":  # the same ones in memory: another way to keep them is no other training
+        assert train(model(), InMemory(first), **options) == curve
+
+
+def test_classes_of_the_test_set_in_another_order_are_refused():
+    class Some(MegapixelMNIST):
+        pass
+
+    train_set, test_set = (Some("train", 4, size=120, n_digits=2, n_same=2, n_noise=1) for _ in range(2))
+    train_set.classes, test_set.classes = ("adenoma", "benign", "carcinoma"), ("benign", "carcinoma")
+    with pytest.raises(ValueError, match="classes adenoma, benign, carcinoma of the training set and benign, carcinoma of the"):
+        train(model(), train_set, test_set, SETTINGS, progress=False)
+    train_set.classes = train_set.classes + tuple("0123456")
+    for names in (train_set.classes[:2], tuple("0123456789"), ()):  # a class less; names that nobody has given; none
+        test_set.classes = names
+        train(model(), train_set, test_set, replace(SETTINGS, epochs=1), progress=False)
+
+
+def test_a_classifier_that_takes_the_softmax_itself_is_warned_of():
+    trained = model()
+    trained.classifier = nn.Sequential(trained.classifier, nn.Softmax(1))
+    with pytest.warns(UserWarning, match="the AttentionSampling returned numbers that sum to one, as after a softmax"):
+        train(trained, data(n=8), None, replace(SETTINGS, epochs=1), progress=False)
+
+
+@pytest.mark.parametrize("weights", [{0: 1.0, 1: 9.0}, {1.0, 9.0}])
+def test_class_weights_have_an_order(weights):
+    with pytest.raises(ValueError, match="expected one for each class, in their order"):
+        Settings(class_weights=weights)
+
+
+def test_another_default_device_is_nobodys_matter():
+    """Of numbers that belong on the CPU: where images are shuffled, chosen and averaged."""
+    images, labels = [torch.zeros(1, 2, 2, dtype=torch.uint8)] * 8, torch.tensor([0, 1] * 4)
+    made = lambda: (epoch_batches(8, 3, 0, 1, labels), overlaps(1000, 120))
+    shuffled, weights = made()
+    torch.set_default_device("meta")
+    try:
+        assert made()[0] == shuffled and torch.equal(made()[1], weights)
+        ((_, found),) = Loader(Labels(images, labels), "cpu").batches([[0, 1]])
+        assert found.tolist() == [0, 1]
+    finally:
+        torch.set_default_device("cpu")
+
+
+def test_a_device_without_float64_is_refused():
+    with pytest.raises(ValueError, match=r"mps, which lacks the float64 .* expected cpu or cuda"):
+        train(model(), data(), None, SETTINGS, device="mps")
+
+
 def test_a_class_that_a_split_leaves_without_images_is_named():
     class Some(LabelledImages):
         classes, labels = ("many", "few"), [0] * 20 + [1] * 2
@@ -1724,3 +1805,14 @@ def test_an_image_that_a_model_refuses_is_named(shape, what):
 def test_a_table_is_no_set(table):
     with pytest.raises(ValueError, match="expected one with items by their number"):
         train(model(), table, None, SETTINGS, progress=False)
+
+
+@pytest.mark.parametrize("function", [save_weights, load_weights])
+def test_the_file_comes_before_the_model(function, tmp_path):
+    with pytest.raises(ValueError, match="AttentionSampling and PosixPath: expected the path of a file, then the model"):
+        function(model(), tmp_path / "a.safetensors")
+
+
+def test_logits_alone_are_no_output():
+    with pytest.raises(ValueError, match="out of type Tensor: expected what the model returned, and not the logits alone"):
+        attention_loss(torch.zeros(2, 3), torch.tensor([0, 1]))

@@ -68,7 +68,7 @@ class Augmentation:
             raise ValueError(f"images of type {images.dtype}: expected uint8 or floating point, whose range is known")
         if images.is_floating_point():
             if (self.contrast or self.brightness) and images.numel():
-                least, most = (value.item() for value in images.aminmax())
+                least, most = torch.stack(images.aminmax()).tolist()  # at once: a GPU's host waits for it
                 rounding = 4 * torch.finfo(images.dtype).eps
                 if not (least >= -rounding and most <= 1 + rounding):
                     raise ValueError(
@@ -78,7 +78,7 @@ class Augmentation:
         elif self.fill is not None:
             check_fill(images.dtype, self.fill)
         count = len(images)
-        alpha, beta, light, *moves, move = torch.rand(6, count, generator=generator)  # (B,) each
+        alpha, beta, light, *moves, move = torch.rand(6, count, generator=generator, device="cpu")  # (B,) each
         light, move = light < self.probability, move < self.probability
         alpha = torch.where(light, 1 + self.contrast * (2 * alpha - 1), 1.0)
         beta = torch.where(light, self.brightness * (2 * beta - 1), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import math
 import os
 import struct
@@ -104,21 +105,21 @@ def find_set(root: str | os.PathLike | None, folder: str, marker: str, get: str)
 def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor, "3 H W"]:
     """The pixels of an image file of any kind and size, as RGB of 8 bits, turned as its EXIF orientation says.
 
-    Of a file with several pages or frames the first. Grey becomes three equal channels, transparency is dropped. What has more
-    bits or bands is read by :class:`atslib.data.ImagePyramid`.
+    Of a file with several frames the first, and of a TIFF whose other pages are smaller. Grey becomes three equal channels,
+    transparency is dropped. What has more bits, bands or channels is read by :class:`atslib.data.ImagePyramid`.
 
     Args:
         path: of the file.
         get: for a file of a data set, the command that gets the set; for the message.
 
     Raises:
-        DataError: a file that is missing, truncated, no image, of more than 8 bits or signed ones, or with a band beside grey, or
-            red, green and blue, that is no transparency. (AVIF and HEIF come with 8 bits whatever they have: their decoders do
-            not say.)
+        DataError: a file that is missing, truncated, no image, of more than 8 bits or signed ones, with a band beside grey, or
+            red, green and blue, that is no transparency, or with further pages of the first one's size, like the channels of a
+            microscope. (AVIF and HEIF come with 8 bits whatever they have: their decoders do not say.)
     """
     with _opened(path, get) as (picture, large):
         # Before it is decoded: then Pillow has forgotten.
-        deep, signed, bands = _is_deep(picture), _is_signed(picture), _other_bands(picture)
+        deep, signed, bands, pages = _is_deep(picture), _is_signed(picture), _other_bands(picture), _other_pages(picture)
         with _of_any_size() if large else nullcontext():  # TIFF counts its pixels again
             picture.load()
         with suppress(*_DAMAGED_EXIF):
@@ -128,11 +129,12 @@ def read_image(path: str | os.PathLike, get: str | None = None) -> UInt8[Tensor,
         raise DataError(f"{path}: pixels of more than 8 bits; convert the file to 8 bits, or {_READ_YOURSELF}")
     if signed:  # Pillow takes -1 for 255
         raise DataError(f"{path}: signed pixels; convert the file to unsigned ones, or {_READ_YOURSELF}")
-    if bands:
-        raise DataError(f"{path}: {bands} would be lost; {_READ_YOURSELF}")
+    if lost := bands or pages:
+        raise DataError(f"{path}: {lost} would be lost; {_READ_YOURSELF}")
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
+_OTHERS = "open others with ImagePyramid.open (slides, OME-TIFF, Zarr), or give ImageFiles a read=…"
 _READ_YOURSELF = (
     "give ImageFiles a read=… of your own that returns uint8, floating point in [0, 1], or an image in a file "
     "(ImagePyramid.open reads all of a TIFF)"
@@ -176,6 +178,19 @@ def _other_bands(picture) -> str:
     return f"{others} band{'s' * (others > 1)} beside {colours}" if others and picture.mode.startswith(("RGB", "L")) else ""
 
 
+def _other_pages(picture) -> str:
+    """Pages of a TIFF as large as the first: channels or layers, say, and no smaller copies or masks of it."""
+    if picture.format != "TIFF":
+        return ""
+    size, alike = picture.size, 0
+    with suppress(EOFError, *_DAMAGED_EXIF, OSError):  # there are no more; damage after the first page is no matter of this one
+        for page in itertools.count(1):
+            picture.seek(page)
+            alike += picture.size == size and not picture.tag_v2.get(254, 0)  # NewSubfileType
+    picture.seek(0)
+    return f"{alike} more page{'s' * (alike > 1)} of the first one's size" if alike else ""
+
+
 def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, int]:
     """Height and width of what :func:`read_image` reads, from the file's header; raises what it does."""
     turned = False
@@ -193,7 +208,7 @@ def image_size(path: str | os.PathLike, get: str | None = None) -> tuple[int, in
 def _opened(path: str | os.PathLike, get: str | None) -> Iterator[tuple]:
     """The file's image, not yet decoded, and whether it is beyond Pillow's limit; what Pillow raises becomes a DataError."""
     again = f"get the data set again with `{get}`"
-    expected = f"delete the file and {again}" if get else "expected an image file of a kind that Pillow reads"
+    expected = f"delete the file and {again}" if get else f"expected an image file of a kind that Pillow reads; {_OTHERS}"
     Image = needed("PIL.Image")
     try:
         # As an open file: given a name, Pillow maps some TIFFs into memory, and mixes up the sides of those that lie on one.
@@ -240,6 +255,10 @@ def files_digest(paths: Iterable[Path]) -> str:
 _IMAGE_SUFFIXES = tuple(
     ".avif .bmp .dib .gif .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
+
+
+# Of files that may well be images to a `read` of one's own.
+_SLIDES = frozenset(".bif .czi .dcm .h5 .mrxs .ndpi .npy .npz .qptiff .scn .svs .svslide .vms .vmu .vsi .zarr .zip".split())
 
 
 def _images_in(folder: Path, suffixes: tuple[str, ...] | None) -> tuple[list[Path], set[str]]:
@@ -381,6 +400,9 @@ class ImageFiles(LabelledImages):
             seen = sorted(set().union(*passed_over.values()))
             hint = f" (files there end in {', '.join(seen)}; for other kinds say read=… and suffixes=[…])" if seen else ""
             raise DataError(f"{root}: no image in its folders{hint}; expected one folder for each class, with images in it")
+        beside = sorted({ending.lower() for ends in others.values() for ending in ends} & _SLIDES)
+        if beside and read is not None and suffixes is None:
+            warn(f"{root}: files that end in {', '.join(beside)} are passed over; suffixes=[…] names the endings of images")
         for name, ends in passed_over.items():
             warn(f"{root / name}: no image, but files that end in {', '.join(sorted(ends))}; such: read=… and suffixes=[…]")
         names = found if classes is None else list(classes)

@@ -23,7 +23,8 @@ class Padded(LabelledImages):
     the colour of the ground.
 
     Args:
-        dataset: images ``(C, h, w)`` of any sizes up to ``size``, with labels: :class:`LabelledImages`, or a ``Subset`` of some.
+        dataset: images ``(C, h, w)`` of any sizes up to ``size``, with labels: :class:`LabelledImages`, a ``Subset`` of some, or
+            a set of your own with an attribute ``labels``, one for each image.
         size: height and width of all images, in pixels; one number for a square. :func:`largest_size` gives those of the largest.
         fill: ``"mirror"``, or the value of the new pixels, in the image's own range.
 
@@ -45,7 +46,8 @@ class Padded(LabelledImages):
             raise ValueError(f"fill={fill!r}: expected 'mirror' or a number")
         if (labels := known_labels(dataset)) is None:
             raise TypeError(
-                f"a set of type {type(dataset).__name__} without labels: expected LabelledImages, or a Subset of some"
+                f"a set of type {type(dataset).__name__} without labels: expected LabelledImages, a Subset of some, or any set "
+                "with an attribute labels, one for each image"
             )
         self.labels, self.classes = labels, tuple(known_classes(dataset))
 

@@ -209,7 +209,7 @@ class ImagePyramid(ImageSource):
     def read_patches(self, top_left: Int[Tensor, "1 N 2"], size: tuple[int, int], fill: float) -> Shaped[Tensor, "1 N C h w"]:
         _, channels, height, width = self.shape
         corners, which = top_left[0].unique(dim=0, return_inverse=True)  # attention likes to look again where it has looked
-        patches = torch.full((len(corners), *size, channels), fill, dtype=self.dtype)
+        patches = torch.full((len(corners), *size, channels), fill, dtype=self.dtype, device="cpu")
         for patch, (top, left) in zip(patches, corners.tolist(), strict=True):
             rows, columns = _inside(top, size[0], height), _inside(left, size[1], width)
             if rows.start < rows.stop and columns.start < columns.stop:

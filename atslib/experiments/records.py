@@ -30,11 +30,13 @@ FIELDS = (
 def hardware(device: torch.device) -> dict:
     """What the run runs on: device type, its name, CPU threads, and the vector instructions that PyTorch found on the CPU.
 
-    Hosts that rent out virtual machines give CPUs of several generations the same name; the instructions tell them apart.
+    Hosts that rent out virtual machines give CPUs of several generations the same name; the instructions tell them apart. Of a
+    GPU also whether convolutions in float32 round their factors to 10 bits (TF32), as is PyTorch's default since Ampere.
     """
+    more = dict(tf32=torch.backends.cudnn.allow_tf32) if device.type == "cuda" else {}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     vectors = torch.backends.cpu.get_cpu_capability()
-    return dict(device=device.type, name=name, threads=torch.get_num_threads(), cpu_capability=vectors)
+    return dict(device=device.type, name=name, threads=torch.get_num_threads(), cpu_capability=vectors, **more)
 
 
 def machine(record: dict) -> str:
@@ -48,6 +50,7 @@ def machine(record: dict) -> str:
     name = of["name"] + (f" ({of['cpu_capability']})" if of["device"] == "cpu" and "cpu_capability" in of else "")
     threads = [f"{of['threads']} thread{'s' * (of['threads'] > 1)}"] if of["device"] == "cpu" else []
     precision = "bfloat16" if record["settings"].get("training", {}).get("bfloat16") else "float32"
+    precision += " (convolutions in TF32)" if precision == "float32" and of.get("tf32") else ""
     return ", ".join([name, *threads, precision])
 
 
