@@ -15,8 +15,8 @@ from atslib.patches import PatchGeometry, downsample, extract_patches
 
 __version__ = "0.1.0"
 _ON_DEMAND = frozenset(
-    "arguments checkpoints checks data dependence enumeration evaluation experiments fingerprints loading losses memory plots "
-    "precision prediction processes profiling signals training warned widgets".split()
+    "arguments checkpoints checks data dependence enumeration evaluation experiments export fingerprints loading losses memory "
+    "plots precision prediction processes profiling signals training warned widgets".split()
 )
 __all__ = [
     "ESTIMATORS",

@@ -37,6 +37,7 @@ CHAPTERS = (
     "13_cost",
     "14_gigapixel",
     "15_your_own_images",
+    "16_recipes",
     "data_megapixel_mnist",
     "data_colon_cancer",
     "data_speed_limits",
