@@ -40,7 +40,7 @@ from atslib.models import AttentionSampling, DeepMIL, Output, UniformSampling
 from atslib.networks import AttentionNetwork, Classifier, LeNetFeatures, MegapixelMNISTAttention, MILAttention, SaliencyPrior
 from atslib.patches import overlaps
 from atslib.prediction import predict
-from atslib.processes import Processes
+from atslib.processes import Processes, device_of
 from atslib.signals import StopSignals
 from atslib.training import Settings, StopTraining, attention_loss, evaluate, train
 
@@ -1412,6 +1412,39 @@ def test_what_is_not_in_the_cpus_memory_is_not_pinned():
     there, files = torch.empty(1, device="meta"), object()
     batch = _Batch(files, there).pin_memory()
     assert batch.images is files and batch.labels is there
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("estimator", ["systematic", "des_raj", "with_replacement"])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_training_on_a_gpu_and_going_on_there(estimator, bfloat16, tmp_path):
+    """As it is used there: images pinned by a worker, bfloat16, a checkpoint, another number of epochs, a test."""
+    settings = replace(SETTINGS, epochs=1, bfloat16=bfloat16)
+    options = dict(checkpoint=tmp_path / "run.pt", workers=1, device="cuda", progress=False)
+    trained, test_set = model(), data("test", 8)
+    trained.estimator = estimator
+    (first,) = train(trained, data(), test_set, settings, **options)
+    again = model()
+    again.estimator = estimator
+    curve = train(again, data(), test_set, replace(settings, epochs=2), **options)
+    assert curve[0] == first and math.isfinite(curve[1]["train_loss"]) and device_of(again).type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_draws_and_the_global_maximum_are_deterministic_on_a_gpu_where_that_is_asked_for():
+    torch.use_deterministic_algorithms(True)
+    try:
+        train(model(), data(), None, replace(SETTINGS, epochs=1), device="cuda", progress=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_subset_whose_numbers_are_on_the_gpu():
+    whole = InMemory(data(), "cuda")
+    chosen = Subset(whole, (whole.labels >= 0).nonzero()[:, 0])
+    assert len(predict(model().cuda(), chosen, progress=False).looks) == len(chosen)
+    assert evaluate(model().cuda(), chosen, progress=False)["n"] == len(chosen)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
