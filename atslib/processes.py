@@ -136,10 +136,10 @@ class DrawForAll(TorchFunctionMode):
     Random numbers are drawn from ``generator`` for the whole batch, and the rows of the share are kept: the locations drawn
     for an image depend neither on how many processes there are, nor on the parts in which they see a batch
     (``Settings(micro_batch_size=…)``). (An exception, on the CPU: distinct draws from very peaked attention take further random
-    numbers in the process that has the image, and what it draws after them from the same generator differs. Training seeds the generator
-    anew for each step.) What is drawn must have the images of the batch, in their order, as its first dimension: numbers that
-    images share would be dealt out among them where their count can be divided. Where an image has several rows, one for each of
-    its regions (:mod:`atslib.nested`), they follow one another.
+    numbers in the process that has the image, and what it draws after them from the same generator differs. Training seeds
+    the generator anew for each step.) What is drawn must have the images of the batch, in their order, as its first dimension:
+    numbers that images share would be dealt out among them where their count can be divided. Where an image has several rows,
+    one for each of its regions (:mod:`atslib.nested`), they follow one another.
 
     Args:
         generator: the one that the model is called with, in the same state in every process.

@@ -1431,7 +1431,8 @@ def test_training_on_a_gpu_and_going_on_there(estimator, bfloat16, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_draws_and_the_global_maximum_are_deterministic_on_a_gpu_where_that_is_asked_for():
+def test_draws_and_the_global_maximum_are_deterministic_on_a_gpu_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch wants it for matrix products
     torch.use_deterministic_algorithms(True)
     try:
         train(model(), data(), None, replace(SETTINGS, epochs=1), device="cuda", progress=False)
