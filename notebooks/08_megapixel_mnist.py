@@ -7,7 +7,7 @@
 # In the plot that comes with the released code, training stays at guessing for more than two hundred epochs before it learns. With two additions of ours, an attention that
 # begins on what is not empty and longer features, most runs at the paper's size learn within a few. The page shows what makes the difference, and the runs in which it was not enough.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst
@@ -2060,7 +2060,7 @@ who_is_first = (
 five_in_epochs = " and ".join(f"{group.left.notna().sum()} of {len(group)} runs of {epochs:.0f} epochs" for epochs, group in five.groupby("settings.training.epochs"))
 plots.at_the_head(
     [
-        f"Ten patches, one per cent of the image, and image labels alone: {len(learned)} of {len(ten)} finished trainings at the paper's size left chance, with two additions of ours," + (f" and end at a test error of {span(learned['final.test_error'])}." if len(learned) else "."),
+        f"Ten patches, one per cent of the image, and image labels alone: {len(learned)} of {len(ten)} finished trainings at the paper's size left chance (a test error below {LEFT}, where guessing has {CHANCE}), with two additions of ours" + (f", and end at a test error of {span(learned['final.test_error'])}." if len(learned) else "."),
         f"Not without our additions, most often. They are {additions}. With five patches on images of 600 × 600 the test error fell below {LEFT} within 15 epochs {', '.join(won)}" + (f"; {more_won}." if more_won else "."),
         *([f"More patches in training lower the error: as a trend over N = {falls_over[0][3]}, p = {falls_over[0][1]:.2g} ({falls_over[0][0]} seeds)."] if falls_in and falls_over else []),
         *([f"A CNN that reads the whole image, given about the time of such a training, or more, is still at an error of {span(in_time['final.test_error'])} ({seed_count(in_time)}); what it reaches after whole epochs was not run."] if len(in_time) and not len(full_cnn) else []),

@@ -5,7 +5,7 @@
 # The paper's §4.3 asks whether ten patches, drawn by attention, answer as well as all 2,500 patches of the image, or as a network that reads
 # every pixel, and whether attention ends up on the epithelium that nobody pointed out to it.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst

@@ -4,7 +4,7 @@
 # A photograph of a road, about a megapixel. Does it show a speed limit, and is it 50, 70 or 80? The sign is a small spot in it, the
 # label of the whole image is all that a model is told, and the paper's answer (§4.4) is: five patches are enough, if attention says where.
 #
-# **What came out**, as this page computes it:
+# **What came out**, as this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst

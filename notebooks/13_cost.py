@@ -5,7 +5,7 @@
 # the number [of] sampled patches and the patch size" (§4.1.2), and up to 25 times less time and 30 times less memory than a model that reads every patch (§1).
 # This chapter measures both, for every method, on images of up to 144 megapixels.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst
