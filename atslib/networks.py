@@ -573,10 +573,10 @@ class ResidualBlock(nn.Module):
         norm: ``"group"`` or ``"batch"``, see :class:`ResNet`.
 
     Attributes:
-        stride: of the two convolutions one after the other, as the next two. With them a block may be a layer of an
-            :class:`AttentionNetwork`. (Group normalisation then sees the whole view, as it does anywhere in such a network.)
-        padding: see there.
-        receptive_field: see there.
+        stride: of the two convolutions one after the other, so that a block may be a layer of an :class:`AttentionNetwork`.
+            (Group normalisation then sees the whole view, as it does anywhere in such a network.)
+        padding: likewise.
+        receptive_field: likewise.
     """
 
     def __init__(self, inputs: int, width: int, stride: int = 1, variant: str = "paper", norm: str = "group"):
