@@ -25,9 +25,10 @@ def depends_on(network: nn.Module, patch: tuple[int, int, int]) -> str:
     """What the features that ``network`` computes of patches ``(C, h, w)`` depend on.
 
     Returns:
-        ``"patch"`` alone; ``"batch"``, the other patches in it; ``"random"`` numbers; ``"state"``: alone, but a call changes
-        buffers of the network, so that it matters how often a patch is there; ``"unknown"``: the network does not take two
-        patches of noise, cannot be copied, or is called inside a transform of :mod:`torch.func`.
+        One word. ``"patch"``, of the patch alone; ``"batch"``, of the other patches in it; ``"random"``, of random numbers;
+        ``"state"``, of the patch alone, but a call changes buffers of the network, so that it matters how often a patch is there;
+        ``"unknown"``, where the network does not take two patches of noise, cannot be copied, or is called inside a transform of
+        :mod:`torch.func`.
 
     Found out by trial, in the first call in each mode, and again when a setting of a layer is another (its attributes that are
     numbers, words, or yes and no): two patches of noise in different company. PyTorch's own batch normalisation is known without

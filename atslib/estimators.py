@@ -102,7 +102,7 @@ class Estimator:
     def weights(self, log_attention: Float[Tensor, "B *K"], index: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
         """Weights :math:`W_m` of the drawn locations, without gradient: condition (*) of the module's docstring.
 
-        This one serves every draw that holds location i :math:`n a_i` times on average: :math:`W_m = 1/n` (eq. 4).
+        Here :math:`W_m = 1/n` (eq. 4), which serves every draw that holds location i :math:`n a_i` times on average.
         """
         return torch.full_like(index, 1 / index.shape[1], dtype=_working_dtype(log_attention))
 
@@ -257,6 +257,7 @@ class Eq14(_Successive):
 
     @torch.no_grad()
     def weights(self, log_attention, index):
+        """:math:`W_m = a_{i_m}` for m < n, and :math:`W_n = w_n`, the mass left before the last draw."""
         log_a, log_w = _log_masses(log_attention, index)
         return torch.cat([log_a[:, :-1], log_w[:, -1:]], dim=1).exp()
 
@@ -280,6 +281,7 @@ class DesRaj(_Successive):
 
     @torch.no_grad()
     def weights(self, log_attention, index):
+        """:math:`W_m = (w_m + (n - m)\\, a_{i_m}) / n`, with :math:`w_m` the mass left before draw m."""
         log_a, log_w = _log_masses(log_attention, index)
         n = index.shape[1]
         later = torch.arange(n - 1, -1, -1, dtype=log_a.dtype, device=log_a.device)  # n - m
@@ -347,6 +349,7 @@ class Murthy(_Successive):
 
     @torch.no_grad()
     def weights(self, log_attention, index):
+        """:math:`W_m = a_{i_m} R_m`; they sum to one."""
         density, g = self._given_set(log_attention, index)
         return (density * g).sum(-1).to(_working_dtype(log_attention))
 
@@ -486,6 +489,7 @@ class PPS(_AlongCurve):
 
     @torch.no_grad()
     def weights(self, log_attention, index):
+        """:math:`W_m = a_{i_m} / \\pi_{i_m}`."""
         log_a = _normalised(log_attention).double().gather(1, index)
         log_pi = self._log_inclusion(log_attention, index.shape[1]).gather(1, index)
         return (log_a - log_pi).exp().to(_working_dtype(log_attention))

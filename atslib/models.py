@@ -484,7 +484,8 @@ class DeepMIL(nn.Module):
             generator: taken so that every model is called alike; nothing here is random.
 
         Returns:
-            ``log_attention`` is that of the grid, ``(B, rows, columns)``; ``index`` is None: all patches were looked at.
+            An output whose ``log_attention`` is that of the grid, ``(B, rows, columns)``, and whose ``index`` is None, since all
+            patches were looked at.
 
         Raises:
             ValueError: an image of the wrong rank or type, a patch larger than the image, attention logits of another shape;

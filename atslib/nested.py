@@ -95,7 +95,7 @@ class NestedSampling(AttentionSampling):
 
     @property
     def share_equal(self) -> bool | None:
-        """That of :attr:`within`: it is patches that are shared. Regions are not, since what is drawn in each differs."""
+        """That of :attr:`within`, since it is patches that are shared. Regions are not, since what is drawn in each differs."""
         return self.within.share_equal
 
     @share_equal.setter
@@ -104,7 +104,7 @@ class NestedSampling(AttentionSampling):
 
     @property
     def n_regions(self) -> int:
-        """M, another name of ``n_patches``: of this model regions take the patches' place."""
+        """M, another name of ``n_patches``, since regions take the place of patches in this model."""
         return self.n_patches
 
     @n_regions.setter

@@ -94,7 +94,9 @@ class AttentionNetwork(nn.Module):
         *layers: modules applied one after the other; the last gives one channel, of logits.
 
     Attributes:
-        stride, padding, receptive_field: in pixels of the view, worked out from the layers.
+        stride: from one location to the next, in pixels of the view. All three are worked out from the layers.
+        padding: how far the first location's receptive field reaches beyond the view.
+        receptive_field: side of the square that a location sees.
     """
 
     def __init__(self, *layers: nn.Module):
@@ -578,8 +580,10 @@ class ResidualBlock(nn.Module):
         norm: ``"group"`` or ``"batch"``, see :class:`ResNet`.
 
     Attributes:
-        stride, padding, receptive_field: of the two convolutions one after the other, so that it may be a layer of an
-            :class:`AttentionNetwork`. (Group normalisation then sees the whole view, as it does anywhere in such a network.)
+        stride: of the two convolutions one after the other, so that a block may be a layer of an :class:`AttentionNetwork`.
+            (Group normalisation then sees the whole view, as it does anywhere in such a network.)
+        padding: likewise.
+        receptive_field: likewise.
     """
 
     def __init__(self, inputs: int, width: int, stride: int = 1, variant: str = "paper", norm: str = "group"):

@@ -47,7 +47,7 @@ class Prediction:
 
     @property
     def answers(self) -> Shaped[Tensor, "n *answer"]:
-        """What :attr:`logits` say: :attr:`answer` of them, else :attr:`probabilities`, or of a single output the number."""
+        """What :attr:`logits` say, by :attr:`answer`, else :attr:`probabilities`, or of a single output the number."""
         return self._read(self.logits)
 
     @property

@@ -70,8 +70,8 @@ def compare(
         memory: whether to measure peak memory too, in one more call of each, which is not timed.
 
     Returns:
-        One dict a method, in the order given: ``method``; ``ms``, the median time; ``ms_low`` and ``ms_high``, its quartiles;
-        ``ms_all``, every repetition in order; and ``peak_mb`` (millions of bytes), see :func:`peak_memory`.
+        One dict a method, in the order given. It has ``method``; ``ms``, the median time; ``ms_low`` and ``ms_high``, its
+        quartiles; ``ms_all``, every repetition in order; and ``peak_mb`` (millions of bytes), see :func:`peak_memory`.
 
     Raises:
         ValueError: no method, or no repetition.

@@ -124,7 +124,7 @@ plt.show()
 
 # %% [markdown]
 # Attention is close to zero on the empty ground and on most scribbles, and bright at the digits (the map shows its square root,
-# or all but the brightest spots would vanish). The blue circles mark the five
+# each spot widened to 7 × 7 locations, or most of it would hardly be seen). The blue circles mark the five
 # digits, which the model was never shown; the orange squares are the patches that it drew. Several fall on the same digit: each
 # is drawn about as often as its share of the attention.
 
@@ -347,7 +347,7 @@ if is_live():
 # :::{solution} ex-00-noise
 # :class: dropdown
 # `evaluate(model, torch.utils.data.Subset(MegapixelMNIST("test", noise="random"), range(100)))["error"]`. It rises
-# steeply. The squares are brighter in the small view than any digit, the [saliency prior](07_entropy_and_exploration.ipynb), by which attention begins where there is something to see, likes them, and the attention
+# steeply. The squares are brighter in the small view than most digits, the [saliency prior](07_entropy_and_exploration.ipynb), by which attention begins where there is something to see, likes them, and the attention
 # network never learned that they are worthless. Look at `plots.show_attention` for one such image.
 # :::
 #

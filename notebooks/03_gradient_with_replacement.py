@@ -532,8 +532,8 @@ for n in (2, 3, 4):
 # %% [markdown]
 # ### When they help and when they hurt
 #
-# Give all responses a shared mean: $r_i = m + e_i$, where the $e_i$ have mean zero and variance one under the attention. The wanted gradient does not depend on
-# $m$, but without a baseline its estimate does. The plot shows the exact variance with a baseline, divided by the variance without one.
+# Give all responses a shared mean: $r_i = \mu_r + e_i$, where the $e_i$ have mean zero and variance one under the attention. The wanted gradient does not depend on
+# $\mu_r$, but without a baseline its estimate does. The plot shows the exact variance with a baseline, divided by the variance without one.
 
 # %% mystnb={"image": {"alt": "Variance with a baseline over variance without, against the shared mean of the responses, logarithmic. Four hills with their tops near a shared mean of zero. There leave-one-out is above one, most for two draws, and the constant baseline is about one. To both sides all curves fall far below one."}}
 centred = response - a @ response
@@ -564,11 +564,15 @@ for n, colour, marker in ((2, RED, "v"), (3, BLUE, "s"), (5, GREEN, "D")):
 known = torch.stack([gradient_variance(centred + m, 2, m.view(1)) for m in shares])
 curves["constant"] = known / torch.stack([gradient_variance(centred + m, 2) for m in shares])
 ax.semilogy(
-    shares, curves["constant"], color=ORANGE, linestyle="--", label="constant, $b = m$, any $N$"
+    shares,
+    curves["constant"],
+    color=ORANGE,
+    linestyle="--",
+    label="constant, $b = \\mu_r$, any $N$",
 )
 ax.axhline(1, color=GREY, linewidth=1)
 ax.set(
-    xlabel="shared mean $m$ of the responses / their spread",
+    xlabel="shared mean $\\mu_r$ of the responses / their spread",
     ylabel="variance with / without baseline",
     title="A baseline removes what the responses share",
 )
@@ -582,13 +586,13 @@ plt.show()
 print("shared mean            " + row(shares[::4], 2))
 for name, curve in curves.items():
     print(
-        f"{f'leave-one-out, N = {name}' if name != 'constant' else 'constant, b = m':22} {row(curve[::4], 2)}"
+        f"{f'leave-one-out, N = {name}' if name != 'constant' else 'constant, b = μ_r':22} {row(curve[::4], 2)}"
     )
 
 # %% [markdown]
 # Where there is nothing to remove, in the middle, leave-one-out subtracts noise: the mean of few other responses is not zero. It hurts, most with two draws.
 # Where the responses share a mean of either sign, several times their spread, it removes most of the variance. A constant baseline equal to the mean does better for every $N$,
-# but somebody has to know the mean. Even this one hurts a little for small positive $m$: the mean is not the best constant ({ref}`ex-03-best-constant`).
+# but somebody has to know the mean. Even this one hurts a little for small positive $\mu_r$: the mean is not the best constant ({ref}`ex-03-best-constant`).
 #
 # ### How much do features share?
 #

@@ -128,7 +128,8 @@ for name in NAMES:
 # for any coefficients $c$, here $c_i = Z_i - a_i$. So one gives the estimator the $K$ unit vectors as features, and reads the
 # error for every $\kappa$ off its answer. The code below does so for the value, and also for the gradient, where
 # $c$ is one row of the gradient's error. (For the gradient, the sum of squares over all rows comes from one random vector of
-# signs $v$: $\mathbb{E}_v \lVert E v \rVert^2$ is the sum of all squared entries of $E$.)
+# signs $v$: for any matrix $A$, $\mathbb{E}_v \lVert A v \rVert^2$ is the sum of the squared entries of $A$. Here $A$ is the
+# error of the gradient, one row for each location's logit.)
 
 
 # %%
@@ -332,8 +333,8 @@ for alpha, n in SETTINGS:
 # %% [markdown]
 # But a feature that is drawn twice need not be computed
 # twice: on a CPU `AttentionSampling` computes it once, with any estimator ([chapter 13](13_cost.ipynb) measures what that saves; on
-# a GPU if asked to, and not where features depend on the batch). Then the budget is the number of *different* locations. With $m$ independent draws it is
-# $\sum_i 1 - (1 - a_i)^m$ on average, and the error is $1/m$. So fix $m$ such that on average it is $N$. (To draw on until the $N$th new location comes is not the same: the last draw
+# a GPU if asked to, and not where features depend on the batch). Then the budget is the number of *different* locations. With $n'$ independent draws it is
+# $\sum_i 1 - (1 - a_i)^{n'}$ on average, and the error is $1/n'$. So fix $n'$ such that on average it is $N$. (To draw on until the $N$th new location comes is not the same: the last draw
 # is then always a new one, and the mean is biased. For two locations the cell computes it.)
 
 # %%
@@ -392,6 +393,9 @@ display(
 # In a live notebook the next cell shows sliders for the attention's peakedness (the standard deviation of its random logits) and for $N$, and redraws two thousand draws of each
 # estimator. On a rendered page it shows the same pictures, drawn beforehand. The broken line is the truth. A narrower
 # histogram around it is a better estimator. Compare $N = 2$ with $N = 10$ at peakedness 1, then raise the peakedness.
+#
+# This is one problem. Systematic draws are better on average over problems (table above), not in each: here, at peakedness 0
+# and $N = 5$, they are worse than independent draws. {ref}`ex-05-worst` shows how that can be.
 
 # %%
 if widgets.is_live():
@@ -1259,7 +1263,7 @@ display(
                 f"with `stderr`; {raj_time} |",
                 "| no particular reason (the default of models); objects on a map, features that go with them | systematic, Hilbert order "
                 f"| {(on_map['alike', 'Des Raj'] / on_map['alike', 'systematic, Hilbert'])[:, ten].mean():.1f} times smaller squared error than Des Raj "
-                f"at N = 10, and a lower test error in nearly all [trained networks](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test) that were tried; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
+                f"at N = 10, and a lower test error than Des Raj's in nearly all trained networks of [chapter 8](08_megapixel_mnist.ipynb#do-draws-matter-in-training-or-in-the-test), which has the numbers and a test over seeds; {on_map_gradient['Des Raj'][1] / on_map_gradient['systematic, Hilbert'][1]:.1f} times less in the gradient summed over objects (one map); nothing lost where features are unrelated to place "
                 f"({on_map['unrelated', 'systematic, Hilbert'][:, ten].mean():.2f} against {on_map['unrelated', 'Des Raj'][:, ten].mean():.2f}) |",
                 "| peaked attention, few locations matter | π-ps, or Murthy "
                 f"| {gain('π-ps'):.0f} and {gain('Murthy'):.0f} times smaller squared errors than as many independent draws (α = 0.2, N = 5; {1 / equal_cost[0.2, 5] / feature['π-ps'][at][0]:.1f} and {1 / equal_cost[0.2, 5] / feature['Murthy'][at][0]:.1f} times at as many different locations on average); {dear_time} |",

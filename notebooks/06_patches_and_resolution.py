@@ -222,7 +222,8 @@ for ax, (name, (shrink, _)) in zip(axes.flat[1:], ways.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Counted over many pieces, each at a random place: how many have nothing at all left in the view?
+# Counted over 1,000 digits and 1,000 pieces of noise, each at a random place: how many have nothing at all left in the view? (The standard error
+# of such a share is at most 1.6 percentage points.)
 
 
 # %%
@@ -261,6 +262,7 @@ for kind, glyphs in pieces.items():
 # A trace is not an answer. We ask a plain classifier, the majority among the five nearest training images, three questions
 # about the view of one piece. Is there something? Is it a digit or noise? Which digit is it? For the last question the full-resolution pixels
 # compete. The view gets two chances: with all digits at the same place on its grid, which flatters it, and with digits anywhere, as in the images.
+# The test pieces are the same 1,000 digits, and the 1,000 pieces of noise for the first two questions, so one standard error is again at most 1.6 points.
 
 
 # %%

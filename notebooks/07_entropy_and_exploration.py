@@ -169,7 +169,8 @@ print(
 #
 # $$a_i^* \propto \exp(r_i / \lambda)$$ (eq-tempered)
 #
-# because at the minimum all $r_j - \lambda \log a_j$ are equal. So $\lambda$ is a temperature, in units of the loss: rewards that differ by much less than $\lambda$ are treated alike, and a
+# because at the minimum, where $\sum_j a_j = 1$ has a Lagrange multiplier $\nu$, the derivative of $-\sum_i a_i r_i + \lambda \sum_i a_i \log a_i$ by $a_j$ is
+# $-r_j + \lambda (\log a_j + 1) = \nu$ for all $j$: all $r_j - \lambda \log a_j$ are equal. So $\lambda$ is a temperature, in units of the loss: rewards that differ by much less than $\lambda$ are treated alike, and a
 # location that is worse than another by $\lambda$ keeps $1/e$ of the other's attention. We descend from a uniform start and compare.
 
 # %%

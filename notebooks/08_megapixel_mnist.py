@@ -7,7 +7,7 @@
 # In the plot that comes with the released code, training stays at guessing for more than two hundred epochs before it learns. With two additions of ours, an attention that
 # begins on what is not empty and longer features, most runs at the paper's size learn within a few. The page shows what makes the difference, and the runs in which it was not enough.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst
@@ -91,7 +91,7 @@ def span(values, form=".3f"):
 # ## Training, live
 #
 # A problem that fits this page first: images of 150 × 150 pixels, digits only, no scribbles, five patches, from scratch. It is no result, only
-# to see the loop at work: `Run` names a run, `train` trains it.
+# to see the loop at work: `Run` names a run, `train` trains it. Its curve is the grey dash-dotted line on the right of [Figure 2](#cell-fig2).
 
 # %%
 LIVE = dict(size=150, n_noise=0, n_train=256, epochs=6)
@@ -1586,7 +1586,7 @@ display(
 # ### Do draws matter in training, or in the test?
 #
 # So far each network was trained *and* tested with the draws of its own estimator. A network does not know how its patches were drawn, so the two can be told apart: below, every network of the table above is tested with the draws of four estimators, five
-# patches each time. Weights, attention and images stay the same. `python -m atslib.experiments.draws NAME` makes the records.
+# patches each time. Weights, attention and images stay the same. Each is tested anew, with draws that its test after training did not have, so its errors differ a little from those of the table above. `python -m atslib.experiments.draws NAME` makes the records.
 
 # %%
 exchanged = []
@@ -2045,7 +2045,10 @@ plots.table(["what", "runs with a record", "the command that makes them"], [[wha
 # %% tags=["hide-input"]
 ended = f" The {len(learned)} finished runs with ten patches that learned end at an error of {span(learned['final.test_error'])}." if len(learned) else ""
 alone = [plain[(plain.prior == prior) & (plain.scale == scale) & (plain.estimator == "systematic")] for _, prior, scale in SETTINGS]
-won = [f"{what} in {group.left.notna().sum()} of {len(group)}" for (what, *_), group in zip(SETTINGS, alone, strict=True) if len(group)]
+with_which = ("with both", "with the prior alone", "with the length alone", "with neither")
+won = [f"in {group.left.notna().sum()} of {len(group)} runs {what}" for what, group in zip(with_which, alone, strict=True) if len(group)]
+more_won = f"with {' or '.join(f'{n:g}' for n in sorted(set(more_patches.n_patches)))} patches, length 16 and no prior, in {more_patches.left.notna().sum()} of {len(more_patches)}" if len(more_patches) else ""
+additions = "a *prior*, by which attention starts where the image is not empty, and features 16 times as long"
 falls = [f"from {a} to {b}" for (a, b), lower in zip(itertools.pairwise(looks), worse, strict=True) if lower == len(by_n)] if len(by_n) else []
 with_prior_order = [gap > 0 for name, gap, sure in zip(learners, gaps, told_apart, strict=True) if sure and not learned_without_prior(name)]
 who_is_first = (
@@ -2057,8 +2060,8 @@ who_is_first = (
 five_in_epochs = " and ".join(f"{group.left.notna().sum()} of {len(group)} runs of {epochs:.0f} epochs" for epochs, group in five.groupby("settings.training.epochs"))
 plots.at_the_head(
     [
-        f"Ten patches, one per cent of the image, and image labels alone: {len(learned)} of {len(ten)} finished trainings at the paper's size left chance" + (f" and end at a test error of {span(learned['final.test_error'])}." if len(learned) else "."),
-        f"Not without our additions, most often: on small images and within 15 epochs chance was left with {'; '.join(won)} of the runs, with five patches" + (f"; with {' or '.join(f'{n:g}' for n in sorted(set(more_patches.n_patches)))} patches, length 16 and no prior in {more_patches.left.notna().sum()} of {len(more_patches)}." if len(more_patches) else "."),
+        f"Ten patches, one per cent of the image, and image labels alone: {len(learned)} of {len(ten)} finished trainings at the paper's size left chance (a test error below {LEFT}, where guessing has {CHANCE}), with two additions of ours" + (f", and end at a test error of {span(learned['final.test_error'])}." if len(learned) else "."),
+        f"Not without our additions, most often. They are {additions}. With five patches on images of 600 × 600 the test error fell below {LEFT} within 15 epochs {', '.join(won)}" + (f"; {more_won}." if more_won else "."),
         *([f"More patches in training lower the error: as a trend over N = {falls_over[0][3]}, p = {falls_over[0][1]:.2g} ({falls_over[0][0]} seeds)."] if falls_in and falls_over else []),
         *([f"A CNN that reads the whole image, given about the time of such a training, or more, is still at an error of {span(in_time['final.test_error'])} ({seed_count(in_time)}); what it reaches after whole epochs was not run."] if len(in_time) and not len(full_cnn) else []),
     ]
@@ -2067,7 +2070,7 @@ exact_draw = permutation_test(draw.tolist(), [0.0] * len(draw), paired=True) if 
 Markdown(
     f"- Attention sampling learns the task at the paper's size from image labels alone, on one CPU core, and then looks at ten patches, one per cent of the image. That is with the departures from the paper listed above, and not with every seed.{ended}\n"
     "- The plateau at chance looks like a race (a reading, not tested): features that cannot yet read give attention no reason to look at digits, and may teach it to look away. "
-    f"On the small images and within 15 epochs it was left with {'; '.join(won)} of the runs. The tables say how the recorded runs came out; they are too few to say how often.\n"
+    f"Our additions are {additions}. On the small images and with five patches the plateau was left within 15 epochs {', '.join(won)}. The tables say how the recorded runs came out; they are too few to say how often.\n"
     + (f"- In the runs that learned, attention leaves the ground and the noise within {max(map(abs, gaps)):.1f} epochs of each other; {who_is_first}.\n" if gaps else "")
     + f"- Eq. 14 as printed left chance in {counts_left[0][0]} of {len(stuck)} runs, the other estimators in {counts_left[1][0]} of {len(others_left)}. The wrong gradient of the released code shows in [exact computation](04_without_replacement.ipynb), and these short runs are too few to say whether it shows in the error."
     + (f" Systematic draws had a lower error than Des Raj's in {(draw < 0).sum()} of {len(draw)} seeds (exact test p = {exact_draw:.2g}).\n" if len(draw) > 2 else "\n")

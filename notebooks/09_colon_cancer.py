@@ -5,7 +5,7 @@
 # The paper's §4.3 asks whether ten patches, drawn by attention, answer as well as all 2,500 patches of the image, or as a network that reads
 # every pixel, and whether attention ends up on the epithelium that nobody pointed out to it.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst
@@ -1686,7 +1686,7 @@ if by_key["auc"]:
         display(plots.table(["", "networks", "images", called, *columns], rows))
     display(
         Markdown(
-            "p: sign test over the images. Images of one network are not independent, and crops of one slide are alike, so these p-values are too small; how many *networks* are above chance "
+            "*Above darkness*: in how many images it is above that of plain darkness. p: sign test over the images. Images of one network are not independent, and crops of one slide are alike, so these p-values are too small; how many *networks* are above chance "
             "on average stands beside them."
         )
     )
@@ -1886,7 +1886,7 @@ cost_told = (
 )
 found_told = (
     f"{'Attention finds epithelium without having been shown any' if finds else 'Whether attention finds epithelium is not shown'}: {np.mean(values['mass']):.0%} of its mass is near epithelial nuclei, which are {np.mean(values['area']):.0%} of the area "
-    f"(AUC {np.mean(values['auc']):.2f}, {np.mean(values['auc_nuclei']):.2f} among nuclei)."
+    f"(a place near one has more attention than another place with a probability of {np.mean(values['auc']):.2f}, and than another kind of nucleus with {np.mean(values['auc_nuclei']):.2f})."
     + (f" After longer trainings the share is {listed([f'{share:.0%} {how}' for how, share in longer.items()])}." if longer else "")
     if values["auc"]
     else "Attention has not been measured yet."

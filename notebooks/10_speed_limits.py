@@ -4,7 +4,7 @@
 # A photograph of a road, about a megapixel. Does it show a speed limit, and is it 50, 70 or 80? The sign is a small spot in it, the
 # label of the whole image is all that a model is told, and the paper's answer (§4.4) is: five patches are enough, if attention says where.
 #
-# **What came out**, as this page computes it:
+# **What came out**, as this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst
@@ -532,7 +532,8 @@ Markdown(
 # show other signs, also red ones.
 #
 # Patches, the scale of the view and the spacing of Deep MIL's patches are the paper's
-# (§4.4, §H.3); of the attention network, for which §H.3 leaves room, we take the released code's reading.
+# (§4.4, §H.3); of the attention network, for which §H.3 leaves room, we take the released code's channels (8–16–32–1, no ReLU on the last), but pad the
+# convolutions, which the released code does not.
 
 # %% tags=["hide-input"]
 given = windows.training
@@ -543,7 +544,7 @@ Markdown(
     f"- **Features** are normalised over the batch, for [a reason below](#cell-norm), and multiplied by {windows.feature_scale:g} before the classifier: of length 1 they let the answers grow more slowly, which may be "
     "[one thing that keeps training at chance](08_megapixel_mnist.ipynb#why-training-stays-at-chance).\n"
     f"- **Attention sampling**: draws are systematic ([chapter 5](05_lower_variance.ipynb)), as U's are; the entropy term has the weight {given.entropy_weight:g}, the paper's is {speed_limits.PROFILES['paper'].training.entropy_weight:g}. "
-    "On photographs, ATS alone starts where the view is *red* (`atslib.networks.SaliencyPrior` with `redness`), a prior that knows what speed limits look like.\n"
+    "On photographs, ATS alone starts where the view is *red* (`atslib.networks.SaliencyPrior` with `redness`: its maximum over the receptive field, power 2, ε = 0.01), a prior that knows what speed limits look like.\n"
     "- **Precision**: bfloat16 where the machine has instructions for it."
 )
 # NBVAL_CHECK_OUTPUT
@@ -2213,7 +2214,8 @@ display(Markdown("\n".join(f"- {point}" for point in points)))
 #
 # :::{solution} ex-10-prior
 # :class: dropdown
-# Brightness does not: the sky is bright. A prior for signs would look at redness, $\max(0, r - \max(g, b))$ averaged over the receptive field, since the
-# sign's ring is still red in the view. It raises the chance that an untrained model sees a sign, and with it the speed of learning, at the price of
-# knowing something about the task that the paper's model has to find out. That is the prior of the runs on windows; on drawn roads and in the paper methods do without.
+# Brightness does not: the sky is bright. A prior for signs would look at redness, $\max(0, r - \max(g, b)) / (r + g + b)$, since the
+# sign's ring is still red in the view; the sum below makes it independent of the light. It raises the chance that an untrained model sees a sign, and with it the speed of learning, at the price of
+# knowing something about the task that the paper's model has to find out. The runs on windows have such a prior: the maximum of redness over the receptive field, plus
+# ε = 0.01, squared; on drawn roads and in the paper methods do without.
 # :::

@@ -4,7 +4,7 @@
 # The paper's loss rewards the entropy of the attention, with a weight $\lambda$ (eq. 21). [Chapter 7](07_entropy_and_exploration.ipynb) derived
 # what that does. This chapter removes the term, or makes it large, and follows the attention on images during training.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst

@@ -4,7 +4,7 @@
 # The number of patches decides the cost. Does it also change *where* the network learns to look? The paper says no, by theory and by its
 # Figure 7. This chapter finds a gap in the theory, and then measures how wide it is.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst

@@ -5,7 +5,7 @@
 # the number [of] sampled patches and the patch size" (§4.1.2), and up to 25 times less time and 30 times less memory than a model that reads every patch (§1).
 # This chapter measures both, for every method, on images of up to 144 megapixels.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst
@@ -1127,11 +1127,16 @@ display(plots.table(["trained with", "networks", *(f"error with {n}" for n in te
 
 
 
-def falls_shown():
-    """In how many of all networks that have left chance the error falls from one N to the next, as words. Equal errors tell neither way."""
+def falls_shown(only=None):
+    """In how many of all networks that have left chance the error falls from one N to the next, as words. Equal errors tell neither way.
+
+    `only`: of these steps, "from 5 to 10".
+    """
     curves = [curve for members in families.values() for _, curve in members]
     falls, equal = [], []
     for m, n in itertools.pairwise(tested):
+        if only and f"from {m} to {n}" not in only:
+            continue
         changes = [c[n] - c[m] for c in curves if m in c and n in c]
         lower, changed = sum(change < 0 for change in changes), sum(change != 0 for change in changes)
         if changed:
@@ -1163,7 +1168,7 @@ unclear = [f"from {m} to {n}" for m, n, gain, half in steps if abs(gain) <= half
 worse = [f"from {m} to {n}" for m, n, gain, half in steps if gain < -half]
 steps_told = (
     (f"The error falls {' and '.join(clear)} patches: Student's 95 % interval over the {len(errors)} networks is without zero (an exact paired test of so few cannot give less than p = {least_p(len(errors), len(errors), paired=True):.2g}, so that this is for these networks)" if clear else "No step of N lowers the error beyond chance")
-    + (f"; {' and '.join(unclear)} no fall is shown" if unclear and clear else "")
+    + (f"; {' and '.join(unclear)} no fall is shown in this setting" if unclear and clear else "")
     + (f"; it rises {' and '.join(worse)}" if worse else "")
 )
 display(
@@ -1360,7 +1365,7 @@ plots.at_the_head(
     [
         *([f"On 2.25 megapixels a training step takes, beside one of ATS-10: {', '.join(headline)}."] if headline else []),
         f"The memory of attention sampling {'does' if spread < 0.15 else 'did'} not grow with the image as long as the view does not; that of CNNs and Deep MIL grows {'in proportion to the pixels' if in_proportion else 'with the pixels'}.",
-        *([f"The error falls {' and '.join(clear)} patches at test time ({len(errors)} networks of one setting)." + (f" {' and '.join(unclear).capitalize()} no fall is shown." if unclear else "")] if clear else []),
+        *([f"The error falls {' and '.join(clear)} patches at test time ({len(errors)} networks of one setting)." + (f" {' and '.join(unclear).capitalize()} none is shown in this setting; over all {sum(map(len, families.values()))} networks that have left chance it falls {falls_shown(unclear)}, networks taken for independent." if unclear else "")] if clear else []),
         f"Same accuracy at a tenth of the cost? On tissue, {cost_told} Of the error {accuracy_told}; so few runs cannot show that it is equal.",
     ]
 )
@@ -1376,7 +1381,7 @@ Markdown(
     f"- Draws that show the same need not be computed twice. Settled attention shows {last_points[most]['patches']:.0f} different patches in {most} draws, and a training step is {last_points[most]['each']['ms'] / last_points[most]['shared']['ms']:.1f} times as fast.\n"
     "- N trades error for time after training, in steps of one patch, above a fixed cost for view and attention. "
     + (f"The error falls {' and '.join(clear)} patches ({len(errors)} networks of one setting, the interval is without zero; of all networks {falls_shown()})" if clear else "No step of N that was measured lowers the error beyond chance")
-    + (f"; {' and '.join(unclear)} no fall is shown" if clear and unclear else "")
+    + (f"; {' and '.join(unclear)} no fall is shown in this setting" if clear and unclear else "")
     + ".\n"
     "- By arithmetic, a gigapixel fits on one GPU; [chapter 14](14_gigapixel.ipynb) tries it."
 )

@@ -5,7 +5,7 @@
 # informative regions and classify up to gigapixel images using a single GPU" (§5). It gives no model and no experiment. This
 # chapter writes the model down, checks that it is still unbiased, trains it, and takes what was trained to an image of a gigapixel.
 #
-# **What came out**, as the end of this page computes it:
+# **What came out**, as the end of this page computes it ([the glossary](../glossary.md) has the words):
 #
 # :::{glue:md} what-came-out
 # :format: myst

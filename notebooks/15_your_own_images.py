@@ -668,6 +668,9 @@ each_look = (found.looks.argmax(2) != truth[:, None]).double().mean(0)  # (looks
 errors = {"one look (the ten: lowest … highest)": f"{each_look.mean():.3f} ({each_look.min():.2f} … {each_look.max():.2f})"}
 errors |= {f"{name}": f"{(p.predicted != truth).double().mean():.3f}" for name, p in (("the ten looks together", found), ("one look, N = 32", closer))}
 of_padded = (padded.looks.argmax(2) != truth[:, None]).double().mean(0)
+# of each image, how many of its ten looks are wrong, padded and not
+missed_padded, missed = ((p.looks.argmax(2) != truth[:, None]).sum(1) for p in (padded, found))
+more, fewer = int((missed_padded > missed).sum()), int((missed_padded < missed).sum())
 errors |= {"one look, image padded as above": f"{of_padded.mean():.3f} ({of_padded.min():.2f} … {of_padded.max():.2f})"}
 display(plots.table([f"{len(new)} images", "error"], list(errors.items())))
 doubtful = int(found.spread.amax(1).argmax())  # the image on which the looks differ most
@@ -688,6 +691,7 @@ Markdown(
     "A large `spread` marks such images: have them looked at again, or by somebody."
     + (
         f" One look is better here than with padded images (last line), which the tables above are of: there the mean over ten looks is {of_padded.mean():.3f}, here {each_look.mean():.3f}. "
+        f"Of the same {len(truth)} images {more} are missed by more looks when padded, {fewer} by fewer (sign test p = {sign_test(missed_padded > missed, missed_padded < missed):.2g}). "
         "The likely reason, not tested, is that in a padded image mirrored things near the border take some of the patches."
         if each_look.mean() < of_padded.mean()
         else ""

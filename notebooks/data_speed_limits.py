@@ -103,12 +103,20 @@ plt.show()
 
 # %% tags=["hide-input"]
 digits = record["digits"]["outcome"]
+
+
+def of_crops(scale, question, crops=1):
+    """An error with its standard error: that of a share of so many test signs, times ``crops`` of each."""
+    share, n = digits[scale][question], crops * digits[scale]["n_test"]
+    return f"{share:.3f} ± {(share * (1 - share) / n) ** 0.5:.3f}"
+
+
 Markdown(
     "A small network was trained on crops around drawn signs, each in the middle of its crop, and on places far from every sign (record of "
-    f"`benchmarks/data.py`, {digits['1.0']['n_test']} test signs):\n\n"
+    f"`benchmarks/data.py`, {digits['1.0']['n_test']} test signs; one network for each number, ± one standard error of a share of so many crops):\n\n"
     "| error of | full resolution | 0.3 | by chance |\n|---|---|---|---|\n"
-    f"| which of 50, 70, 80 | {digits['1.0']['which_limit']:.3f} | {digits['0.3']['which_limit']:.3f} | 0.667 |\n"
-    f"| a limit, or a place without any sign | {digits['1.0']['sign_or_none']:.3f} | {digits['0.3']['sign_or_none']:.3f} | about 0.5 |"
+    f"| which of 50, 70, 80 | {of_crops('1.0', 'which_limit')} | {of_crops('0.3', 'which_limit')} | 0.667 |\n"
+    f"| a limit, or a place without any sign | {of_crops('1.0', 'sign_or_none', 2)} | {of_crops('0.3', 'sign_or_none', 2)} | about 0.5 |"
 )
 
 # %% [markdown]
@@ -250,6 +258,6 @@ plt.show()
 #
 # :::{solution} ex-data_speed_limits-size
 # :class: dropdown
-# Digits are about half of a sign's width, two of them side by side. They need some five pixels each to be told apart, so a sign of 20
-# pixels in the view, 65 in the image.
+# The two digits together take about half of a sign's width, a quarter each. If a digit needs some five pixels to be told apart, a sign needs 20
+# pixels in the view, 67 in the image.
 # :::

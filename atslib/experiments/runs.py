@@ -134,7 +134,7 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """How to train: the profile's, with this seed and, where the profile counts updates, as many epochs as give them.
+        """How to train, as the profile says, with this seed and, where the profile counts updates, as many epochs as give them.
 
         The entropy of the attention is rewarded where attention decides what is seen (eq. 21; §H has it "for ATS"). Deep MIL sees
         all patches anyway, so for it the weight is 0 unless ``changes`` has another.
@@ -151,7 +151,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its files: the method with what matters to it, the seed, the profile, and the data if not the default.
+        """Of its files, made of the method with what matters to it, the seed, the profile, and the data if not the default.
 
         Raises:
             ValueError: so many changes that no file can have it.
@@ -196,7 +196,7 @@ class Run:
 
     @property
     def sessions(self) -> Path:
-        """On what, and with which software, the run under way has been computed so far: one entry for each change."""
+        """On what, and with which software, the run under way has been computed so far, with one entry for each change."""
         return self.checkpoint.with_suffix(".sessions.json")
 
     @property

@@ -36,8 +36,8 @@ def permutation_test(a: Sequence[float], b: Sequence[float], paired: bool = Fals
             difference is exchanged; otherwise all runs are dealt to two groups anew.
 
     Returns:
-        the share of exchanges whose difference is at least as large. It cannot be below 2/2ⁿ for n pairs: with five runs 0.0625,
-        whatever the difference.
+        The share of exchanges whose difference is at least as large. It cannot be below 2/2ⁿ for n pairs, whatever the
+        difference; with five pairs that is 0.0625.
 
     Raises:
         ValueError: no numbers, numbers that are not finite, different lengths of pairs, or more than a million exchanges.
