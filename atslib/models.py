@@ -710,7 +710,9 @@ def _warn_of_rim(model: nn.Module, geometry: PatchGeometry) -> None:
     names = (("above", "below"), ("on the left", "on the right"))
     for axis, (side, patch) in enumerate(zip(geometry.image_size, pair(geometry.patch_size), strict=True)):
         missed = corners[0][axis], side - patch - corners[1][axis]
-        lost = [f"{pixels} pixels {name}" for pixels, name in zip(missed, names[axis], strict=True) if pixels > patch / 4]
+        # More than half of what may lie between two patches, of which the model has warned when it was built.
+        usual = max(patch / 4, (geometry.stride * side / geometry.low_size[axis] - patch) / 2)
+        lost = [f"{pixels} pixels {name}" for pixels, name in zip(missed, names[axis], strict=True) if pixels > usual + 1]
         if lost:
             warn(
                 f"no patch shows {' and '.join(lost)} of an image of {geometry.image_size}: the locations of the attention map "

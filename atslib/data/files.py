@@ -404,6 +404,8 @@ class ImageFiles(LabelledImages):
         if beside and read is not None and suffixes is None:
             warn(f"{root}: files that end in {', '.join(beside)} are passed over; suffixes=[…] names the endings of images")
         for name, ends in passed_over.items():
+            if ends == {".npy"} and read is None:  # a cache
+                continue
             warn(f"{root / name}: no image, but files that end in {', '.join(sorted(ends))}; such: read=… and suffixes=[…]")
         names = found if classes is None else list(classes)
         if len(set(names)) < len(names):
