@@ -911,6 +911,10 @@ plt.show()
 
 # %% tags=["hide-input"]
 frames, descriptions = [], []
+# Few colours, for a small file, and the same in all frames: those of the maps, of the circles and of letters.
+of_maps = plt.get_cmap(plots.ATTENTION_COLOURS)(np.linspace(0, 1, 36), bytes=True)[:, :3]
+few = Image.new("P", (1, 1))
+few.putpalette([*of_maps.ravel().tolist(), *bytes.fromhex(plots.ORANGE[1:]), *(grey for grey in range(0, 256, 51) for _ in range(3))])
 last = max((int(evolution[name][0][-1]) for name in shown), default=0)
 for epoch in range(last + 1):
     figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(2.5 * max(1, len(shown)), 3.4), squeeze=False)
@@ -927,7 +931,7 @@ for epoch in range(last + 1):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=72)
     plt.close(figure)
-    frames.append(Image.open(buffer).convert("RGB").quantize(36, method=Image.Quantize.MAXCOVERAGE))  # keeps the rare colours
+    frames.append(Image.open(buffer).convert("RGB").quantize(palette=few, dither=Image.Dither.NONE))
     descriptions.append("; ".join(words) + ".")
 
 # %% mystnb={"image": {"alt": "A film of the attention maps, epoch by epoch, that plays once. On the left the maps of the run that learned: ground and scribbles go dark, and three bright spots remain at the three digits. Beside it those of a run that did not, if there is one: the spots turn dark. On the right those of a run that began with uniform attention: digits appear on a flat map."}} tags=["hide-input"]
