@@ -914,7 +914,8 @@ frames, descriptions = [], []
 # Few colours, for a small file, and the same in all frames: those of the maps, of the circles and of letters.
 of_maps = plt.get_cmap(plots.ATTENTION_COLOURS)(np.linspace(0, 1, 36), bytes=True)[:, :3]
 few = Image.new("P", (1, 1))
-few.putpalette([*of_maps.ravel().tolist(), *bytes.fromhex(plots.ORANGE[1:]), *(grey for grey in range(0, 256, 51) for _ in range(3))])
+greys = np.repeat(np.arange(0, 256, 51), 3)
+few.putpalette([*of_maps.ravel().tolist(), *bytes.fromhex(plots.ORANGE[1:]), *greys.tolist()])
 last = max((int(evolution[name][0][-1]) for name in shown), default=0)
 for epoch in range(last + 1):
     figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(2.5 * max(1, len(shown)), 3.4), squeeze=False)
