@@ -108,6 +108,7 @@ class AttentionNetwork(nn.Module):
         self.stride, self.padding, self.receptive_field = window_geometry(layers)
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
+        """The logits of the attention, one for each location in the view."""
         logits = self.layers(view)
         if logits.shape[1] != 1:
             raise ValueError(f"the attention network returned {logits.shape[1]} channels: expected 1, the logits")
@@ -128,6 +129,7 @@ class Gain(nn.Module):
         self.factor = factor
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """The view, multiplied."""
         return self.factor * view
 
     def extra_repr(self) -> str:
@@ -245,6 +247,7 @@ class UniformAttention(nn.Module):
         return cls(network.stride, network.padding, network.receptive_field)
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
+        """Zeros, one for each location in the view."""
         cells = [(side + 2 * self.padding - self.receptive_field) // self.stride + 1 for side in view.shape[2:]]
         if min(cells) < 1:
             raise ValueError(
@@ -367,6 +370,7 @@ class SaliencyPrior(nn.Module):
         self.stride, self.padding, self.receptive_field = network.stride, network.padding, network.receptive_field
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
+        """The network's logits plus the prior's, one for each location in the view."""
         salient = self.saliency(view)
         if salient.shape != (len(view), 1, *view.shape[2:]):
             raise ValueError(
@@ -424,6 +428,7 @@ class MaskedAttention(nn.Module):
         self.stride, self.padding, self.receptive_field = network.stride, network.padding, network.receptive_field
 
     def forward(self, view: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h2 w2"]:
+        """The network's logits, and minus infinity where the mask allows no look."""
         allowed = self.mask(view)
         if allowed.dtype != torch.bool or allowed.shape != (len(view), 1, *view.shape[2:]):
             raise ValueError(
@@ -483,6 +488,7 @@ class UnitNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, features: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
+        """The features, each of length one."""
         return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1, eps=self.epsilon)
 
     def extra_repr(self) -> str:
@@ -606,6 +612,7 @@ class ResidualBlock(nn.Module):
     # What is written over is needed by no backward pass: convolutions keep their inputs, normalisations theirs, a ReLU what it
     # gives.
     def forward(self, x: Float[Tensor, "M C h w"]) -> Float[Tensor, "M D h2 w2"]:
+        """The sum of the two ways."""
         if self.released:
             x = F.relu_(self.norm1(x))
             return self.conv2(F.relu_(self.norm2(self.conv1(x)))).add_(self.shortcut(x))
@@ -722,6 +729,7 @@ class MILAttention(nn.Module):
         self.weight = nn.Linear(hidden, 1, bias=False)
 
     def forward(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        """One logit for each feature vector."""
         hidden = self.value(features).tanh()
         if self.gate is not None:
             hidden = hidden * self.gate(features).sigmoid()
@@ -749,6 +757,7 @@ class Classifier(nn.Module):
         self.scale = scale
 
     def forward(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B classes"]:
+        """The logits of the classes."""
         return self.linear(self.scale * pooled)
 
     def extra_repr(self) -> str:

@@ -9,11 +9,13 @@ results or the pinned versions have changed since.
 """
 
 import argparse
+import base64
 import concurrent.futures
 import datetime
 import functools
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import ledger
 import nbformat
+from PIL import Image
 from sources import (
     BOOK,
     NOTEBOOKS,
@@ -47,6 +50,7 @@ EXECUTED = BUILD / "executed"
 SRC = BUILD / "src"
 HTML = BUILD / "html"
 
+WIDE, VERY_WIDE = 600, 850  # pixels across: figures that keep to a least width on a phone (book.css)
 SMOKE_BUDGET = 90  # seconds that a notebook of the smoke profile should stay below on two cores
 
 
@@ -222,7 +226,12 @@ def run_all(names: list[str], options: argparse.Namespace) -> list[Run]:
 
 
 def statistics(runs: list[Run]) -> str:
-    """The page that says what ran, how long it took, and on what."""
+    """The page that says what ran, how long it took, and on what; without runs, that nothing did."""
+    facts = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in machine().items()), ""]
+    head = ["# Execution statistics", ""]
+    if not runs:
+        said = "These pages show the committed outputs of the notebooks; this build ran nothing, and so has no times to give."
+        return "\n".join([*head, f"Written by the build itself. {said}", "", "## The machine that built the pages", "", *facts])
     table = [
         "| notebook | profile | code cells | figures | seconds | run on |",
         "|---|---|---:|---:|---:|---|",
@@ -234,11 +243,9 @@ def statistics(runs: list[Run]) -> str:
         f"| all | | {sum(r.cells for r in runs)} | {sum(r.figures for r in runs)} "
         f"| {sum(r.seconds for r in runs):.1f} | |",
     ]
-    facts = [f"| {key} | {value} |" for key, value in machine().items()]
     return "\n".join(
         [
-            "# Execution statistics",
-            "",
+            *head,
             "Written by the build itself: every notebook of this book was run from its source to make these pages.",
             "Times are wall-clock seconds, the start of the kernel and the import of PyTorch included.",
             "",
@@ -246,10 +253,7 @@ def statistics(runs: list[Run]) -> str:
             "",
             "## The machine",
             "",
-            "| | |",
-            "|---|---|",
             *facts,
-            "",
         ]
     )
 
@@ -302,11 +306,27 @@ def assemble(notebooks: dict[str, nbformat.NotebookNode], runs: list[Run]) -> No
     rows = ledger.read()
     for name, notebook in notebooks.items():
         notebook.cells[0].source = ledger.with_box(notebook.cells[0].source, rows, name)
+        mark_wide_figures(notebook)
         write(notebook, SRC / "notebooks" / f"{name}.ipynb")
     write_text(SRC / "execution.md", statistics(runs))
     write_text(SRC / "ledger.md", ledger.page(rows))
     intro = (SRC / "intro.md").read_text(encoding="utf-8")
     write_text(SRC / "intro.md", intro.replace("<!-- main answers -->", ledger.main_answers(rows)))
+
+
+def mark_wide_figures(notebook: nbformat.NotebookNode) -> None:
+    """Give figures that a phone would shrink beyond reading a class, by which the style sheet lets them scroll sideways."""
+    for cell in notebook.cells:
+        pictures = [
+            data
+            for output in cell.get("outputs", [])
+            for kind, data in output.get("data", {}).items()
+            if kind in ("image/png", "image/jpeg", "image/gif")
+        ]
+        width = max((Image.open(io.BytesIO(base64.b64decode(data))).width for data in pictures), default=0)
+        if width >= WIDE:
+            image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+            image["classes"] = "wide-figure" if width < VERY_WIDE else "wide-figure very-wide-figure"
 
 
 def render() -> None:

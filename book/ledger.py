@@ -22,6 +22,7 @@ VERDICTS = {
 }
 LONGEST_NOTE = 240  # characters: what is longer opens on a click
 LONGEST_ANSWER = 160  # characters: what fits into two lines of a page
+MOST_RECORDS = 3  # what is more opens on a click
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,15 @@ def problems(rows: list[Row]) -> list[str]:
             elif path.endswith(".json"):
                 json.loads((ROOT / path).read_text(encoding="utf-8"))
     return found
+
+
+def markup(text: str) -> str:
+    """Plain text as HTML, its few formulas as formulas: a_I with an index, ^2 as a power, E[…] as a mean, `…` as code."""
+    text = html.escape(text)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\b([A-Za-z])_([A-Za-z])\b", r"<i>\1</i><sub>\2</sub>", text)
+    text = re.sub(r"\^(\d)", r"<sup>\1</sup>", text)
+    return re.sub(r"\bE\[", "𝔼[", text)
 
 
 def page(rows: list[Row]) -> str:
@@ -187,9 +197,9 @@ def _answers(linked: dict[Row, str], ledger_page: str) -> list[str]:
     """A table of statement, verdict and answer; each row links to the cell that computes it and to its place in the ledger."""
     head = '<table class="table in-short"><thead><tr><th>the paper</th><th>verdict</th><th>here</th></tr></thead><tbody>'
     body = [
-        f'<tr><td><a href="{link}">{html.escape(row.statement)}</a> <span class="ledger-note">{html.escape(row.paper_ref)}</span>'
+        f'<tr><td><a href="{link}">{markup(row.statement)}</a> <span class="ledger-note">{html.escape(row.paper_ref)}</span>'
         f'</td><td><a href="{ledger_page}#{row.id}" class="verdict verdict-{row.verdict}">{row.verdict}</a></td>'
-        f"<td>{html.escape(row.answer)}</td></tr>"
+        f"<td>{markup(row.answer)}</td></tr>"
         for row, link in linked.items()
     ]
     return ["```{raw} html", head, *body, "</tbody></table>", "```"]
@@ -221,21 +231,29 @@ def _table_row(row: Row) -> str:
         for name, _, label in (place.partition("#") for place in places(row))
     ]
     # A path may break anywhere on a phone, but rather at its separators.
-    evidence = [
-        f"<code>{html.escape(e.removeprefix('tests/').removeprefix('results/runs/')).replace('_', '_<wbr>')}</code>"
-        for e in row.evidence.split()
-    ]
-    answer = f"<br>{html.escape(row.answer)}" if row.answer else ""
-    note = f'<span class="ledger-note">{html.escape(row.note)}</span>' if row.note else ""
+    tests, records = [], []
+    for e in row.evidence.split():
+        code = f"<code>{html.escape(e.removeprefix('tests/').removeprefix('results/runs/')).replace('_', '_<wbr>')}</code>"
+        (tests if e.startswith("tests/") else records).append(code)
+    shown = "<br>".join(shown + tests)
+    if len(records) > MOST_RECORDS:
+        shown += f"<details><summary>{len(records)} records</summary>{'<br>'.join(records)}</details>"
+    else:
+        shown = "<br>".join(filter(None, [shown, *records]))
+    answer = f"<br>{markup(row.answer)}" if row.answer else ""
+    note = f'<span class="ledger-note">{markup(row.note)}</span>' if row.note else ""
     if len(row.note) > LONGEST_NOTE:
         note = f"<details><summary>the conditions, and what is missing</summary>{note}</details>"
     elif note:
         note = f"<br>{note}"
+    # The filter finds a formula as one types it, too.
+    typed = [text for text in (row.statement, row.answer, row.note) if markup(text) != html.escape(text)]
+    plain = f' data-plain="{html.escape(" ".join(typed))}"' if typed else ""
     return (
-        f'<tr id="{row.id}" data-kind="{row.kind}" data-verdict="{row.verdict}">'
+        f'<tr id="{row.id}" data-kind="{row.kind}" data-verdict="{row.verdict}"{plain}>'
         f'<td><b>{row.id.replace("-", "-<wbr>")}</b><br><span class="ledger-note">{html.escape(row.paper_ref)}</span></td>'
-        f"<td><b>{html.escape(row.statement)}</b>{answer}{note}</td>"
-        f'<td><span class="verdict verdict-{row.verdict}">{row.verdict}</span></td><td>{"<br>".join(shown + evidence)}</td></tr>'
+        f"<td><b>{markup(row.statement)}</b>{answer}{note}</td>"
+        f'<td><span class="verdict verdict-{row.verdict}">{row.verdict}</span></td><td>{shown}</td></tr>'
     )
 
 
@@ -247,6 +265,7 @@ def _chapter(name: str) -> str:
 _SCRIPT = """<script>
 (() => {
   const rows = [...document.querySelectorAll("#ledger tbody tr")];
+  const text = new Map(rows.map(row => [row, (row.textContent + " " + (row.dataset.plain || "")).toLowerCase()]));
   const controls = [...document.querySelectorAll("[data-filter]")];
   const show = () => {
     const want = Object.fromEntries(controls.map(c => [c.dataset.filter, c.value.toLowerCase()]));
@@ -254,8 +273,13 @@ _SCRIPT = """<script>
     for (const row of rows) {
       const fits = (!want.verdict || row.dataset.verdict === want.verdict)
         && (!want.kind || row.dataset.kind === want.kind)
-        && (!want.text || row.textContent.toLowerCase().includes(want.text));
+        && (!want.text || text.get(row).includes(want.text));
       row.hidden = !fits;
+      if (want.text && fits) {  // what is found in a fold only opens it
+        const folds = [...row.querySelectorAll("details")].map(fold => [fold, fold.textContent.toLowerCase()]);
+        const open = folds.reduce((rest, [, folded]) => rest.replace(folded, " "), text.get(row));
+        for (const [fold, folded] of folds) fold.open = !open.includes(want.text) && folded.includes(want.text);
+      }
       shown += fits;
     }
     document.getElementById("ledger-count").textContent = `${shown} of ${rows.length} rows`;

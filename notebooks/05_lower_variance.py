@@ -122,7 +122,10 @@ for name in NAMES:
 # was draw $m$, zero if it was not drawn. If two different features have the cosine $\kappa$ on average (for many locations it is about the square of the $\rho$ of chapters 2 and 3), then
 #
 # $$
-# \mathbb{E}_f \Bigl\lVert \sum_i c_i f_i \Bigr\rVert^2 = (1 - \kappa) \sum_i c_i^2 + \kappa \Bigl(\sum_i c_i\Bigr)^2
+# \begin{aligned}
+# \mathbb{E}_f \Bigl\lVert \sum_i c_i f_i \Bigr\rVert^2 = {} & (1 - \kappa) \sum_i c_i^2 \\
+# & + \kappa \Bigl(\sum_i c_i\Bigr)^2
+# \end{aligned}
 # $$ (eq-lower-kappa)
 #
 # for any coefficients $c$, here $c_i = Z_i - a_i$. So one gives the estimator the $K$ unit vectors as features, and reads the
@@ -621,8 +624,10 @@ for what, control in (("W_m b_m", W * b), ("the library's", (w * b + drawn * lat
 # Begin with the first draw alone, $t_1 = f_{i_1}$. Given the set, any of its locations may have come first, so
 #
 # $$
-# \mathbb{E}[f_{i_1} \mid S] = \sum_{i \in S} P(i \text{ first} \mid S)\, f_i, \qquad
-# P(i \text{ first} \mid S) = \frac{a_i\, P(S \mid i \text{ first})}{P(S)},
+# \begin{aligned}
+# \mathbb{E}[f_{i_1} \mid S] & = \sum_{i \in S} P(i \text{ first} \mid S)\, f_i, \\
+# P(i \text{ first} \mid S) & = \frac{a_i\, P(S \mid i \text{ first})}{P(S)},
+# \end{aligned}
 # $$
 #
 # and these are Murthy's weights. Equation 14 and Des Raj's estimate have the same mean over the orders. Let $R_j = P(S \mid j \text{ first}) / P(S)$ and $R_{ij} = P(S \mid i, j \text{ first}) / P(S)$. Given $S$, the coefficient of $f_j$ in the mean of $t_2$ is

@@ -102,10 +102,14 @@ for name, values in [("one-hot", [1.0, 0.0, 0.0]), ("uniform", [1 / 3] * 3)]:
 #
 # Attention is a softmax of logits $\theta_j$, so $\partial a_i / \partial \theta_j = a_i (\delta_{ij} - a_j)$. Then
 #
-# $$\frac{\partial \mathcal H}{\partial \theta_j}
-#   = -\sum_i (\log a_i + 1)\, a_i\, (\delta_{ij} - a_j)
-#   = -a_j (\log a_j + 1) + a_j \sum_i a_i (\log a_i + 1)
-#   = -a_j \bigl(\log a_j + \mathcal H\bigr).$$ (eq-entropy-gradient)
+# $$
+# \begin{aligned}
+# \frac{\partial \mathcal H}{\partial \theta_j}
+# & = -\sum_i (\log a_i + 1)\, a_i\, (\delta_{ij} - a_j) \\
+# & = -a_j (\log a_j + 1) + a_j \sum_i a_i (\log a_i + 1) \\
+# & = -a_j \bigl(\log a_j + \mathcal H\bigr).
+# \end{aligned}
+# $$ (eq-entropy-gradient)
 #
 # In words: a step that raises the entropy takes from locations whose surprise $-\log a_j$ is below the average $\mathcal H$ and gives to those whose surprise is
 # above it. The sum over $j$ is zero. And everything is multiplied by $a_j$.

@@ -373,7 +373,6 @@ display(
 SEED_MARKS = ["o", "s", "^", "D", "v"]
 COLOURS = dict(zip((5, 10, 25, 50, 100), [plots.PURPLE, plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED], strict=True))  # by N
 N_DASHES = dict(zip(COLOURS, [":", "-", "--", "-.", (0, (5, 1, 1, 1, 1, 1))], strict=True))
-DASHES = itertools.cycle(["-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1))])  # by setting, in a later figure
 by_size = json.loads(Path("../results/cost/by_size.json").read_text(encoding="utf-8"))["time"]
 recorded = {p["method"]: p.get("ms") for p in by_size["points"] if p["series"] == "side" and p["side"] == 1500}
 
@@ -397,7 +396,6 @@ for _, row in full_size.iterrows():
 # How long a full-size CNN takes for an image: in the trainings that were made on this machine; a step of chapter 13's sweep, in float32, where there is none.
 cnn_here = in_time[in_time.machine == timed_on]
 cnn_image_ms = cnn_here["cost.train_ms_per_image"].mean() if len(cnn_here) else recorded["CNN 1"]
-dash_of = dict(zip(full_size.apply(setting_of, axis=1).value_counts().index, DASHES, strict=False))
 
 
 def mean_of(rows, key):
@@ -546,7 +544,7 @@ recorded_ms = {
     if p["series"] == "n" and p["method"] == "ATS, view fixed"
 }
 
-# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, flattening beyond 25; an open square for each network trained with another N, and a note in place of one that stayed at chance. Right: milliseconds of a training step against N, a straight line that rises from above zero, and crosses for steps made just now."}}
+# %% mystnb={"image": {"alt": "Left: test error against the number of patches a trained network is looked at with, 5 to 50, one falling line for each run that learned, in a colour for each setting, flattening beyond 25; an open square for each network trained with another N, and a note in place of one that stayed at chance. Right: milliseconds of a training step against N, a straight line that rises from above zero, and crosses for steps made just now."}}
 looks = (5, 10, 25, 50)
 finished = ten[ten["final.by_n_patches.5.test_error"].notna() & ten.left.notna()]
 by_n = np.array(
@@ -556,14 +554,20 @@ by_n = np.array(
     ]
 )
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 4.2))
+SETTING_LOOKS = itertools.cycle(
+    [(plots.BLUE, "-"), (plots.BLACK, ":"), (plots.SKY, "--"), (plots.GREY, "-.")]
+)
+settings = dict.fromkeys(setting_of(row) for _, row in finished.iterrows())
+look_of = dict(zip(settings, SETTING_LOOKS, strict=False))
 named = set()
 for (_, row), errors in zip(finished.iterrows(), by_n, strict=True):
     setting = setting_of(row)
+    colour, dash = look_of[setting]
     left.plot(
         looks,
         errors,
-        color=plots.BLUE,
-        linestyle=dash_of[setting],
+        color=colour,
+        linestyle=dash,
         marker=SEED_MARKS[row.seed % 5],
         markersize=4,
         label=None if setting in named else f"N = 10, {setting}",
@@ -907,22 +911,28 @@ plt.show()
 
 # %% tags=["hide-input"]
 frames, descriptions = [], []
+# Few colours, for a small file, and the same in all frames: those of the maps, of the circles and of letters.
+of_maps = plt.get_cmap(plots.ATTENTION_COLOURS)(np.linspace(0, 1, 36), bytes=True)[:, :3]
+few = Image.new("P", (1, 1))
+greys = np.repeat(np.arange(0, 256, 51), 3)
+few.putpalette([*of_maps.ravel().tolist(), *bytes.fromhex(plots.ORANGE[1:]), *greys.tolist()])
 last = max((int(evolution[name][0][-1]) for name in shown), default=0)
 for epoch in range(last + 1):
-    figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(2.5 * max(1, len(shown)), 3.1), squeeze=False)
+    figure, axes = plt.subplots(1, max(1, len(shown)), figsize=(2.5 * max(1, len(shown)), 3.4), squeeze=False)
     words = []
     for ax, name in zip(axes[0], shown, strict=True):
         have = min(epoch, int(evolution[name][0][-1]))
         title = f"{heading(name)}\nepoch {have}" + (" (the last)" if have < epoch else "")
         plots.show_image(ax, crop_of(name).attention(snapshots[name][have]), title, **SCALE)
-        mark(ax, crop_of(name), 0.12, mec="white", alpha=0.6)
+        ax.set_anchor("S")  # what height is left over is above the titles
+        mark(ax, crop_of(name), 0.12, mec=plots.ORANGE, mew=1.6)
         digits, noise, ground, _ = evolution[name][1][list(evolution[name][0]).index(have)]
         shares = (f"{max(0, share):.0%} {where}" for share, where in ((digits, "on digits"), (noise, "on noise"), (ground, "on the ground")))
         words.append(f"{short(name)}, epoch {have}{' (its last)' if have < epoch else ''}: {', '.join(shares)} of the attention")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=72)
     plt.close(figure)
-    frames.append(Image.open(buffer).convert("RGB").quantize(40))
+    frames.append(Image.open(buffer).convert("RGB").quantize(palette=few, dither=Image.Dither.NONE))
     descriptions.append("; ".join(words) + ".")
 
 # %% mystnb={"image": {"alt": "A film of the attention maps, epoch by epoch, that plays once. On the left the maps of the run that learned: ground and scribbles go dark, and three bright spots remain at the three digits. Beside it those of a run that did not, if there is one: the spots turn dark. On the right those of a run that began with uniform attention: digits appear on a flat map."}} tags=["hide-input"]
@@ -1362,15 +1372,15 @@ display(
 # %% mystnb={"image": {"alt": "Test error by epoch on the small images for the four combinations of prior and feature length. With the prior and length 16 the error of every run falls, of most from the fourth to sixth epoch on; of the others it stays at 0.9, but for one with scale 16 alone, which falls a little after ten epochs."}}
 figure, ax = plt.subplots(figsize=(7, 4.4))
 STYLES = {
-    (True, 16): (plots.BLUE, "-"),
-    (True, 1): (plots.ORANGE, "--"),
-    (False, 16): (plots.GREEN, "-."),
-    (False, 1): (plots.BLACK, ":"),
+    (True, 16): (plots.BLUE, "-", 1.8),
+    (True, 1): (plots.ORANGE, "-", 5),  # wide: another line may lie on it
+    (False, 16): (plots.GREEN, "-.", 1.8),
+    (False, 1): (plots.BLACK, ":", 1.8),
 }
 for _, row in (
     plain[plain.estimator == "systematic"].sort_values(["prior", "scale", "seed"]).iterrows()
 ):
-    colour, dash = STYLES[row.prior, int(row.scale)]
+    colour, dash, width = STYLES[row.prior, int(row.scale)]
     kind = plain[
         (plain.estimator == "systematic")
         & (plain.prior == row.prior)
@@ -1386,6 +1396,8 @@ for _, row in (
         row["curve.test_error"],
         color=colour,
         linestyle=dash,
+        linewidth=width,
+        zorder=2 if width < 5 else 1.9,
         marker=SEED_MARKS[row.seed % 5],
         markersize=3.5,
         label=label,
@@ -1403,7 +1415,7 @@ def fallen(prior, scale):
     return f"{len(when)} of {len(group)}" + (f", from epoch {when[0]:.0f}" + f" to {when[-1]:.0f} on" * (when[-1] > when[0]) + " on" * (when[-1] == when[0]) if when else "")
 
 
-Markdown(f"**What to see:** how many lines of each colour fall. Prior and length 16: {fallen(True, 16)}; the prior alone: {fallen(True, 1)}; length 16 alone: {fallen(False, 16)}; neither: {fallen(False, 1)}.")
+Markdown(f"**What to see:** how many lines of each colour fall. Prior and length 16: {fallen(True, 16)}; the prior alone: {fallen(True, 1)}; length 16 alone: {fallen(False, 16)}; neither: {fallen(False, 1)}. At the level of guessing lines lie on one another: the black ones on the wide orange ones.")
 
 # %% tags=["hide-input"]
 SETTINGS = (("prior and length 16", True, 16), ("the prior alone", True, 1), ("length 16 alone", False, 16), ("neither", False, 1))

@@ -670,7 +670,7 @@ plots.points("Outcome", points)
 
 # %% [markdown]
 # (cell-claim-colon-uniform)=
-# ### Is attention better than drawing anywhere?
+# ## Is attention better than drawing anywhere?
 #
 # §4.3.1: "approximately 35 % lower test error and 3 times lower training loss" than uniform sampling. First with the short training of Table 1.
 
@@ -713,7 +713,7 @@ plots.points("Outcome", points)
 
 # %% [markdown]
 # (cell-colon-long)=
-# #### With as many updates as the paper
+# ### With as many updates as the paper
 #
 # The short training may be too little to tell the two apart, so U-10 and ATS-10 were trained for the paper's number of updates as well, with all
 # else as above; [after that](#cell-colon-paper) also with more of the paper's settings.
@@ -880,7 +880,7 @@ plots.points("Outcome, at the paper's number of updates", points)
 
 # %% [markdown]
 # (cell-colon-paper)=
-# #### With the paper's settings
+# ### With the paper's settings
 #
 # Four settings of the runs above are ours: features of length 1 are multiplied by 16, the learning rate falls, gradients are clipped, and draws are systematic. Here are U-10 and ATS-10 without the first three,
 # with the same folds and seeds, as far as it has been run, and for as many updates: the profile `paper`, after §4.3 and §H.2 of the paper. Draws are still systematic; what has been run with the paper's, one by one
@@ -975,7 +975,7 @@ plots.points("Outcome, with the paper's settings, but systematic draws", points)
 
 # %% [markdown]
 # (cell-colon-which)=
-# #### One setting at a time
+# ### One setting at a time
 #
 # Which of the three settings keeps attention narrow? Here is ATS-10 with our settings but for one, which is the paper's: same fold, same seed, as many updates, systematic draws; as far as it has been run.
 
@@ -1032,7 +1032,7 @@ else:
 
 # %% [markdown]
 # (cell-colon-free)=
-# #### Without the reward for entropy
+# ### Without the reward for entropy
 #
 # Is it the reward for entropy that, with our settings, spreads attention out again, and does it keep the training loss from falling further? The same training with λ = 0, all else as
 # [above, with our settings](#cell-colon-long), with the same folds and seeds, as far as it has been run.

@@ -331,6 +331,7 @@ display(
 # The paper's Figure 1 shows a road and one sign cut from it at full resolution and at two lower ones, in which the number can no longer be
 # read. Here are three signs and the road that each is cut from, at the three scales at which the paper's networks see the image: 1 (patches, and CNN 1), 0.5
 # (CNN 0.5) and 0.3 (the view from which attention is computed, and CNN 0.3). They are the test signs of each limit whose width is closest to the median.
+# What is cut out is brightened, the three of a row alike, so that the brightest pixel of the sign is white.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Three rows, one for a sign of 50, 70 and 80. In each row a road with a circle around the sign, which is a small spot in it; then the sign with its surroundings at full resolution, where the number can be read; at half, where it is blurred; and at 0.3, where a few pixels of a red ring around grey are left."}}
 of_limit = {}  # class -> (image number, box) of all test signs
@@ -354,12 +355,14 @@ for row, limit in zip(axes, ("50", "70", "80"), strict=True):
     image = test_set[number][0][None]
     plots.show_image(row[0], downsample(image, low_size(image.shape[2:], 0.3))[0], f"{limit}: the road\n{image.shape[3]} pixels wide")
     circles(row[0], [box], 0.3)
+    left, top, right, bottom = (round(edge) for edge in box)
+    white = downsample(image, image.shape[2:])[0, :, top:bottom, left:right].max()
     for ax, scale in zip(row[1:], SCALES, strict=True):
         view = downsample(image, low_size(image.shape[2:], scale))[0]
         middle = [scale * (box[1] + box[3]) / 2, scale * (box[0] + box[2]) / 2]
         side = max(1, round(70 * scale))
         top, left = (int(min(max(at - side / 2, 0), length - side)) for at, length in zip(middle, view.shape[1:], strict=True))
-        plots.show_image(ax, view[:, top : top + side, left : left + side], f"scale {scale:.2g}:\n{scale * sign_width(box):.2g} pixels wide")
+        plots.show_image(ax, (view[:, top : top + side, left : left + side] / white).clamp(max=1), f"scale {scale:.2g}:\n{scale * sign_width(box):.2g} pixels wide")
     for ax in row:
         ax.title.set_fontsize(9)
 plt.show()

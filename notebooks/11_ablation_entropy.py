@@ -124,7 +124,7 @@ plots.show_maps(
     },
     [f"epoch {epoch}" for epoch in times],
     "attention, times uniform",
-)
+);
 
 # %% [markdown]
 # The same test image, one row for each $\lambda$. The colour compares the attention of a location with uniform attention: yellow is 16 times as much or

@@ -212,7 +212,7 @@ distance = {
     kind: np.array([[apart(small[a], small[b], e) for e in epochs] for a, b in pairs])
     for kind, pairs in kinds.items()
 }
-figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5))
+figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.9))
 looks = ((plots.GREY, "-"), (plots.RED, "--"), (plots.SKY, "-."))
 for (kind, values), (colour, dash) in zip(distance.items(), looks, strict=True):
     left.plot(epochs, values.mean(0), color=colour, linestyle=dash, label=kind)
@@ -220,7 +220,6 @@ for (kind, values), (colour, dash) in zip(distance.items(), looks, strict=True):
         epochs, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0
     )
 left.set(xlabel="epoch", ylabel="total variation", ylim=(0, None))
-left.legend(loc="upper left")
 for (n, seed), run in small.items():
     right.plot(
         run["mass"], **STYLES[n] | dict(linewidth=1.2), label=f"N = {n}" if seed == 0 else None
@@ -228,7 +227,10 @@ for (n, seed), run in small.items():
 for ax in (left, right):
     ax.axvline(FIRST, color=plots.GREY, linewidth=1)
 right.set(xlabel="epoch", ylabel="attention on stripes", ylim=(0, 1))
-right.legend(loc="upper left")
+entries = zip(
+    left.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True
+)
+figure.legend(*(one + other for one, other in entries), loc="outside lower center", ncols=3)
 plt.show()
 
 # %% tags=["hide-input"]

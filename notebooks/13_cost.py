@@ -1104,7 +1104,7 @@ for name, values in error_of.items():
         relative, mean, 0 if math.isnan(bar) else bar, color=colour, marker=marker, markerfacecolor="none" if some_idle else colour, ls="none", capsize=2,
         label=f"{name} ({len(values)}, {len(idle_of[name])} idle)" if some_idle else f"{name} ({len(values)})",
     )  # fmt: skip
-right.set(xscale="log", xlabel="step, ATS-10 = 1", ylabel="test error", title="colon cancer (runs)", ylim=(0, None))
+right.set(xscale="log", xlabel="time of a training step\n(ATS-10 = 1)", ylabel="test error", title="colon cancer (runs)", ylim=(0, None))
 low, high = right.get_xlim()
 right.set_xlim(low / 1.3, high * 1.3)
 ticks = [t for t in (0.1, 1, 10, 100, 1000) if low / 1.3 <= t <= high * 1.3]

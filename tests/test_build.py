@@ -1,5 +1,7 @@
 """The build of the book: what is run again and what is not, how a failure is told, and what a notebook keeps of its run."""
 
+import base64
+import io
 import json
 import os
 import platform
@@ -19,6 +21,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import raise_for_execution_errors
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from PIL import Image
 
 assert Path(build.__file__).parent == sources.BOOK  # not the package of that name
 
@@ -381,6 +384,31 @@ def test_the_source_of_the_pages_is_what_the_book_has_and_no_more(project, monke
     said = (build.SRC / "execution.md").read_text(encoding="utf-8")
     assert "| [one](notebooks/one.ipynb) | smoke | 3 | 1 | 1.5 | 2020-01-01 |" in said
     assert "| all | | 7 | 1 | 3.0 | |" in said and "| processor | abacus |" in said
+
+
+def test_a_build_that_ran_nothing_says_so(monkeypatch):
+    monkeypatch.setattr(build, "machine", lambda: dict(processor="abacus"))
+    nothing, something = build.statistics([]), build.statistics([build.Run("one", "smoke", "", 1.5, "2020-01-01")])
+    assert "this build ran nothing" in nothing and "| all |" not in nothing and "was run from its source" not in nothing
+    assert "was run from its source" in something and "| all |" in something
+    assert all(page.startswith("# Execution statistics\n") and "| processor | abacus |" in page for page in (nothing, something))
+
+
+def test_wide_figures_are_marked():
+    def picture(width, kind="png"):
+        file = io.BytesIO()
+        Image.new("L", (width, 2)).save(file, kind)
+        return new_output("display_data", {f"image/{kind}": base64.b64encode(file.getvalue()).decode(), "text/plain": "figure"})
+
+    outputs = [[], [picture(599)], [picture(300), picture(700, "jpeg")], [picture(900, "gif")]]
+    cells = [new_code_cell("1", metadata=dict(mystnb=dict(image=dict(alt="what")))) for _ in outputs]
+    for cell, shown in zip(cells, outputs, strict=True):
+        cell.outputs = shown
+    cells.append(new_code_cell("1", outputs=[picture(700)]))
+    build.mark_wide_figures(new_notebook(cells=[new_markdown_cell("# Title"), *cells]))
+    classes = [cell.metadata.get("mystnb", {}).get("image", {}).get("classes") for cell in cells]
+    assert classes == [None, None, "wide-figure", "wide-figure very-wide-figure", "wide-figure"]
+    assert cells[2].metadata["mystnb"]["image"]["alt"] == "what"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

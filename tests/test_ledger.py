@@ -104,6 +104,35 @@ def test_the_first_page_has_the_main_claims():
     assert "<!-- main answers -->" in (ledger.ROOT / "book" / "intro.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    "text, marked",
+    [
+        ("a_I f_I / p_I, I drawn from P", "<i>a</i><sub>I</sub> <i>f</i><sub>I</sub> / <i>p</i><sub>I</sub>, I drawn from P"),
+        ("E[(a_I/p_I)^2]", "𝔼[(<i>a</i><sub>I</sub>/<i>p</i><sub>I</sub>)<sup>2</sup>]"),
+        ("p_i(j) ∂a_i < 1", "<i>p</i><sub>i</sub>(j) ∂<i>a</i><sub>i</sub> &lt; 1"),
+        ("and `1 - cumsum` in float32", "and <code>1 - cumsum</code> in float32"),
+        ("--set n_train=640 of 180² pixels", "--set n_train=640 of 180² pixels"),
+    ],
+)
+def test_formulas_are_shown_as_formulas(text, marked):
+    assert ledger.markup(text) == marked
+    row = replace(ROWS[0], statement=text, answer="", note="")
+    (line,) = (line for line in ledger.page([row]).splitlines() if line.startswith("<tr id="))
+    assert f"<b>{marked}</b>" in line and ("data-plain=" in line) == ("<" in marked)  # typed as in the file, it is found
+
+
+def test_many_records_open_on_a_click():
+    few, many = [f"results/runs/r_{k}.json" for k in range(3)], [f"results/runs/r_{k}.json" for k in range(4)]
+
+    def line(evidence):
+        page = ledger.page([replace(ROWS[0], note="", evidence=" ".join(evidence))])
+        return next(text for text in page.splitlines() if text.startswith("<tr id="))
+
+    assert "<details>" not in line(few) and "r_<wbr>2.json" in line(few)
+    folded = line(["tests/test_a.py::test_b", *many]).partition("<details><summary>4 records</summary>")
+    assert "test_<wbr>a.py::test_<wbr>b" in folded[0] and all(f"r_<wbr>{k}.json" in folded[2] for k in range(4))
+
+
 def test_rows_that_stand_twice_and_other_columns(tmp_path):
     row = ledger.read()[0]
     assert f"{row.id}: stands there 2 times" in ledger.problems([row, row])
