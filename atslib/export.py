@@ -88,7 +88,7 @@ def patch_table(
         ``height``, ``width``, ``location`` (row-major in the map) and the values.
 
     Raises:
-        ValueError: locations of several images; values that are not one for each.
+        ValueError: locations of several images; values that are not one for each, or named as a place is.
     """
     if index.ndim != 1:
         raise ValueError(f"index of shape {tuple(index.shape)}: expected (N,), the locations in one image, out.index[0]")
@@ -98,6 +98,8 @@ def patch_table(
         if some.shape != index.shape:
             raise ValueError(f"{name} of shape {tuple(some.shape)} for {len(index)} patches: expected one number for each")
         numbers[name] = some.tolist()
+    if taken := {"top", "left", "height", "width", "location"} & numbers.keys():
+        raise ValueError(f"a value named {min(taken)!r}, as what says where a patch lies: expected another name")
     numbers = dict(location=index.tolist()) | numbers
     corners, (height, width) = geometry.top_left(index[None])[0].tolist(), pair(geometry.patch_size)
     places = [dict(top=top, left=left, height=height, width=width) for top, left in corners]

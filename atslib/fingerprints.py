@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from types import CodeType
 
 import numpy as np
@@ -30,7 +29,11 @@ def how_it_computes(model: nn.Module) -> str:
     In words for the parts that are not PyTorch's own, as a digest for all. Deep MIL's chunk changes results by rounding only and
     is left out, and so are addresses in memory.
     """
-    said = [(type(part), re.sub(r", chunk=\w+| at 0x\w+", "", part.extra_repr())) for part in model.modules()]
+    # Of a part that computes as one of PyTorch's own does the name of that.
+    said = [
+        (getattr(part, "computes_as", type(part)), re.sub(r", chunk=\w+| at 0x\w+", "", part.extra_repr()))
+        for part in model.modules()
+    ]
     own = [f"{kind.__name__}({text})" for kind, text in said if text and not kind.__module__.startswith("torch.")]
     layers = "; ".join(f"{kind.__name__}({text})" for kind, text in said)
     return "; ".join([*own, f"layers {hashlib.sha256(layers.encode()).hexdigest()[:8]}"])
@@ -47,41 +50,55 @@ def functions_of(model: nn.Module) -> str:
     return "; ".join(said)
 
 
-# Of one set or another there is one of them: a digest of the names of its files, of some pixels in memory, or of the numbers of
-# its images in a set that says no more.
-KINDS_OF_IMAGES = ("image_files", "image_pixels", "image_numbers")
+# Of one set or another there is one of them: a digest of the names of its files, of a grid of pixels of images in memory, or of
+# the numbers of its images in a set that says no more.
+KINDS_OF_IMAGES = ("image_files", "image_grid", "image_numbers")
+_GRID = 32  # pixels a side: much of an image may be empty
 
 
 def which_images(dataset: object) -> dict[str, str]:
     """What tells images of one training from another's as cheaply as can be: two folds may have labels in the same order.
 
-    Nothing is read or drawn. Empty where a set tells nothing.
+    No file is read and nothing drawn. Empty where a set tells nothing.
     """
     numbers: Sequence[int] | None = None
     while True:
-        files, within = getattr(dataset, "files", None), getattr(dataset, "dataset", None)
+        within = getattr(dataset, "dataset", None)
         if (inner := part_of(dataset)) is not None:
             dataset, mine = inner
             numbers = mine if numbers is None else [mine[number] for number in numbers]
-        elif not files and isinstance(within, LabelledImages) and len(within) == len(dataset):  # padded, say
-            dataset = within
+        elif type(within) is not type(dataset) and isinstance(within, LabelledImages) and len(within) == len(dataset):
+            dataset = within  # padded, say
         else:
             break
     chosen = range(len(dataset)) if numbers is None else [int(number) for number in numbers]
-    if isinstance(files, list) and len(files) == len(dataset):
-        said = "\n".join("/".join(Path(files[number]).parts[-2:]) for number in chosen)  # wherever the data are
+    if (files := _files_of(dataset)) is not None:
+        paths = [files[number] for number in chosen]
+        above = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+        said = "\n".join(os.path.relpath(path, above or ".") for path in paths)  # wherever the data are
         return dict(image_files=_digest(os.fsencode(said)))
-    images = getattr(dataset, "images", None) if isinstance(dataset, InMemory) else None
+    if isinstance(dataset, InMemory):
+        return dict(image_grid=_digest(_grid_of(dataset.images)[torch.as_tensor(chosen).long()].cpu().numpy().tobytes()))
     if isinstance(dataset, list | tuple):
-        images = [item[0] for item in dataset if isinstance(item, tuple | list) and len(item) == 2]
-        images = images if len(images) == len(dataset) else None
-    if images is not None and len(chosen):
-        some = [images[chosen[place * (len(chosen) - 1) // 7]] for place in range(8)]
-        if all(isinstance(image, Tensor | np.ndarray) for image in some):
-            tensors = (from_array(image) if isinstance(image, np.ndarray) else image for image in some)
-            pixels = (tensor.detach().cpu().contiguous() for tensor in tensors)
-            return dict(image_pixels=_digest(b"".join(part.view(torch.uint8).numpy().tobytes() for part in pixels)))
+        images = [item[0] for item in (dataset[number] for number in chosen) if isinstance(item, tuple | list) and item]
+        if len(images) == len(chosen) and all(isinstance(image, Tensor | np.ndarray) and image.ndim > 1 for image in images):
+            grids = (from_array(_grid_of(image)) if isinstance(image, np.ndarray) else _grid_of(image) for image in images)
+            bits = (grid.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for grid in grids)
+            return dict(image_grid=_digest(b"".join(bits)))
     return {} if numbers is None else dict(image_numbers=_digest(str(chosen).encode()))
+
+
+def _files_of(dataset: object) -> list[str] | None:
+    """The files of a set that has one for each image."""
+    files = getattr(dataset, "files", None)
+    if not isinstance(files, list | tuple) or len(files) != len(dataset):
+        return None
+    return [os.fspath(file) for file in files] if all(isinstance(file, str | os.PathLike) for file in files) else None
+
+
+def _grid_of(images: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """A few pixels of each."""
+    return images[..., :: max(1, images.shape[-2] // _GRID), :: max(1, images.shape[-1] // _GRID)]
 
 
 def _digest(content: bytes) -> str:

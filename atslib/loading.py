@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import copy
 import hashlib
+import os
 import random
 import signal
 import weakref
@@ -191,8 +192,9 @@ class _Part(LabelledImages):
         if name in ("boxes", "layout", "signs"):
             known = getattr(self.whole, name)
             return lambda number: known(self.numbers[number])
-        if name == "files":
-            return [self.whole.files[number] for number in self.numbers]
+        files = getattr(self.whole, "files", None) if name == "files" else None
+        if isinstance(files, list | tuple) and len(files) == len(self.whole):  # one for each image
+            return [files[number] for number in self.numbers]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def digest(self) -> str:
@@ -369,6 +371,7 @@ class Loader:
             worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # of its own: the global one is left alone
         )
+        self._process = os.getpid()
         _with_workers.add(self)
 
     def batches(
@@ -446,7 +449,9 @@ _with_workers: weakref.WeakSet[Loader] = weakref.WeakSet()
 @atexit.register  # after PyTorch's, so that it comes before: from then on PyTorch no longer does this
 def _end_workers() -> None:
     """Of loaders that live until the program ends, in the traceback of an error, say: it would send SIGTERM, and they linger."""
-    for loader in _with_workers:
+    for loader in list(_with_workers):
+        if loader._process != os.getpid():  # of the process that this one was forked from
+            continue
         if hasattr(reading := getattr(loader._loader, "_iterator", None), "_shutdown_workers"):
             reading._shutdown_workers()
 

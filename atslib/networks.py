@@ -521,6 +521,8 @@ class LeNetFeatures(nn.Sequential):
 class _GlobalMaximum(nn.AdaptiveMaxPool2d):
     """On a GPU by reduction: PyTorch's kernel there has one thread read a whole plane, and sums gradients in any order."""
 
+    computes_as = nn.AdaptiveMaxPool2d
+
     def forward(self, inputs: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C 1 1"]:
         return inputs.amax((2, 3), keepdim=True) if inputs.is_cuda else super().forward(inputs)
 
@@ -790,6 +792,8 @@ class _GroupNorm(nn.GroupNorm):
     With that copy training in bfloat16 would take more memory than in float32. Means and variances are in float32 either way,
     in the kernel.
     """
+
+    computes_as = nn.GroupNorm
 
     def forward(self, inputs: Float[Tensor, "M C h w"]) -> Float[Tensor, "M C h w"]:
         if inputs.is_cuda and inputs.dtype in (torch.bfloat16, torch.float16):

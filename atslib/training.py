@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from atslib.arguments import finite, is_whole
@@ -54,6 +55,7 @@ from atslib.fingerprints import (
 )
 from atslib.loading import (
     Items,
+    LabelledImages,
     Loader,
     check_classes,
     epoch_batches,
@@ -69,6 +71,7 @@ from atslib.patches import ImageSource
 from atslib.precision import has_bfloat16
 from atslib.processes import Processes, device_of
 from atslib.signals import StopSignals
+from atslib.warned import warn
 
 __all__ = ["Settings", "StopTraining", "attention_loss", "evaluate", "train"]
 
@@ -226,8 +229,8 @@ def train(
             goes on where the settings now ask for more epochs, to the numbers of a run that was to have so many from the
             beginning (its last epoch has had a test then, whatever ``test_every`` says); with the schedule ``"cosine"``, where
             these are other epochs, that is refused. Of the training set it knows the number of images, the labels that the set
-            has as an attribute, and names of its files, some pixels of images in memory, or which images of a larger set they
-            are: it is told from another fold's, but after a change of what is read, begin anew.
+            has as an attribute, and the names of its files, a few pixels of images in memory, or which images of a larger set
+            they are: it is told from another fold's, but after a change of what is read, begin anew.
         max_seconds: stop after the first step that ends later than this (of several processes on GPUs, within 16 steps).
         device: where to train; the model is moved there. The one on which the model is, if none is given.
         augment: called with one image ``(1, C, H, W)`` on the device and a generator on the CPU, seeded for this image and
@@ -404,7 +407,8 @@ class _Training:
             raise ValueError("class_weights and loss: expected one of them, the weights are the cross-entropy's")
         if self.test_set is not None:
             check_set(self.test_set, "a test set")
-            _check_same_classes(self.train_set, self.test_set)
+            if self.loss is None:
+                _check_same_classes(self.train_set, self.test_set)
         modules = self.model.modules()
         alone = any(isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm) for module in modules)
         if alone and self.group.world > 1:
@@ -476,7 +480,9 @@ class _Training:
         with suppress(TypeError, ValueError, RuntimeError, IndexError):  # sets of other people's may call anything their labels
             if (labels := known_labels(self.train_set)) is not None:
                 what |= dict(labels=hashlib.sha256(labels.cpu().contiguous().numpy().tobytes()).hexdigest()[:8])
-        return what | which_images(self.train_set)
+        with suppress(TypeError, ValueError, RuntimeError, IndexError, AttributeError):  # and anything else
+            what |= which_images(self.train_set) if self.checkpoint is not None else {}
+        return what
 
     def _model_now(self) -> dict[str, str | None]:
         """How the model computes and which of its parameters are frozen."""
@@ -796,14 +802,30 @@ def _refuse_foreign(optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
 
 
 def _check_same_classes(train_set: Items, test_set: Items) -> None:
-    """Raise a ValueError for two sets that name their classes, and in which a label means another class."""
-    ours, others = (tuple(known_classes(part)) for part in (train_set, test_set))
-    made_up = any(names == tuple(map(str, range(len(names)))) for names in (ours, others))  # where nobody has named them
-    if not made_up and any(mine != other for mine, other in zip(ours, others, strict=False)):
-        raise ValueError(
-            f"classes {', '.join(map(str, ours))} of the training set and {', '.join(map(str, others))} of the test set: one "
-            "label would mean two of them; give the test set classes=train_set.classes"
-        )
+    """Raise a ValueError for two sets that name their classes, and in which a label means another class.
+
+    Other people's sets may call something else so: there it is a warning, and none where it is no list of names.
+    """
+    sets = [_innermost(part) for part in (train_set, test_set)]
+    ours, others = (tuple(known_classes(part)) for part in sets)
+    for names in (ours, others):
+        if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            return
+        if all(name.isdigit() for name in names):  # where nobody has named them
+            return
+    if all(mine == other for mine, other in zip(ours, others, strict=False)):
+        return
+    said = f"classes {', '.join(ours)} of the training set and {', '.join(others)} of the test set: one label would mean two"
+    if not all(isinstance(part, LabelledImages) for part in sets):
+        warn(said)
+        return
+    raise ValueError(f"{said}; give the test set classes=train_set.classes")
+
+
+def _innermost(dataset: Items) -> Items:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _check_augment(augment: Callable) -> None:

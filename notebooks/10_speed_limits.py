@@ -177,9 +177,19 @@ def group(runs):
     return groups
 
 
+def is_longer(r):
+    """Whether it was trained for longer than the runs that are compared; such a run stands beside them."""
+    updates = LENGTHS.get(r["profile"], {}).get(name_of(r))
+    return updates is not None and r["settings"]["updates"] > updates
+
+
+def longer_runs(name, runs):
+    return [r for r in runs if name_of(r) == name and not variant(r) and is_longer(r)]
+
+
 def by_length(name, runs):
     """The runs of a method, those of one length together, the shortest first; without the reward where there are such."""
-    found = [r for r in runs if name_of(r) == name and not variant(r)]
+    found = [r for r in runs if name_of(r) == name and not variant(r) and not is_longer(r)]
     found = [r for r in found if not r["rewarded"]] or found
     lengths = {}
     for r in sorted(found, key=lambda r: (images_seen(r), r["seed"])):
@@ -876,7 +886,7 @@ if text:
 # which weighs an image by the inverse of its class's size, as the balanced error does. It takes the images as independent, which windows of one photograph are not, so that
 # p-values near 0.05 are rather too small; and it knows nothing of what another training would give. On photographs, ATS alone starts where the view is red.
 #
-# The longest trainings of two methods are compared, and beside them others that are alike: *about equal images*, up to one and a half times as many, or *about equal time*, up to one and a half times as long
+# The longest trainings of two methods are compared (one of CNN 0.3 that was given twice the updates stands [apart](#cell-claim-signs-cnn)), and beside them others that are alike: *about equal images*, up to one and a half times as many, or *about equal time*, up to one and a half times as long
 # on a machine that both ran on. Errors are means of all runs of this length, also where one method has more runs than the other.
 #
 # (cell-claim-signs-error)=
@@ -1194,8 +1204,9 @@ display(Markdown("Errors of the second table are not balanced: records have thes
 show_pairs(("ATS-5", "CNN 0.3"), ("ATS-5", "CNN 0.5"))
 rows, as_said, not_learned = [], [], []
 for title, part in SETS.items():
-    for name in ("CNN 0.3", "CNN 0.5", "CNN 1", "ATS-5"):
-        if some := runs_of(name, part):
+    for name, is_long in itertools.product(("CNN 0.3", "CNN 0.5", "CNN 1", "ATS-5"), (False, True)):
+        if some := (longer_runs if is_long else runs_of)(name, part):
+            name += f", trained {images_seen(some[0]) / images_seen(runs_of(name, part)[0]):.0f} times as long" if is_long else ""
             inside, outside = [r["curve"]["train_error"][-1] for r in some], [error_of(r) for r in some]
             gaps = [b - a for a, b in zip(inside, outside, strict=True) if a < LEARNED]
             what = "training set not learned"
@@ -1203,8 +1214,8 @@ for title, part in SETS.items():
                 what = f"learned{'' if len(gaps) == len(some) else f' in {len(gaps)} of {len(some)} runs'}, {'and generalises less well' if np.mean(gaps) > 0.05 else 'no gap to speak of'}"
             every_gap = np.mean(outside) - np.mean(inside)
             rows.append([title, name, len(some), shown(inside), shown(outside), f"{np.mean(gaps):+.2f}" if gaps else f"({every_gap:+.2f})", what])
-            if name != "ATS-5" and (not gaps or "less well" in what):
-                which = f", {len(gaps)} of {len(some)} runs" if gaps and len(some) > 1 else ""
+            if not name.startswith("ATS-5") and (not gaps or "less well" in what):
+                which = f", {len(gaps)} of {len(some)} runs" if gaps and len(some) > 1 else ", one run" if is_long else ""
                 if not gaps and every_gap > 0.1:
                     which = f": {np.mean(inside):.2f} of the training images wrong, {np.mean(outside):.2f} of new ones; {count(some)}"
                 (as_said if gaps else not_learned).append(f"{name} ({title[0].lower()}{title[1:]}{which})")

@@ -190,7 +190,7 @@ last, mean_of = (evaluate(some, test_set, progress=False)["error"] for some in (
 Markdown(f"Error on the first fold: {last:.3f} with the last weights, {mean_of:.3f} with the averaged ones. (One training, {len(test_set)} test images.)")
 
 # %% [markdown]
-# The order of the images is a function of seed and epoch (`epoch_batches`), and so is all that this loop does: it can be repeated. A gradient scaler is needed for float16 only. On a GPU put images and model there, `torch.autocast("cuda", …)`, and `torch.Generator("cuda")`.
+# The order of the images is a function of seed and epoch (`epoch_batches`), and the draws follow from their generator: the loop can be repeated from its beginning. A gradient scaler is needed for float16 only. On a GPU put images and model there, `torch.autocast("cuda", …)`, and `torch.Generator("cuda")`.
 # `train(optimiser=lambda model: torch.optim.AdamW(…))` has most of this, and can be stopped and resumed.
 #
 # ## Estimators without the model
@@ -201,7 +201,8 @@ Markdown(f"Error on the first fold: {last:.3f} with the last weights, {mean_of:.
 # %%
 image = everything[0][0][None]  # (1, 1, H, W)
 view = downsample(image, 48)  # (1, 1, 48, 48)
-log_attention = (1e-3 + view[:, 0] ** 2).log().flatten(1).log_softmax(1)  # (1, K)
+logits = (1e-3 + view[:, 0] ** 2).log()  # (1, 48, 48)
+log_attention = logits.flatten(1).log_softmax(1).view_as(logits)  # over all locations
 geometry = PatchGeometry((SIDE, SIDE), low_size=(48, 48), map_size=(48, 48), patch_size=28)
 
 
@@ -219,7 +220,7 @@ stderr = estimator.stderr(log_attention, index, seen)[0]
 
 every = torch.arange(48 * 48)[None]
 exact = measure(extract_patches(image, geometry.top_left(every), 28))[0]
-exact = log_attention.exp()[0] @ exact
+exact = log_attention.exp().flatten() @ exact
 
 # %% tags=["hide-input"]
 display(
@@ -296,10 +297,10 @@ folder.cleanup()
 #
 # :::{exercise}
 # :label: ex-16-draws
-# Replace `des_raj` by `systematic` in the section on estimators. What is `stderr` then, and why?
+# Replace `des_raj` by `systematic` in the section on estimators. What does `estimator.stderr(log_attention, index, seen)` give then, and why?
 # :::
 #
 # :::{solution} ex-16-draws
 # :class: dropdown
-# None. Systematic draws come from one random number, so that one draw does not tell how much another would differ ([chapter 5](05_lower_variance.ipynb)). Draw several times, with other numbers, and take the standard deviation of the estimates.
+# `None` (so leave out the `[0]` behind it, and the table). Systematic draws come from one random number, so that one draw does not tell how much another would differ ([chapter 5](05_lower_variance.ipynb)). Draw several times, with other numbers, and take the standard deviation of the estimates.
 # :::

@@ -95,6 +95,7 @@ def test_patches_as_a_table_and_as_rectangles():
     "index, values, message",
     [
         (torch.zeros(1, 2).long(), {}, r"index of shape \(1, 2\): expected \(N,\)"),
+        (torch.zeros(2).long(), dict(left=torch.zeros(2)), "a value named 'left', as what says where a patch lies"),
         (torch.zeros(2).long(), dict(score=torch.zeros(3)), r"score of shape \(3,\) for 2 patches: expected one number for each"),
     ],
 )

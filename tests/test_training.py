@@ -23,7 +23,7 @@ import atslib.training
 from atslib.checkpoints import load_checkpoint, load_weights, read_position, save_checkpoint, save_weights
 from atslib.data import ImageFiles, MegapixelMNIST, Padded
 from atslib.estimators import entropy
-from atslib.fingerprints import how_it_computes
+from atslib.fingerprints import how_it_computes, which_images
 from atslib.loading import (
     InMemory,
     LabelledImages,
@@ -1335,10 +1335,64 @@ def test_a_checkpoint_of_another_fold_is_refused(kind, tmp_path):
     options = dict(test_set=None, settings=replace(SETTINGS, epochs=1), checkpoint=tmp_path / "run.pt", progress=False)
     curve = train(model(), first, **options)
     assert train(model(), first, **options) == curve
-    with pytest.raises(ValueError, match=r"checkpoint of other settings \(image_(files|pixels|numbers) was"):
+    with pytest.raises(ValueError, match=r"checkpoint of other settings \(image_(files|grid|numbers) was"):
         train(model(), second, **options)
     if kind == "files":  # the same ones in memory: another way to keep them is no other training
         assert train(model(), InMemory(first), **options) == curve
+
+
+def test_folds_without_one_patient_are_told_apart(tmp_path):
+    """Two of forty differ in a few images only, and most of an image may be black."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(40):
+        image = torch.zeros(1, 300, 300, dtype=torch.uint8)
+        row, column = rng.integers(0, 270, 2)
+        image[:, row : row + 28, column : column + 28] = 200
+        images.append((image, 0))
+    lists = [images[:k] + images[k + 1 :] for k in range(40)]
+    for folds in (lists, [InMemory(images).part([n for n in range(40) if n != k]) for k in range(40)]):
+        assert len({tuple(which_images(fold).items()) for fold in folds}) == 40
+    assert which_images(lists[3]) == which_images(InMemory(lists[3])) == which_images([(i.numpy(), y) for i, y in lists[3]])
+
+
+def test_names_of_files_are_told_wherever_they_lie(tmp_path):
+    names = ["a/1.png", "a/2.png", "b/1.png"]
+    for job in ("job.1", "job.2"):
+        for name in names:
+            (tmp_path / job / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4)).save(tmp_path / job / name)
+    sets = {job: ImageFiles([tmp_path / job / name for name in names], [0, 0, 1]) for job in ("job.1", "job.2")}
+    assert which_images(sets["job.1"]) == which_images(sets["job.2"]) != which_images(sets["job.1"].part([0, 2]))
+    flat = [ImageFiles([tmp_path / job / "a/1.png"], [0]) for job in sets]
+    assert which_images(flat[0]) == which_images(flat[1])
+
+
+@pytest.mark.parametrize(
+    "files", [np.array(["x"] * 24), [("image", "mask")] * 24, list(range(24)), ["one.h5", "two.h5"], "x" * 24, None]
+)
+def test_sets_of_other_people_may_call_anything_files_and_classes(files, tmp_path):
+    class Foreign(LabelledImages):
+        classes = [3, 1] * 12
+
+        def __init__(self):
+            self.files, self.images = files, data()
+            self.labels = self.images.labels
+
+        def __getitem__(self, number):
+            return self.images[number]
+
+    for dataset in (Foreign(), Foreign().part(range(20))):
+        train(model(), dataset, data("test", 4), replace(SETTINGS, epochs=1), checkpoint=tmp_path / "c.pt", progress=False)
+        (tmp_path / "c.pt").unlink()
+        hasattr(dataset, "files")
+
+
+def test_a_model_on_a_gpu_computes_as_the_same_layers_do():
+    """So that a checkpoint from before there were such layers is read."""
+    ours, plain = LeNetFeatures(), LeNetFeatures()
+    plain[8] = nn.AdaptiveMaxPool2d(1)
+    assert type(ours[8]) is not type(plain[8]) and how_it_computes(ours) == how_it_computes(plain)
 
 
 def test_classes_of_the_test_set_in_another_order_are_refused():
@@ -1350,9 +1404,29 @@ def test_classes_of_the_test_set_in_another_order_are_refused():
     with pytest.raises(ValueError, match="classes adenoma, benign, carcinoma of the training set and benign, carcinoma of the"):
         train(model(), train_set, test_set, SETTINGS, progress=False)
     train_set.classes = train_set.classes + tuple("0123456")
-    for names in (train_set.classes[:2], tuple("0123456789"), ()):  # a class less; names that nobody has given; none
+    # A class less; names that nobody has given; none; labels, in a set of other people's.
+    for names in (train_set.classes[:2], tuple("0123456789"), (), ("1", "2"), (0, 1), ["benign"] * 4):
         test_set.classes = names
         train(model(), train_set, test_set, replace(SETTINGS, epochs=1), progress=False)
+    foreign = Labels(test_set, test_set.labels)
+    foreign.classes = ["benign", "adenoma"]
+    own = dict(loss=lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"))
+    with pytest.warns(UserWarning, match="of the training set and benign, adenoma of the test set: one label would mean two"):
+        train(model(), train_set, Pairs(foreign), replace(SETTINGS, epochs=1), progress=False)
+    train(model(), train_set, Pairs(foreign), replace(SETTINGS, epochs=1), progress=False, **own)
+
+
+class Pairs(Dataset):
+    """The items of a set in a set, and its classes."""
+
+    def __init__(self, inner):
+        self.inner, self.classes = inner, inner.classes
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, number):
+        return self.inner.images[number]
 
 
 def test_a_classifier_that_takes_the_softmax_itself_is_warned_of():

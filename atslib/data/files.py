@@ -186,7 +186,7 @@ def _other_pages(picture) -> str:
     with suppress(EOFError, *_DAMAGED_EXIF, OSError):  # there are no more; damage after the first page is no matter of this one
         for page in itertools.count(1):
             picture.seek(page)
-            alike += picture.size == size and not picture.tag_v2.get(254, 0)  # NewSubfileType
+            alike += picture.size == size and not picture.tag_v2.get(254, 0) & 0b101  # NewSubfileType: reduced, mask
     picture.seek(0)
     return f"{alike} more page{'s' * (alike > 1)} of the first one's size" if alike else ""
 
@@ -455,6 +455,9 @@ def place_in(cache: Path, path: Path, *kind: object) -> Path:
     return cache / f"{os.fsencode(path.stem)[:100].decode(errors='ignore')}-{key}.npy"  # a name has at most 255 bytes
 
 
+_unwritable: set[Path] = set()  # caches of which that has been said
+
+
 def keep(place: Path, array: np.ndarray) -> Tensor | None:
     """Write an array where :func:`mapped` finds it, and give it from there; None, with a warning, where it cannot be written.
 
@@ -464,7 +467,9 @@ def keep(place: Path, array: np.ndarray) -> Tensor | None:
         with whole(place) as file:  # several workers may write the same image at once
             np.save(file, array)
     except OSError as error:
-        warn(f"{place.parent}: {error.strerror or error}: what is not in this cache is made anew each time")
+        if place.parent not in _unwritable:
+            _unwritable.add(place.parent)
+            warn(f"{place.parent}: {error.strerror or error}: what is not in this cache is made anew each time")
         return None
     return mapped(place)
 

@@ -33,10 +33,17 @@ def hardware(device: torch.device) -> dict:
     Hosts that rent out virtual machines give CPUs of several generations the same name; the instructions tell them apart. Of a
     GPU also whether convolutions in float32 round their factors to 10 bits (TF32), as is PyTorch's default since Ampere.
     """
-    more = dict(tf32=torch.backends.cudnn.allow_tf32) if device.type == "cuda" else {}
+    more = dict(tf32=_convolutions_in_tf32()) if device.type == "cuda" else {}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     vectors = torch.backends.cpu.get_cpu_capability()
     return dict(device=device.type, name=name, threads=torch.get_num_threads(), cpu_capability=vectors, **more)
+
+
+def _convolutions_in_tf32() -> bool:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # somebody has used the newer setting
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 def machine(record: dict) -> str:
