@@ -988,10 +988,9 @@ for field, (name, value) in SINGLE.items():
             group = group.loc[group.index.intersection(long["ATS-10"].index).intersection(literal["ATS-10"].index)]
             single |= {name: group} if len(group) else {}
 if single:
-    shared = sorted(set.intersection(*(set(group.index) for group in single.values()))) or sorted(next(iter(single.values())).index)[:1]
-    single = {name: group.loc[group.index.intersection(shared)] for name, group in single.items() if group.index.isin(shared).any()}
-    steps = {"our settings": long["ATS-10"].loc[shared], **single, "all three": literal["ATS-10"].loc[shared]}
-    ends = {name: np.array([np.mean(curve[-LAST:]) for curve in group["curve.entropy"]]) for name, group in steps.items()}
+    at_hand = sorted(set.union(*(set(group.index) for group in single.values())))
+    steps = {"our settings": long["ATS-10"].loc[at_hand], **single, "all three": literal["ATS-10"].loc[at_hand]}
+    ends = {name: group["curve.entropy"].map(lambda curve: np.mean(curve[-LAST:])) for name, group in steps.items()}
     lows = {name: [min(smooth(curve)) for curve in group["curve.entropy"]] for name, group in steps.items()}
     figure, ax = plt.subplots(figsize=(7, 3.4))
     looks = [(plots.ORANGE, "-"), (plots.BLUE, "--"), (plots.GREEN, "-."), (plots.PURPLE, ":"), (plots.BLACK, "-")]
@@ -1010,11 +1009,13 @@ if single:
             [[name, len(group), pm(lows[name], 2), pm(ends[name], 2), pm(group["train_loss"], 4), pm(late_error(group))] for name, group in steps.items()],
         )
     )
-    whole_way = np.mean(ends["our settings"]) - np.mean(ends["all three"])
-    of_the_way = {name: (np.mean(ends["our settings"]) - np.mean(ends[name])) / whole_way for name in single}
+    whole_way = ends["our settings"] - ends["all three"]  # of each fold
+    each_way = {name: (ends["our settings"] - ends[name]).dropna() / whole_way.loc[ends[name].index] for name in single}
+    of_the_way = {name: ways.mean() for name, ways in each_way.items()}
+    by_fold = lambda ways: f"fold {ways.index[0]}" if len(ways) == 1 else "; ".join(f"{way:.0%} on fold {fold}" for fold, way in ways.items())
     said = [
-        f"Each line is the mean of {AT_END} recorded epochs. From our settings to all three of the paper's, attention ends {whole_way:.1f} nats narrower; with one of them alone it goes "
-        + listed([f"{way:.0%} of that way ({name})" for name, way in of_the_way.items()])
+        f"Each line is the mean of {AT_END} recorded epochs. From our settings to all three of the paper's, attention ends {listed([f'{way:.1f}' for way in whole_way])} nats narrower (fold{'s' * (len(at_hand) > 1)} {listed([str(fold) for fold in at_hand])}); with one of them alone it goes "
+        + listed([f"{of_the_way[name]:.0%} of that way ({name}, {by_fold(ways)})" for name, ways in each_way.items()])
         + "."
     ]
     missing_one, farthest_one = len(single) < len(SINGLE), max(of_the_way, key=of_the_way.get)
@@ -1024,9 +1025,8 @@ if single:
             + ("either it is the setting that has not been run alone, or it takes more than one of them." if missing_one else "it takes more than one of them.")
         )
     if left := [field for field, (name, _) in SINGLE.items() if name not in single]:
-        said.append("Not run yet: " + "; ".join(f"`{command(dict(method=['ats'], n_patches=[10], changes=[((field, SINGLE[field][1]), *long_run[0])]), shared)}`" for field in left) + ".")
-    seeds = f"fold{'s' * (len(shared) > 1)} {listed([str(seed) for seed in shared])}"
-    display(plots.points(f"Outcome, {seeds}, one run of each{': no test can judge it' if len(shared) == 1 else ' and fold, too few for a test'}", said))
+        said.append("Not run yet: " + "; ".join(f"`{command(dict(method=['ats'], n_patches=[10], changes=[((field, SINGLE[field][1]), *long_run[0])]), at_hand)}`" for field in left) + ".")
+    display(plots.points(f"Outcome, one run of each setting{' and fold, too few for a test' if len(at_hand) > 1 else ': no test can judge it'}", said))
 else:
     print("No such run has ended yet:", *(command(dict(method=["ats"], n_patches=[10], changes=[((field, value), *long_run[0])]), [0]) for field, (_, value) in SINGLE.items()), sep="\n")
 

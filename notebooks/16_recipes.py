@@ -53,7 +53,7 @@ plots.use_style()
 n_patients, epochs = {"smoke": (40, 8), "laptop": (80, 12), "paper": (80, 12)}[profile]
 
 # %% [markdown]
-# The images: dark ground with three marks, two crosses and one mark that gives the class, a *ring* or a *disc*. Every patient has four images, with a ground of his own.
+# The images: dark ground with three marks, two crosses and one mark that gives the class, a *ring* or a *disc*. Every patient has four images, with a ground of their own.
 
 # %% tags=["hide-input"]
 SIDE, MARK = 240, 15
@@ -118,7 +118,7 @@ def build_model(method="ats"):
 # ## Folds and seeds
 #
 # One training is one throw of the dice: of weights, of draws, of which images are tests. So train several times, on folds that share out the images, and compare methods fold by fold.
-# Images of one patient belong to one fold; a model that has met the patient may know him by his ground.
+# Images of one patient belong to one fold; a model that has met a patient may tell by the ground what it remembers.
 
 # %%
 n_folds = 4
@@ -154,7 +154,7 @@ Markdown(
 #
 # ## A loop of your own, whole
 #
-# What `train` does is no secret. Here is a loop with another optimiser, AdamW; a learning rate that rises and falls; gradients added up over two parts of each batch, which halves the memory; bfloat16 where the networks compute (the library keeps attention and estimates in float32); a limit to the
+# What `train` does is no secret. Here is a loop with another optimiser, AdamW; a learning rate that rises and falls; gradients added up over two parts of each batch, which takes about half of the memory; bfloat16 where the networks compute (the library keeps attention and estimates in float32); a limit to the
 # gradient's length; and averaged weights, which often answer more steadily than the last.
 
 # %%
