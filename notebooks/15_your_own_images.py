@@ -103,7 +103,7 @@ if not own:
 # A data set is anything with a length whose items are `(image, label)`: the image a tensor `(channels, height, width)`, `uint8` to save memory, and the
 # label a number. `ImageFiles` is one for files, and `ImageFiles.from_folder` finds them. The test set is told the classes of the training set; if it worked them out by itself
 # and one had no test image, the labels of the others would shift. Where there is one folder only, `everything.split(0.2)` takes a fifth of each class for tests; if several images show one patient, slide or place, choose the numbers
-# yourself and use `everything.part(numbers)`.
+# yourself and use `everything.part(numbers)`, as [chapter 16](16_recipes.ipynb#folds-and-seeds) does for folds.
 #
 # Files of 16 bits or of more than three bands are refused rather than cut down. `ImageFiles(…, read=your_function)` reads them: it gets a path and returns the image, `uint8`, an `ImagePyramid` for one that is to be read where it is looked at, or floating point with white at 1: the white of the device, so that 12 bits are divided by 4095, though the file has room for 65535. In folders, `from_folder(…, read=your_function, suffixes=[".npy"])` finds what does not end like an image. The attention network may look at some of the channels only, or at a mixture: begin it with a layer that picks them, a module with the attributes `stride`, `padding` and `receptive_field`, 1, 0 and 1 (it looks at each pixel alone). In a loop of your own, a view made elsewhere is given to the model as `low`.
 #
@@ -403,7 +403,7 @@ Markdown(f"Test error: **{result['error']:.2f} ± {result['stderr']:.2f}** on {r
 #
 # ### A loop of your own
 #
-# Nothing of this needs `train` ([other losses](#labels-that-are-no-classes) do not, either). A model is called with images and returns its logits and its attention; `attention_loss` is the paper's loss (paper 21). One step, on a copy:
+# Nothing of this needs `train` ([other losses](#labels-that-are-no-classes) do not, either). A model is called with images and returns its logits and its attention; `attention_loss` is the paper's loss (paper 21). One step, on a copy ([chapter 16](16_recipes.ipynb#a-loop-of-your-own-whole) has a whole loop):
 
 # %%
 copied = build_model()
@@ -421,7 +421,7 @@ optimiser.step()
 # ## Look again
 #
 # The same image as above, after training, with the same random numbers. In the cloth drawn here the patches and the map have hardly changed: the prior had found the specks, and which of them matters
-# can hardly be seen in the view. What has been learned is in the features. (To see the map on the image itself: `plots.overlay_attention(ax, image, geometry, out.log_attention[0])`, with the geometry from `look`; the image may be a smaller view of the whole, or an `ImagePyramid`. `model.top_left(image[None], out)` has the corners of the patches.)
+# can hardly be seen in the view. What has been learned is in the features. (To see the map on the image itself: `plots.overlay_attention(ax, image, geometry, out.log_attention[0])`, with the geometry from `look`; the image may be a smaller view of the whole, or an `ImagePyramid`. `model.top_left(image[None], out)` has the corners of the patches; [chapter 16](16_recipes.ipynb#for-other-programs) writes both to files.)
 
 # %% mystnb={"image": {"alt": "Left, the test image with eight patches around the specks. Right, the attention map with bright spots at the specks and little elsewhere."}}
 after = look(model, image)
