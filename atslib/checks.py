@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from atslib.loading import LabelledImages, known_labels
-from atslib.models import AttentionSampling
+from atslib.models import AttentionSampling, sum_to_one
 from atslib.patches import ImageSource
 from atslib.warned import warn
 
@@ -205,8 +205,7 @@ def warn_of_range(images: Tensor | ImageSource, model: nn.Module, *, first: bool
 
 def warn_of_probabilities(model: nn.Module, logits: Float[Tensor, "B classes"]) -> None:
     """Warn of a classifier that seems to take the softmax itself: the cross-entropy takes it once more."""
-    each = logits.detach().float()
-    if each.shape[1] > 1 and (each >= 0).all() and ((each.sum(1) - 1).abs() < 1e-3).all():
+    if sum_to_one(logits):
         warn(
             f"the {type(model).__name__} returned numbers that sum to one, as after a softmax: expected logits, of which the "
             "cross-entropy takes the softmax; with probabilities its loss cannot come near zero"

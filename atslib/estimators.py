@@ -626,6 +626,12 @@ def check_log_attention(
     return flat
 
 
+def check_is_logarithm(log_attention: Float[Tensor, "*K"]) -> None:
+    """Raise a ValueError for attention that cannot be a logarithm, as probabilities, which would look like a map of nothing."""
+    if log_attention.numel() and (most := float(log_attention.max())) > 1e-5:  # but for rounding
+        raise ValueError(f"log_attention of up to {most:.4g}: expected a logarithm, at most 0, as out.log_attention[0] is")
+
+
 def _check_sum(lowest: float, highest: float, locations: int, given: torch.dtype) -> None:
     """Whether attention sums to one, by the least and the largest logarithm of the images' sums."""
     worst = lowest if abs(lowest) > abs(highest) else highest

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from atslib.estimators import check_is_logarithm
 from atslib.patches import PatchGeometry, pair
 
 
@@ -45,8 +46,7 @@ def attention_raster(
     """
     if tuple(log_attention.shape) != tuple(geometry.map_size):
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected the geometry's map, {geometry.map_size}")
-    if log_attention.numel() and (most := float(log_attention.max())) > 1e-5:  # but for rounding
-        raise ValueError(f"log_attention of up to {most:.4g}: expected a logarithm, at most 0, as out.log_attention[0] is")
+    check_is_logarithm(log_attention)
     size = geometry.image_size if size is None else pair(size)
     if any(pixels > side for pixels, side in zip(size, geometry.image_size, strict=True)):
         raise ValueError(f"a raster of {size} of an image of {tuple(geometry.image_size)}: expected one no larger")
@@ -116,12 +116,17 @@ def geojson(rows: Sequence[Mapping[str, object]], **properties: object) -> dict:
             JSON has not, NaN and infinity, become null.
         properties: the same for all, ``objectType="annotation"``, say.
 
+    Raises:
+        ValueError: a row that does not say where its patch lies.
+
     >>> geojson([dict(top=5, left=10, height=20, width=30, score=0.5)])["features"][0]["geometry"]["coordinates"]
     [[[10, 5], [40, 5], [40, 25], [10, 25], [10, 5]]]
     """
     place = ("top", "left", "height", "width")
     features = []
-    for row in rows:
+    for number, row in enumerate(rows):
+        if lacking := [name for name in place if name not in row]:
+            raise ValueError(f"row {number} has no {lacking[0]!r}: expected rows as patch_table gives them")
         top, left, height, width = (row[name] for name in place)
         right, bottom = left + width, top + height
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]

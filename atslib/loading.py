@@ -371,8 +371,9 @@ class Loader:
             worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # of its own: the global one is left alone
         )
-        self._process = os.getpid()
-        _with_workers.add(self)
+        if workers:
+            self._process = os.getpid()
+            _with_workers.add(self)
 
     def batches(
         self, batches: Sequence[Sequence[int]], *, seed: int = 0, first: int = 0

@@ -685,6 +685,12 @@ def _log_softmax(logits: Float[Tensor, "B *K"]) -> Float[Tensor, "B *K"]:
     return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
+def sum_to_one(logits: Float[Tensor, "B n"]) -> bool:
+    """Whether each row looks like probabilities, as behind a softmax, and not like logits."""
+    each = logits.detach().float()
+    return bool(each.shape[1] > 1 and (each >= 0).all() and ((each.sum(1) - 1).abs() < 1e-3).all())
+
+
 def _warn_of_softmax(network: nn.Module, logits: Float[Tensor, "B *K"]) -> None:
     """Warn, once, of an attention network that seems to take the softmax itself: a second one would make it nearly uniform."""
     inside = torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
@@ -692,8 +698,7 @@ def _warn_of_softmax(network: nn.Module, logits: Float[Tensor, "B *K"]) -> None:
     if inside or not has_numbers or network in _LOOKED_AT or logits[0].numel() < 2:
         return
     _LOOKED_AT.add(network)
-    each = logits.detach().flatten(1).float()
-    if (each >= 0).all() and ((each.sum(1) - 1).abs() < 1e-3).all():
+    if sum_to_one(logits.flatten(1)):
         warn(
             f"the attention network {type(network).__name__} returned numbers that sum to one, as after a softmax: expected "
             "logits, of which the model takes the softmax; of probabilities it makes nearly uniform attention"

@@ -519,7 +519,9 @@ class LeNetFeatures(nn.Sequential):
 
 
 class _GlobalMaximum(nn.AdaptiveMaxPool2d):
-    """On a GPU by reduction: PyTorch's kernel there has one thread read a whole plane, and sums gradients in any order."""
+    """On a GPU by reduction: PyTorch's kernel there reads a plane by one thread (by its source; not measured), and its gradient
+    is refused where deterministic algorithms are asked for.
+    """
 
     computes_as = nn.AdaptiveMaxPool2d
 
@@ -789,8 +791,8 @@ def _norm(norm: str, width: int) -> nn.Module:
 class _GroupNorm(nn.GroupNorm):
     """In half precision, under autocast on a GPU, it stays in it: PyTorch's own keeps a copy in float32 for the backward pass.
 
-    With that copy training in bfloat16 would take more memory than in float32. Means and variances are in float32 either way,
-    in the kernel.
+    With that copy training in bfloat16 would take more memory than in float32 (counted in emulation). Means and variances are
+    in float32 either way, in the kernel.
     """
 
     computes_as = nn.GroupNorm

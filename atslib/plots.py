@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from atslib.estimators import check_is_logarithm
 from atslib.patches import ImageSource, PatchGeometry, check_aspect, downsample, low_size, pair
 
 if TYPE_CHECKING:
@@ -126,15 +127,10 @@ def show_attention(ax: Axes, log_attention: Float[Tensor, "h w"], title: str | N
     if log_attention.ndim != 2:
         some = "; of what a model returns take out.log_attention[0]" if log_attention.ndim == 3 else ""
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected one map, (h, w){some}")
-    _check_is_logarithm(log_attention)
+    check_is_logarithm(log_attention)
     attention = log_attention.detach().float().exp().cpu()
     options = {"cmap": ATTENTION_COLOURS, "vmin": 0, "vmax": float(attention.max().sqrt())} | options
     return show_image(ax, attention.sqrt(), title, **options)
-
-
-def _check_is_logarithm(log_attention: Float[Tensor, "h w"]) -> None:
-    if (most := float(log_attention.max())) > 1e-5:  # but for rounding
-        raise ValueError(f"log_attention of up to {most:.4g}: expected a logarithm, at most 0, as out.log_attention[0] is")
 
 
 def overlay_attention(
@@ -158,7 +154,7 @@ def overlay_attention(
     """
     if tuple(log_attention.shape) != tuple(geometry.map_size):
         raise ValueError(f"log_attention of shape {tuple(log_attention.shape)}: expected the geometry's map, {geometry.map_size}")
-    _check_is_logarithm(log_attention)
+    check_is_logarithm(log_attention)
     if isinstance(image, ImageSource):
         image = downsample(image, low_size(image.shape[2:], min(1, 1000 / max(image.shape[2:]))))[0]
     if image.ndim in (2, 3):

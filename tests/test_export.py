@@ -91,6 +91,11 @@ def test_patches_as_a_table_and_as_rectangles():
     assert patch_table(geometry, index[:0]) == []
 
 
+def test_a_row_without_a_place():
+    with pytest.raises(ValueError, match="row 1 has no 'width': expected rows as patch_table gives them"):
+        geojson([dict(top=0, left=0, height=1, width=1), dict(top=0, left=0, height=1)])
+
+
 @pytest.mark.parametrize(
     "index, values, message",
     [

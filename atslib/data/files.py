@@ -244,7 +244,7 @@ def files_digest(paths: Iterable[Path]) -> str:
     """A short digest of files' names and contents, whatever their order and their folders."""
     digest = hashlib.sha256()
     # Sorted by what is digested: the same name may be in several folders.
-    inside = ((path, part) for path in paths for part in ([path] if not path.is_dir() else path.rglob("*")) if part.is_file())
+    inside = ((path, part) for path in paths for part in (path.rglob("*") if path.is_dir() else [path]) if part.is_file())
     named = ((os.fsencode(part.relative_to(path.parent).as_posix()), part.read_bytes()) for path, part in inside)
     for name, content in sorted((name, hashlib.sha256(content).digest()) for name, content in named):
         digest.update(name + b"\0" + content)
