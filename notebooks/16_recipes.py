@@ -47,6 +47,7 @@ from atslib.networks import (
     LeNetFeatures,
     SaliencyPrior,
 )
+from atslib.precision import has_bfloat16
 from atslib.training import Settings, attention_loss, evaluate, train
 
 plots.use_style()
@@ -154,7 +155,7 @@ Markdown(
 #
 # ## A loop of your own, whole
 #
-# What `train` does is no secret. Here is a loop with another optimiser, AdamW; a learning rate that rises and falls; gradients added up over two parts of each batch, which takes about half of the memory; bfloat16 where the networks compute (the library keeps attention and estimates in float32); a limit to the
+# What `train` does is no secret. Here is a loop with another optimiser, AdamW; a learning rate that rises and falls; gradients added up over two parts of each batch, which takes about half of the memory; bfloat16 where the networks compute (the library keeps attention and estimates in float32), if the machine has instructions for it and not only imitates them; a limit to the
 # gradient's length; and averaged weights, which often answer more steadily than the last.
 
 # %%
@@ -176,7 +177,7 @@ for epoch in range(epochs):
             if not part:
                 continue
             images, labels = train_set.images[part], train_set.labels[part]
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu")):
                 out = model(images, generator=draws)
             loss, cross_entropy = attention_loss(out, labels, entropy_weight=0.01)
             (loss * len(part) / len(batch)).backward()  # the mean over the batch

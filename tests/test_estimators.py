@@ -956,6 +956,25 @@ def test_the_baseline_of_des_raj_is_the_mean_of_what_was_seen():
     torch.testing.assert_close(found[0, :, 0] * 3, torch.tensor([1.0, 0.75 + 0.75, 1.5]))
 
 
+def test_the_baseline_with_replacement_is_the_mean_of_the_others():
+    """Any multiple of it would be unbiased, too."""
+    features = torch.tensor([[[1.0], [5.0], [0.0]]])
+    found = ESTIMATORS["with_replacement"]._built_in_control(UNIFORM, torch.tensor([[0, 0, 2]]), features)
+    torch.testing.assert_close(found[0, :, 0] * 3, torch.tensor([2.5, 0.5, 3.0]))
+
+
+@pytest.mark.parametrize("name", ["with_replacement", "des_raj", "murthy"])
+def test_built_in_baselines_in_float32_are_those_of_float64(name):
+    log_attention, features = torch.randn(2, 5).log_softmax(1), torch.randn(2, 3, 4)
+    index = torch.tensor([[0, 1, 3], [4, 2, 0]])
+    single, double = (
+        ESTIMATORS[name]._built_in_control(log_attention.to(dtype), index, features.to(dtype))
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single, double.float())
+
+
 def test_estimates_are_as_precise_as_the_more_precise_input():
     index, features = torch.tensor([[0, 1]]), torch.full((1, 2, 1), 1 / 3, dtype=torch.float64)
     z = ESTIMATORS["with_replacement"](UNIFORM, index, features)

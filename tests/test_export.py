@@ -58,6 +58,17 @@ def test_locations_that_tile_the_image_are_its_view():
     torch.testing.assert_close(attention_raster(geometry, given, (6, 9)), given.exp())
 
 
+def test_attention_beyond_the_border_is_in_the_pixels_at_the_border():
+    """A map that is larger than the view, by more padding than the field has use for."""
+    geometry = PatchGeometry((40, 40), (4, 4), (8, 8), patch_size=20, stride=1, padding=3, receptive_field=3)
+    given = log_attention(geometry)
+    raster = attention_raster(geometry, given, 4)  # locations 2 to 5 have a pixel each, 0 and 1 lie before, 6 and 7 behind
+    expected = torch.zeros(4, 4).index_put_(
+        torch.meshgrid(place := torch.tensor([0, 0, 0, 1, 2, 3, 3, 3]), place, indexing="ij"), given.exp(), accumulate=True
+    )
+    torch.testing.assert_close(raster, expected)
+
+
 @pytest.mark.parametrize(
     "given, size, message",
     [

@@ -11,6 +11,7 @@ from scipy import stats
 from atslib.experiments.summary import (
     balanced_error,
     balanced_sign_test,
+    beyond_chance,
     least_p,
     mean_and_stderr,
     method_name,
@@ -101,6 +102,7 @@ def test_results_table():
     )
     table = results_table(records, {"final.test_error": "test error"})
     assert list(table.index) == ["ATS-10", "CNN 0.5", "Deep MIL"]
+    assert list(results_table(records[::-1], {}).index) == ["Deep MIL", "CNN 0.5", "ATS-10"]  # as they come
     assert list(table["runs"]) == [2, 1, 1]
     assert list(table["test error"]) == ["0.200 ± 0.100", "0.200", "0.400"]
     assert method_name("cnn", cnn_scale=1) == "CNN 1" and method_name("nested", 5) == "nested ATS-5"
@@ -242,12 +244,23 @@ def test_masks_say_which_answers_are_wrong():
             sign_test(masks[0], other)
 
 
+@pytest.mark.parametrize(("n_a", "n_b"), [(3, 3), (4, 5)])
+def test_only_the_least_p_is_called_so(n_a, n_b):
+    least = least_p(n_a, n_b)
+    second = least + 2 / math.comb(n_a + n_b, n_a)  # two more exchanges
+    assert beyond_chance(0.2, least=0.2 - 1e-12) == "the least that so few runs can give"
+    assert [beyond_chance(p, least) for p in (least, second)] == (
+        ["the least that so few runs can give", "not beyond chance"] if n_a == 3 else ["beyond chance"] * 2
+    )
+    assert beyond_chance(0.15, least=0.1) == "not beyond chance"
+
+
 @pytest.mark.parametrize(("n_a", "n_b", "paired"), [(0, 3, False), (3, 0, False), (3, 4, True), (0, 0, True)])
 def test_no_least_p_without_runs(n_a, n_b, paired):
     with pytest.raises(ValueError, match=f"{n_a} and {n_b} runs: expected at least one each"):
         least_p(n_a, n_b, paired)
 
 
-@pytest.mark.parametrize(("n_a", "n_b", "paired"), [(3, 3, False), (2, 4, False), (4, 4, True)])
+@pytest.mark.parametrize(("n_a", "n_b", "paired"), [(3, 3, False), (2, 4, False), (4, 4, True), (14, 14, True), (10, 10, False)])
 def test_the_least_p_is_that_of_the_largest_difference(n_a, n_b, paired):
     assert least_p(n_a, n_b, paired) == pytest.approx(permutation_test([0.0] * n_a, [1.0] * n_b, paired))
