@@ -166,7 +166,7 @@ model = build_model()
 averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
 optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
 steps = epochs * -(-len(train_set) // 16)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=5e-3, total_steps=steps)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=3e-3, total_steps=steps)
 draws = torch.Generator().manual_seed(0)  # one for all parts; on the model's device
 
 for epoch in range(epochs):
