@@ -123,7 +123,7 @@ def test_auc():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Images of 60 × 60; the odd ones are positive, with epithelial nuclei left and others right."""
+    """Images of 60 × 60; the odd ones are positive, with epithelial nuclei left and others right, but for one in five."""
     top = tmp_path_factory.mktemp("data")
     folder = top / FOLDER
     for n in range(1, 101):
@@ -131,7 +131,7 @@ def root(tmp_path_factory):
             (folder / part / f"img{n}").mkdir(parents=True)
         pixels = np.random.RandomState(n).randint(0, 256, (60, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "Classification" / f"img{n}" / f"img{n}.bmp")
-        places = dict.fromkeys(KINDS, NOWHERE) | dict(others=points((50, 10), (50, 50)))
+        places = dict.fromkeys(KINDS, NOWHERE) | dict(others=NOWHERE if n % 10 == 1 else points((50, 10), (50, 50)))
         if n % 2:
             places["epithelial"] = points((10, 10), (10, n % 60))
         for kind, xy in places.items():
@@ -179,6 +179,8 @@ def test_the_command_measures_what_has_attention(small, root, tmp_path, capsys):
                 assert again["mass"] == pytest.approx(row["mass"], abs=0.01) and again["area"] == row["area"]
     numbers = json.loads((folder / f"{ats.name}.json").read_text())
     assert list(numbers["epochs"]) == ["0", "1"]
+    lone = [math.isnan(row["auc_nuclei"]) for row in numbers["final"]]  # without another nucleus; the mean is of those with one
+    assert any(lone) and not all(lone)
     for key, mean in numbers["epochs"]["1"].items():  # the last snapshot is the trained model
         assert mean == pytest.approx(np.nanmean([row[key] for row in numbers["final"]]))
     assert json.loads((folder / f"{mil.name}.json").read_text())["epochs"] == {}
@@ -198,6 +200,35 @@ def test_the_command_leaves_alone_what_is_there_or_strange(small, root, tmp_path
     assert there.read_text() == mine and [path.name for path in there.parent.iterdir()] == [there.name]
     captured = capsys.readouterr()
     assert "colon_cancer-renamed.json: named otherwise than" in captured.err and captured.out == ""
+
+
+def test_records_that_cannot_be_measured_are_named_and_passed_over(root, tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "colon_cancer-ats-broken.json").write_text("{")
+    whole = RESULTS / "runs" / "colon_cancer-deep_mil-seed0-laptop-batch_size_4-updates_400.json"  # its weights are not here
+    (tmp_path / "runs" / whole.name).write_text(whole.read_text())
+    assert nuclei.main(["--data", str(root), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "colon_cancer-ats-broken.json is no record" in said[0] and "no weights of this run" in said[1] and len(said) == 2
+
+
+def test_runs_by_name_and_numbers_of_other_weights(root, tmp_path, capsys, monkeypatch):
+    names = [path.stem for path in (RESULTS / "nuclei").glob("colon_cancer-ats-systematic-n10-seed[01]-laptop.json")]
+    for folder in ("runs", "weights", "nuclei"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        (tmp_path / "runs" / f"{name}.json").write_text((RESULTS / "runs" / f"{name}.json").read_text())
+        (tmp_path / "weights" / f"{name}.attention.safetensors").write_bytes(b"of " + name.encode())
+    measured, found = [], dict(final=[dict(mass=0.5, area=0.1, auc=0.7, auc_nuclei=0.6)], weights="others")
+    monkeypatch.setattr(nuclei, "measure", lambda run, *_: measured.append(run.name) or (found, {}))
+    arguments = ["--data", str(root), "--out", str(tmp_path)]
+    assert nuclei.main([names[0], "nobody", *arguments]) == 0 and measured == names[:1]
+    assert "nobody.json" in capsys.readouterr().err
+    assert nuclei.main(arguments) == 0 and sorted(measured) == sorted(names)
+    assert f"{names[0]}.json: of other weights than those there now" in capsys.readouterr().err
+    (tmp_path / "nuclei" / f"{names[0]}.json").write_text("half of i")
+    assert nuclei.main(arguments) == 0
+    assert f"{names[0]}.json is no record of final" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,43 +257,6 @@ def test_committed_numbers_come_out_again(tmp_path):
         assert row == pytest.approx(before, rel=1e-3, nan_ok=True)
     assert again["weights"] == files_digest([elsewhere.snapshots])
     assert all(log_attention.shape == (100, 100) for log_attention in maps.values())
-
-
-@pytest.mark.data
-@pytest.mark.skipif(
-    not DATA or not (Path(DATA) / FOLDER).is_dir(), reason="no colon_cancer in ATSLIB_DATA: the real data are not here"
-)
-def test_records_that_cannot_be_measured_are_named_and_passed_over(tmp_path, capsys):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "colon_cancer-ats-broken.json").write_text("{")
-    whole = RESULTS / "runs" / "colon_cancer-deep_mil-seed0-laptop-batch_size_4-updates_400.json"  # its weights are not here
-    (tmp_path / "runs" / whole.name).write_text(whole.read_text())
-    assert nuclei.main(["--data", DATA, "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().err.splitlines()
-    assert "colon_cancer-ats-broken.json is no record" in said[0] and "no weights of this run" in said[1] and len(said) == 2
-
-
-@pytest.mark.data
-@pytest.mark.skipif(
-    not DATA or not (Path(DATA) / FOLDER).is_dir(), reason="no colon_cancer in ATSLIB_DATA: the real data are not here"
-)
-def test_runs_by_name_and_numbers_of_other_weights(tmp_path, capsys, monkeypatch):
-    names = [path.stem for path in MEASURED[0].parent.glob("colon_cancer-ats-systematic-n10-seed[01]-laptop.json")]
-    for folder in ("runs", "weights", "nuclei"):
-        (tmp_path / folder).mkdir()
-    for name in names:
-        (tmp_path / "runs" / f"{name}.json").write_text((RESULTS / "runs" / f"{name}.json").read_text())
-        (tmp_path / "weights" / f"{name}.attention.safetensors").write_bytes(b"of " + name.encode())
-    measured, found = [], dict(final=[dict(mass=0.5, area=0.1, auc=0.7, auc_nuclei=0.6)], weights="others")
-    monkeypatch.setattr(nuclei, "measure", lambda run, *_: measured.append(run.name) or (found, {}))
-    arguments = ["--data", DATA, "--out", str(tmp_path)]
-    assert nuclei.main([names[0], "nobody", *arguments]) == 0 and measured == names[:1]
-    assert "nobody.json" in capsys.readouterr().err
-    assert nuclei.main(arguments) == 0 and sorted(measured) == sorted(names)
-    assert f"{names[0]}.json: of other weights than those there now" in capsys.readouterr().err
-    (tmp_path / "nuclei" / f"{names[0]}.json").write_text("half of i")
-    assert nuclei.main(arguments) == 0
-    assert f"{names[0]}.json is no record of final" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["nuclei", "history"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from atslib.data import GTSDB, GeneratedRoads, SignWindows
+from atslib.enumeration import every_draw
 from atslib.estimators import Systematic, hilbert_curve
 from atslib.experiments import speed_limits
 from atslib.experiments.records import read_record
@@ -38,14 +39,17 @@ def test_chance_is_that_of_the_definition(n, sharpness):
     assert chance_to_see(attention, shows, n) == pytest.approx(at_many_offsets(attention, shows, n), abs=1e-3)
 
 
-def test_chance_is_that_of_the_estimator():
-    logits = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 6)))
-    log_attention = logits.flatten().log_softmax(0).view(4, 6)
-    shows = np.arange(24) % 7 == 0
-    drawn = Systematic().sample(log_attention.expand(20_000, -1, -1), 3, generator=torch.Generator().manual_seed(0))
-    seen = shows[drawn.numpy()].any(1)
-    chance = chance_to_see(log_attention.exp().numpy(), shows, 3)
-    assert abs(seen.mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / len(seen))
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("sharpness", [0.5, 2.0])
+def test_chance_is_that_of_the_estimator(n, sharpness):
+    """Every draw enumerated: stretches that wrap around, that lie within another, that are as long as a share or longer."""
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        log_attention = torch.from_numpy(sharpness * random.standard_normal(24)).log_softmax(0).view(4, 6)
+        shows = random.random(24) < 0.3
+        index, probability = every_draw(Systematic(), log_attention, n)
+        expected = probability[torch.from_numpy(shows[index.numpy()].any(1))].sum().item()
+        assert chance_to_see(log_attention.exp().numpy(), shows, n) == pytest.approx(expected, abs=1e-12)
 
 
 def test_uniform_chance_counts_locations_until_they_overlap():

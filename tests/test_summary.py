@@ -51,6 +51,14 @@ def test_permutation_test_does_not_know_units(paired, factor):
     assert permutation_test(a, b, paired) == permutation_test(A, B, paired)
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_permutation_test_does_not_count_rounding(paired):
+    """Far from zero the means are rounded by more than a millionth of a millionth of their difference."""
+    a, b = [0.25, 0.5, 0.0, 0.75], [0.5, 0.25, 0.5, 1.0]
+    far = [[1e6 + value / 3 for value in values] for values in (a, b)]
+    assert permutation_test(*far, paired) == permutation_test(a, b, paired)
+
+
 @pytest.mark.parametrize(
     "a, b, paired, message",
     [([], [1], False, "0 and 1 numbers"), ([1, 2], [1], True, "as many of both"), ([0] * 30, [1] * 30, True, "exchanges")]
@@ -223,6 +231,7 @@ def test_trend_counts_ties_exactly():
     ]
     assert trend_test(table) == pytest.approx(np.mean(np.array(every) <= observed + 1e-9))
     assert trend_test([[1, 1, 1], [2, 2, 2]]) == pytest.approx(1)
+    assert trend_test([[3, 2, 2], [2, 2, 1], [1, 2, 1]]) == pytest.approx(4 / 27)  # 5/27 where ties had the least of their ranks
 
 
 @pytest.mark.parametrize("values", [[], [[1]], [1, 2], [[1, float("nan")]], [list(range(9))]])
@@ -264,3 +273,11 @@ def test_no_least_p_without_runs(n_a, n_b, paired):
 @pytest.mark.parametrize(("n_a", "n_b", "paired"), [(3, 3, False), (2, 4, False), (4, 4, True), (14, 14, True), (10, 10, False)])
 def test_the_least_p_is_that_of_the_largest_difference(n_a, n_b, paired):
     assert least_p(n_a, n_b, paired) == pytest.approx(permutation_test([0.0] * n_a, [1.0] * n_b, paired))
+
+
+def test_a_twentieth_is_not_below_a_twentieth():
+    assert [beyond_chance(p, least=0.05) for p in (0.049, 0.05, 0.051)] == [
+        "beyond chance",
+        "the least that so few runs can give",
+        "not beyond chance",
+    ]
