@@ -74,6 +74,17 @@ def test_a_constant_baseline_keeps_every_estimator_unbiased(estimator):
     assert max(biases(estimator, 3, logits, features, direction, baseline=constant)) <= 1e-12
 
 
+@pytest.mark.parametrize("name", [e.name for e in UNBIASED])
+def test_a_baseline_is_held_constant(name):
+    """Also where the gradient is differentiated once more: one that a network has made is not trained by the estimate."""
+    logits, features, direction = problem()
+    log_attention, baseline = log_softmax(logits)[None], torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    index = ESTIMATORS[name].sample(log_attention, 3, generator=torch.Generator().manual_seed(0))
+    estimate = ESTIMATORS[name](log_attention, index, features[index], baseline)
+    (by_logits,) = torch.autograd.grad(estimate.sum(0) @ direction, logits, create_graph=True)
+    assert torch.autograd.grad(by_logits.square().sum(), baseline, allow_unused=True) == (None,)
+
+
 @pytest.mark.parametrize("name", WITH_BASELINE)
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_built_in_baseline_is_unbiased(name, n):
@@ -266,6 +277,24 @@ def test_murthys_weights_sum_to_one_for_many_draws(n, scale):
         torch.testing.assert_close(weights, torch.full_like(weights, 1 / n), rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("n", [2, 15, 60, 200])
+def test_murthys_weights_of_a_small_part_of_many_locations_are_equal_and_sum_to_one(n):
+    """Where the drawn locations hold little of the mass, the integrand reaches furthest to the right."""
+    log_attention = torch.full((1, 100_000), -math.log(100_000), dtype=torch.float64)
+    weights = ESTIMATORS["murthy"].weights(log_attention, torch.arange(n)[None])
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / n), rtol=1e-10, atol=0)
+
+
+def test_murthys_weights_of_very_small_attention_are_exact():
+    """Two locations of attention a and b: R_a = b / (1 - a) / P, P = a b / (1 - a) + a b / (1 - b)."""
+    a, b = 3e-9, 7e-10
+    log_attention = torch.tensor([[a, b, 1 - a - b]], dtype=torch.float64).log()
+    weights = ESTIMATORS["murthy"].weights(log_attention, torch.tensor([[0, 1]]))
+    first, second = 1 / (1 - a), 1 / (1 - b)
+    expected = torch.tensor([[first, second]], dtype=torch.float64) / (first + second)
+    torch.testing.assert_close(weights, expected, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("ordered", ["eq14", "des_raj"])
 def test_murthy_is_the_mean_over_the_orders(ordered):
     """Rao–Blackwell: averaging an ordered estimator over the orders of one set gives Murthy's."""
@@ -313,6 +342,12 @@ def test_locations_masked_by_a_very_small_number_take_no_part(name, mask):
         torch.testing.assert_close(estimates, truth.expand(2000, 1), rtol=1e-5, atol=0)
     else:
         assert abs(estimates.mean() - truth) < 5 * estimates.std() / 2000**0.5
+
+
+def test_what_is_masked_altogether_is_not_drawn_in_place_of_what_is_masked_by_a_small_number():
+    log_attention = torch.tensor([[[0.0, -1e20, -math.inf, -math.inf]]], dtype=torch.float64)
+    index = PPS("raster").sample(log_attention.expand(100, -1, -1), 2, generator=torch.Generator().manual_seed(0))
+    assert index.sort(1).values.unique(dim=0).tolist() == [[0, 1]]
 
 
 def test_inclusion_probabilities_of_very_small_attention_keep_their_order():
@@ -847,6 +882,7 @@ def test_a_standard_error_is_as_precise_as_the_estimate():
         coarse, fine = (ESTIMATORS[name].stderr(uniform, index, f) for f in (features.half(), features.half().float()))
         assert coarse.dtype == torch.float32
         torch.testing.assert_close(coarse, fine)
+        assert ESTIMATORS[name].stderr(uniform, index, features.double()).dtype == torch.float64
 
 
 def test_drawing_along_a_curve_can_be_compiled():

@@ -27,6 +27,12 @@ def test_distances_of_what_shares_nothing_and_of_the_same():
     assert jensen_shannon(p, q).tolist() == pytest.approx([1, 0])
 
 
+def test_rounding_makes_no_distance_negative():
+    p = torch.randn(100, 1000, generator=torch.Generator().manual_seed(0)).log_softmax(1)
+    q = (p + 1e-4 * torch.randn(100, 1000, generator=torch.Generator().manual_seed(1))).log_softmax(1)
+    assert 0 <= jensen_shannon(p, p).min() <= jensen_shannon(p, p).max() < 1e-5 and jensen_shannon(p, q).min() >= 0
+
+
 def test_distances_are_scipys():
     p, q = (2 * torch.randn(2, 3, 40, dtype=torch.float64)).log_softmax(-1)
     expected = jensenshannon(p.exp().numpy(), q.exp().numpy(), axis=-1, base=2) ** 2
