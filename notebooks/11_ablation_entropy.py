@@ -834,7 +834,6 @@ Markdown(
     f"- λ is measured in units of the loss. In the toy, where two squares hold everything, λ = 1 has an error of {small[1.0]['error']:.2f} and λ = 0.01 one of {small[0.01]['error']:.2f} (one run each; that the units are the reason was not tested). Carry no value from one task to another without looking at the entropy.\n"
     "- A few seeds and 20 test images show the shape of the attention. They cannot rank errors."
 )
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises

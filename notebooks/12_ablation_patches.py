@@ -677,7 +677,6 @@ if sharpness:
 points.append('"Converged to the same" needs a yardstick. Maps that look alike side by side can differ in a good part of the attention.')
 plots.at_the_head([points[1], *points[3:-1]])  # the exact case, and tissue
 Markdown("\n".join(f"- {point}" for point in points))
-# NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
 # ## Exercises
