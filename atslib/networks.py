@@ -498,8 +498,8 @@ class UnitNorm(nn.Module):
 class LeNetFeatures(nn.Sequential):
     """Features for Megapixel MNIST: four unpadded convolutions (7, 3, 3, 3), ReLU, global maximum, unit norm (§H.1).
 
-    The paper says "inspired from LeNet-1, with 32 channels and a global max-pooling"; the kernel sizes are the released
-    code's.
+    The paper says "inspired from LeNet-1 … with 32 channels and a global max-pooling as a last layer"; the kernel sizes are the
+    released code's.
     """
 
     def __init__(self, channels: int = 1, width: int = 32):
@@ -630,8 +630,8 @@ class ResNet(nn.Sequential):
     A 3×3 convolution of stride 1, then one :class:`ResidualBlock` for each of ``widths``. Counted as usual, by layers with
     weights along the longest path and with the linear layer that follows, it has 2 len(widths) + 2 of them.
 
-    The paper says no more than "a ResNet with 8 layers and 32 channels" and "a ResNet-16 that starts with 32 channels and doubles
-    them after every two residual blocks". It leaves open:
+    The paper says no more than "a ResNet with 8 layers and 32 channels" and "a ResNet-16 that starts with 32 channels for
+    convolutions and doubles them after every two residual blocks". It leaves open:
 
     - the strides: 2 wherever the width changes and at the first block, the released code's 2–2–2 in the case of three blocks;
     - the order within a block: ``variant="paper"`` is that of the reference it cites (ReLU last), ``"released"`` the released
@@ -681,7 +681,8 @@ class ResNet8(ResNet):
     """ResNet-8 of 32 channels, the CNN baseline for the colon cancer images (§H.2): one convolution, three blocks, (linear).
 
     Half the resolution at each block: the global average of a 500² image is over 63 × 63. Variants as in :class:`ResNet`. The
-    paper adds no unit norm to its CNNs.
+    paper adds no unit norm to its CNNs. It says "8 convolutional layers" of this one; here the path has seven and the linear
+    layer is the eighth, as in the paper's feature network of "8 layers".
     """
 
     def __init__(self, channels: int = 3, width: int = 32, variant: str = "paper", norm: str | None = None):

@@ -133,9 +133,10 @@ for pair, chance in zip(index.tolist(), probability.tolist(), strict=True):
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
+# (cell-claim-average-biased)=
 # ## A plain average is biased now
 #
-# The paper says so in passing. To see it, give the three locations the features 1, 2 and 4. Their attention-weighted mean is
+# The paper says so in passing (§3.2.3). To see it, give the three locations the features 1, 2 and 4. Their attention-weighted mean is
 # $\mu = 0.5 \cdot 1 + 0.3 \cdot 2 + 0.2 \cdot 4 = 1.9$. Average the two features of every possible draw, weighted with the draw's probability:
 
 # %%

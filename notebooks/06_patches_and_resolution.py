@@ -828,6 +828,7 @@ print(
 # NBVAL_CHECK_OUTPUT
 
 # %% [markdown]
+# (cell-claim-location)=
 # Now a task that such a model can hardly solve as long as its attention is the same on both sides. Each image has a zero and a one, one in each half. The question is which of them is on the left. Both classes have the
 # same patches. The model in the next cell is built from the library's parts; the location enters in the two marked lines.
 

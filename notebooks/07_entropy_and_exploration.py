@@ -488,7 +488,7 @@ for value in leads.tolist():
 # ## A start that knows where there is something
 #
 # The other way to explore better is to begin better. An untrained attention network is close to uniform, and a Megapixel MNIST image is mostly empty. So nearly all first
-# draws fall on nothing, and the features learn from black squares. {cite}`katharopoulos2019` trains through this for hundreds of epochs. `SaliencyPrior` adds to the network's logits the logarithm of the local brightness of the view,
+# draws fall on nothing, and the features learn from black squares. The plot that comes with the paper's released code stays at guessing for some two hundred epochs ([chapter 8](08_megapixel_mnist.ipynb#why-training-stays-at-chance)). `SaliencyPrior` adds to the network's logits the logarithm of the local brightness of the view,
 #
 # $$\theta_i = \mathrm{network}(V)_i + \log\bigl(\epsilon + \overline{|V|}_i\bigr)$$ (eq-prior)
 #
@@ -687,7 +687,7 @@ for epsilon in (1e-5, 1e-3, 1e-1):
 #
 # :::{exercise}
 # :label: ex-07-adam
-# In "Stuck", replace `torch.optim.SGD` by `torch.optim.Adam` with `lr=0.05`. What changes for $\lambda = 0$, and why would you not rely on it with an attention *network*?
+# In `train`, replace `torch.optim.SGD` by `torch.optim.Adam` with `lr=0.05`, and run "Stuck" again. What changes for $\lambda = 0$, and why would you not rely on it with an attention *network*?
 # :::
 #
 # :::{solution} ex-07-adam

@@ -2113,8 +2113,9 @@ Markdown(
 #
 # :::{solution} ex-08-race
 # :class: dropdown
-# The entropy's push is proportional to λ, so `LAMBDA * able / -sixteen[1]`: far above 0.01. A network that reads holds its attention against any of the weights used here; the danger is only in the beginning. A λ that grows during training, or
-# begins when the loss has fallen, would avoid it.
+# The entropy's push is proportional to λ, so `LAMBDA * able / -sixteen[1]`: far above 0.01. So once features can read, attention that is still at its start goes to the digits under any of the weights used here. Of a trained network
+# this says little: both pushes are measured at the start of the attention. Later the entropy's push is another, since attention is narrow, and the pull fades with the loss. On tissue, attention that had become narrow under 0.01
+# [spread out again](09_colon_cancer.ipynb#with-as-many-updates-as-the-paper).
 # :::
 #
 # :::{exercise}

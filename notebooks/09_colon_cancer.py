@@ -1937,7 +1937,7 @@ Markdown("\n".join(f"- {point}" for point in points))
 #
 # :::{solution} ex-09-normalise
 # :class: dropdown
-# `load_file(path)["30"]` is a map of logarithms; ranks are `log_a.flatten().argsort().argsort().view_as(log_a)`. A spike turns the paper's $w$ dark everywhere else and dims
+# Each file holds maps of logarithms by the number of the image, `log_a = load_file(path)["30"]`; ranks are `log_a.flatten().argsort().argsort().view_as(log_a)`. A spike turns the paper's $w$ dark everywhere else and dims
 # the square root; ranks do not notice. AUC uses ranks only. Mass moves, and it is what counts for sampling: it is the share of the draws.
 # :::
 #

@@ -694,7 +694,7 @@ Markdown("\n".join(f"- {point}" for point in points))
 #
 # :::{exercise}
 # :label: ex-12-after
-# Test the networks that went on with two patches with ten (let `go_on` return the model; `evaluate(model, tests, n_patches=10, progress=False)`). Are they worse than those that went on with ten?
+# Take the networks that went on with two patches, and test them with ten (keep the copy that `go_on` trains; `from atslib.training import evaluate`, and `evaluate(model, tests, n_patches=10, progress=False)["error"]`). Are they worse than those that went on with ten?
 # :::
 #
 # :::{solution} ex-12-after

@@ -205,6 +205,9 @@ plt.show()
 # %% [markdown]
 # A slope of 1 is growth in proportion to the pixels, 0 is none. Only the methods that draw a fixed number of
 # patches, with a view of fixed size or none, are flat. Deep MIL is nearly so if its patches are taken in chunks.
+# Of the baselines the paper says that memory and computation "scale linearly with the size of the input image" (§4.3).
+#
+# (cell-claim-baselines-linear)=
 
 # %% tags=["hide-input"]
 GIGA_MPX = 1000  # a gigapixel

@@ -701,5 +701,5 @@ Markdown(summary)
 # :::{solution} ex-14-region
 # :class: dropdown
 # A location's attention comes from 7 × 7 view pixels, 233 image pixels, and its region shows only the middle of these. It may be chosen for a digit that its region does not show, so the
-# reward for choosing it is mostly noise. In `larger.measure` the attention on regions that show a digit stays low, and the loss falls slowly.
+# reward for choosing it would be mostly noise. Expect the loss to fall slowly, and in `larger.measure` the attention on regions that show a digit to stay low (not tried here).
 # :::

@@ -96,8 +96,9 @@ class SpeedLimits(ImageFiles):
 class SwedishTrafficSigns(SpeedLimits):
     """The paper's speed limits: none, 50, 70 or 80 on Swedish roads, in images of 960 × 1280 pixels.
 
-    The paper's rule: an image without any sign is ``none``; otherwise the most visible of its 50, 70 and 80 signs, the
-    largest among equals, gives the class, but only if it is ``VISIBLE``; every other image is left out (:func:`paper_label`).
+    The rule is the released code's: an image without any sign is ``none``; otherwise the most visible of its 50, 70 and 80
+    signs, the largest among equals, gives the class, but only if it is ``VISIBLE``; every other image is left out
+    (:func:`paper_label`).
 
     Args:
         root: the data root, or the folder with ``Set1`` and ``Set2``.

@@ -1,7 +1,7 @@
 """Megapixel MNIST (§4.2): which digit occurs three times in an image of 1500 × 1500 pixels?
 
-Profiles differ in sizes and schedule, never in code. ``paper`` is as in the paper (§4.2.1, §H.1; batch size, clipping and
-scale of the view from the released code), with all of MNIST if a data root is named, else with the digits that ship; the
+Profiles differ in sizes and schedule, never in code. ``paper`` is as in the paper (§4.2, §H.1; batch size, clipping and
+scribbles for noise from the released code), with all of MNIST if a data root is named, else with the digits that ship; the
 default estimator is systematic, where the paper's draws without replacement are ``--estimator des_raj``. ``laptop`` reaches a
 good error in half an hour on one CPU core that has instructions for bfloat16, in some hours on one that has not, by three
 departures: a saliency prior on the attention, unit-norm features scaled before the classifier, and a cosine schedule from
