@@ -262,8 +262,10 @@ def test_sizes_of_any_integer_type():
             r"size=\(55, 4000\): noise of the released variant keeps 28 pixels off the border; expected sides of at least 56",
         ),
         ({"size": 200}, r"size=\(200, 200\): 5 digits and 50 pieces of noise .* do not fit"),
+        ({"size": 125, "n_noise": 0}, r"size=\(125, 125\): 5 digits and 0 pieces of noise .* do not fit"),  # 126 will do
         ({"n_same": 6}, "n_same=6 of n_digits=5"),
         ({"n_same": 2}, "n_same=2 of n_digits=5: the others may be as many of one class; expected more than half"),
+        ({"n_same": 2, "n_digits": 4}, "n_same=2 of n_digits=4: the others may be as many of one class; expected more than half"),
         ({"n_noise": -1}, "n_noise=-1: expected a whole number of pieces"),
         ({"n_noise": 2.5}, r"n_noise=2\.5: expected a whole number of pieces"),
         ({"digits": (IMAGES.astype(np.float32) / 255, LABELS)}, r"digits of type float32: expected uint8, 0 … 255"),

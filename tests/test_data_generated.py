@@ -342,8 +342,21 @@ def test_augmentation_changes_light_as_the_formula_says():
     assert 0.8 <= alpha.min() < 0.82 and 1.18 < alpha.max() <= 1.2001
     assert -0.1001 <= beta.min() < -0.09 and 0.09 < beta.max() <= 0.1001
     assert 0.72 < (out != images).flatten(1).any(1).float().mean() < 0.88  # p = 0.8
-    byte = Augmentation(contrast=0.2, brightness=0.1)((images * 255).round().byte(), seeded())
-    assert (byte / 255 - out).abs().max() < 0.005
+    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 256).expand(400, -1, -1, -1)
+    byte = Augmentation(contrast=0.2, brightness=0.1)(every, seeded())  # rounded, and cut off at 0 and 255
+    exact = (alpha.view(-1, 1, 1, 1) * every + 255 * beta.view(-1, 1, 1, 1)).clamp(0, 255)
+    assert exact.min() == 0 and exact.max() == 255 and (byte - exact).abs().max() < 0.5001
+    cut = Augmentation(contrast=0.2, brightness=0.1)(every / 255, seeded())
+    torch.testing.assert_close(255 * cut, exact, rtol=0, atol=1e-3)
+
+
+def test_light_and_place_change_by_themselves():
+    images = torch.full((400, 1, 9, 9), 100, dtype=torch.uint8)
+    images[:, :, 4, 4] = 150
+    out = Augmentation(shift=2)(images, seeded()).flatten(1)
+    relit, moved = ((out != 100) & (out != 150)).any(1), out.argmax(1) != 40
+    for one, other in ((relit, moved), (moved, relit)):
+        assert 0.1 < (one & ~other).float().mean() < 0.25  # 0.8 times 0.2, and a 25th of the moves is none
 
 
 def test_augmentation_shifts_by_whole_pixels():
